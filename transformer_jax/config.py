@@ -1,0 +1,304 @@
+"""The configuration of one experiment: typed dataclasses, one default per option.
+
+An experiment file returns a `Config`; any option is set from the command line as
+`--config.model.num_layers=2` (ml_collections' config_flags reads the types here, so they are plain
+int, float, bool and str). `validate` refuses what cannot work, naming both values.
+"""
+
+import dataclasses
+import difflib
+import json
+from dataclasses import field
+from pathlib import Path
+from typing import Any
+
+
+# The same in every vocabulary, so that the model needs no tokenizer to know what padding is.
+PAD_ID, UNK_ID, BOS_ID, EOS_ID = range(4)
+
+
+class UserError(ValueError):
+    """What a user caused and can mend: the launcher prints it as one line, without a traceback."""
+
+
+@dataclasses.dataclass
+class DataConfig:
+    """Where text comes from, and how it becomes rows of tokens."""
+
+    # "small_world", "hsk", "files", or "tfds:<name>", e.g. "tfds:wmt14_translate/de-en".
+    corpus: str = "small_world"
+    source_language: str = "zh"
+    target_language: str = "en"
+    # files: the folder that relative names in train, valid and test start from.
+    path: str = ""
+    # files: "a.en,a.de" (source first) or "pairs.tsv"; tfds: the name of a split; else unused.
+    train: str = ""
+    valid: str = ""
+    test: str = ""
+    # Training pairs to generate (small_world) or to keep (elsewhere; 0 = all).
+    train_size: int = 0
+    # Pairs held out of training for each of valid and test that is not given.
+    held_out_size: int = 1000
+    # A piece may not cross a word boundary; 256 of them are bytes, so that nothing is unknown.
+    vocab_size: int = 8000
+    # Tokens in one packed row. A pair that is longer than a row is left out, and counted.
+    source_row_length: int = 64
+    target_row_length: int = 64
+    # Rows in one global batch, whatever the number of devices.
+    batch_rows: int = 64
+
+
+@dataclasses.dataclass
+class ModelConfig:
+    """The architecture; the defaults are the paper's base model (Table 3)."""
+
+    num_layers: int = 6
+    d_model: int = 512
+    d_ff: int = 2048
+    num_heads: int = 8
+    # Width of one head's queries and keys, and of its values; 0 = d_model / num_heads.
+    d_key: int = 0
+    d_value: int = 0
+    # On embeddings and on the output of each sub-layer (section 5.4).
+    dropout_rate: float = 0.1
+    # On attention weights; not in the paper.
+    attention_dropout_rate: float = 0.0
+    # "post": LayerNorm(x + Sublayer(x)), the paper; "pre": x + Sublayer(LayerNorm(x)).
+    norm: str = "post"
+    # Tensor2Tensor's 1e-6; PyTorch's default is 1e-5.
+    layer_norm_epsilon: float = 1e-6
+    # "sinusoidal", the paper; "learned", its Table 3 row E.
+    positions: str = "sinusoidal"
+    # "interleaved", the paper's formula; "halves", sines then cosines, as in Marian.
+    sinusoid_layout: str = "interleaved"
+    # learned positions: how many there are.
+    max_positions: int = 1024
+    # The paper's formulas have none; PyTorch's and Marian's attention has.
+    attention_bias: bool = False
+    # Tensor2Tensor's and PyTorch's "glorot_uniform", or any of "glorot_normal", "lecun_normal".
+    kernel_init: str = "glorot_uniform"
+    # Standard deviation of the embeddings; 0 = d_model^-0.5, Tensor2Tensor's.
+    embedding_stddev: float = 0.0
+    # dtype of matmuls; parameters, softmax, statistics, logits and loss are always float32.
+    compute_dtype: str = "float32"
+
+
+@dataclasses.dataclass
+class OptimizerConfig:
+    """Adam and its schedule (Vaswani et al. 2017, section 5.3)."""
+
+    # "inverse_sqrt": scale · d_model^-0.5 · min(step^-0.5, step · warmup_steps^-1.5), the paper;
+    # "cosine": linear to scale over warmup_steps, then to 0 at train.steps.
+    schedule: str = "inverse_sqrt"
+    learning_rate_scale: float = 1.0
+    warmup_steps: int = 4000
+    beta1: float = 0.9
+    beta2: float = 0.98
+    epsilon: float = 1e-9
+    # Largest global norm of the gradient; 0 = no clipping, as in the paper.
+    clip_norm: float = 0.0
+    label_smoothing: float = 0.1
+
+
+@dataclasses.dataclass
+class TrainConfig:
+    """The loop."""
+
+    steps: int = 100_000
+    # Micro-batches that one global batch is cut into, to save memory.
+    accumulate: int = 1
+    log_every: int = 50
+    checkpoint_every: int = 1000
+    # Validation loss and greedy BLEU; a multiple of checkpoint_every. 0 = never.
+    evaluate_every: int = 5000
+    # Validation sentences translated at that interval, from the start of the split; 0 = all.
+    evaluate_sentences: int = 500
+    # Checkpoints averaged for evaluate and translate, and kept (section 6.1: 5 base, 20 big).
+    average_checkpoints: int = 5
+    tensorboard: bool = True
+
+
+@dataclasses.dataclass
+class DecodeConfig:
+    """Translation (Vaswani et al. 2017, section 6.1)."""
+
+    beam_size: int = 4
+    length_penalty: float = 0.6
+    # "gnmt": ((5 + len) / 6)^α, Wu et al. 2016; "power": len^α, Hugging Face and CTranslate2.
+    length_penalty_form: str = "gnmt"
+    # A translation has at most the source's tokens + this many.
+    extra_length: int = 50
+    # "beam", "greedy" or "sample".
+    method: str = "beam"
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    # Sentences translated at once.
+    batch_size: int = 64
+
+
+@dataclasses.dataclass
+class ParallelConfig:
+    """Which devices share the work."""
+
+    # "auto": one device: jit; several: pmap. Or "single" or "pmap".
+    strategy: str = "auto"
+
+
+@dataclasses.dataclass
+class Config:
+    """One experiment."""
+
+    name: str = "experiment"
+    # Translated at the end of training, to be read by a person; "" = nothing.
+    demo: str = ""
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+
+
+_CHOICES = {
+    "model.norm": ("post", "pre"),
+    "model.positions": ("sinusoidal", "learned"),
+    "model.sinusoid_layout": ("interleaved", "halves"),
+    "model.kernel_init": ("glorot_uniform", "glorot_normal", "lecun_normal"),
+    "model.compute_dtype": ("float32", "bfloat16"),
+    "optimizer.schedule": ("inverse_sqrt", "cosine"),
+    "decode.length_penalty_form": ("gnmt", "power"),
+    "decode.method": ("beam", "greedy", "sample"),
+    "parallel.strategy": ("auto", "single", "pmap"),
+}
+_POSITIVE = (
+    "data.vocab_size data.source_row_length data.target_row_length data.batch_rows "
+    "model.num_layers model.d_model model.d_ff model.num_heads model.max_positions "
+    "optimizer.warmup_steps optimizer.learning_rate_scale "
+    "train.steps train.accumulate train.log_every train.checkpoint_every "
+    "train.average_checkpoints decode.beam_size decode.batch_size decode.temperature decode.top_p"
+).split()
+_NOT_NEGATIVE = (
+    "data.train_size data.held_out_size model.d_key model.d_value model.embedding_stddev "
+    "optimizer.clip_norm train.evaluate_every train.evaluate_sentences "
+    "decode.extra_length decode.top_k seed"
+).split()
+_BELOW_ONE = (
+    "model.dropout_rate model.attention_dropout_rate optimizer.label_smoothing "
+    "optimizer.beta1 optimizer.beta2"
+).split()
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """{"model.num_layers": 6, …}: every option by its dotted name."""
+
+    def walk(node: Any, prefix: str) -> dict[str, Any]:
+        flat = {}
+        for f in dataclasses.fields(node):
+            value = getattr(node, f.name)
+            inner = dataclasses.is_dataclass(value)
+            name = f"{prefix}{f.name}"
+            flat |= walk(value, name + ".") if inner else {name: value}
+        return flat
+
+    return walk(config, "")
+
+
+def validate(config: Config) -> Config:
+    """Returns `config` when its values can work together.
+
+    Raises:
+      UserError: naming the option, its value, and the values it could have.
+    """
+    options = flatten(config)
+    for name, choices in _CHOICES.items():
+        if options[name] not in choices:
+            raise UserError(f"{name}={options[name]!r} is none of: {', '.join(choices)}")
+    for name in _POSITIVE:
+        if not options[name] > 0:
+            raise UserError(f"{name}={options[name]} must be positive")
+    for name in _NOT_NEGATIVE:
+        if not options[name] >= 0:
+            raise UserError(f"{name}={options[name]} must not be negative")
+    for name in _BELOW_ONE:
+        if not 0 <= options[name] < 1:
+            raise UserError(f"{name}={options[name]} must be at least 0 and less than 1")
+    _validate_together(config)
+    return config
+
+
+def _validate_together(config: Config) -> None:
+    model, data, train = config.model, config.data, config.train
+    if model.d_model % model.num_heads and not (model.d_key and model.d_value):
+        raise UserError(
+            f"model.d_model={model.d_model} is not divisible by model.num_heads={model.num_heads}: "
+            "change one, or set model.d_key and model.d_value"
+        )
+    if model.d_model % 2 and model.positions == "sinusoidal":
+        raise UserError(f"model.d_model={model.d_model} must be even for sinusoidal positions")
+    longest = max(data.source_row_length, data.target_row_length)
+    if model.positions == "learned" and model.max_positions < longest:
+        raise UserError(
+            f"model.max_positions={model.max_positions} is less than the row length {longest}"
+        )
+    if data.batch_rows % train.accumulate:
+        raise UserError(
+            f"data.batch_rows={data.batch_rows} is not divisible by "
+            f"train.accumulate={train.accumulate}"
+        )
+    if train.evaluate_every % train.checkpoint_every:
+        raise UserError(
+            f"train.evaluate_every={train.evaluate_every} is not a multiple of "
+            f"train.checkpoint_every={train.checkpoint_every}"
+        )
+    if config.decode.top_p > 1:
+        raise UserError(f"decode.top_p={config.decode.top_p} must be at most 1")
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """" (did you mean …?)" for the known name nearest to `name`, or "" when none is near."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def differences(saved: Config, now: Config) -> list[str]:
+    """["model.d_ff: 512 in the workdir, 1024 now", …] for options whose values differ."""
+    before, after = flatten(saved), flatten(now)
+    return [
+        f"{name}: {before[name]!r} in the workdir, {value!r} now"
+        for name, value in after.items()
+        if before[name] != value
+    ]
+
+
+def save(config: Config, path: Path) -> None:
+    """Writes `config` as JSON."""
+    path.write_text(json.dumps(dataclasses.asdict(config), indent=2, ensure_ascii=False) + "\n")
+
+
+def load(path: Path) -> Config:
+    """Reads what `save` wrote; an option that the file lacks keeps its default.
+
+    Raises:
+      UserError: if the file is missing, is not JSON, or has an option that does not exist.
+    """
+    try:
+        saved = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} is not a workdir: it has no {path.name}") from None
+    except ValueError as e:
+        raise UserError(f"{path} is damaged: {e}") from None
+    config = Config()
+    _fill(config, saved, path)
+    return config
+
+
+def _fill(node: Any, saved: dict[str, Any], path: Path) -> None:
+    for name, value in saved.items():
+        if not hasattr(node, name):
+            raise UserError(f"{path} has an option that this version lacks: {name}")
+        if isinstance(value, dict):
+            _fill(getattr(node, name), value, path)
+        else:
+            setattr(node, name, value)

@@ -1,0 +1,764 @@
+"""Small world: an unlimited Chinese-English corpus from a hand-written synchronous grammar.
+
+Each rule builds both languages side by side, and everything English says is decided by the Chinese,
+so the translation is a function and a perfect model scores 100 %. What attention has to learn, and
+a word list cannot: a place and a time move behind the verb, a measure word disappears, 了 or 每天
+decides the tense, the subject decides has or have, the object decides whether 看 is read or watch,
+and a bare noun is plural in English (喜欢猫, likes cats).
+
+`valid` and `test` hold out combinations of (subject, verb, object) in every tense and form, and
+inside compounds too: their words are known, their combinations never seen. A quarter of the
+statements carry no final punctuation, in either language.
+
+>>> action = Action("看", "read", Phrase("三本书", "three books"), Phrase("在学校", "at school"))
+>>> finish(render(PRONOUNS["她"], action, "past", time=Phrase("昨天", "yesterday")))
+('她昨天在学校看了三本书。', 'She read three books at school yesterday.')
+"""
+
+import functools
+import random
+import zlib
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+SPLITS = ("train", "valid", "test", "longer")
+# No sentence of the other splits exceeds these; every sentence of `longer` exceeds both.
+MAX_CHARACTERS, MAX_WORDS = 24, 16
+# 我有一只猫 is what a newcomer translates first: it must be unseen, whatever its hash says.
+FORCED_TEST = frozenset({"我 有 猫"})
+
+
+class Phrase(NamedTuple):
+    """A Chinese phrase and its one English rendering."""
+
+    zh: str = ""
+    en: str = ""
+
+
+class Noun(NamedTuple):
+    """`unit` measures a mass noun in English (杯 cup); without `measure` a noun is only ever bare."""
+
+    zh: str
+    en: str
+    bare: str
+    kind: str
+    measure: str
+    unit: str
+
+
+class Verb(NamedTuple):
+    """`kinds` of objects and of places; `tenses` by first letter, y if months and years suit it."""
+
+    zh: str
+    en: str
+    kinds: str
+    places: str
+    tenses: str
+
+
+class Subject(NamedTuple):
+    """`agree` is "I", "he" or "you" (all plurals too); `head` names it in held-out combinations."""
+
+    zh: str
+    en: str
+    agree: str
+    plural: bool
+    head: str
+
+
+class Action(NamedTuple):
+    """A verb, its object, and the place (or means) that Chinese puts before the verb."""
+
+    zh: str
+    en: str
+    object: Phrase = Phrase()
+    place: Phrase = Phrase()
+    heads: tuple[str, ...] = ("",)
+
+
+class Clause(NamedTuple):
+    """`keys` are the combinations it contains, which decide its split."""
+
+    zh: str
+    en: str
+    keys: tuple[str, ...]
+    question: bool = False
+
+
+def phrases(table: str) -> list[Phrase]:
+    """Reads `猫 cat, 警察 police officer`."""
+    return [Phrase(*entry.split(maxsplit=1)) for entry in table.split(",")]
+
+
+def entries(table: str) -> list[tuple[str, ...]]:
+    """Reads `看 read: book paper: study; …` into (看, read, book paper, study)."""
+    rows = (entry.split(":") for entry in table.split(";"))
+    return [(*head.split(maxsplit=1), *(field.strip() for field in rest)) for head, *rest in rows]
+
+
+def read_nouns(table: str) -> list[Noun]:
+    """Reads `kind measure word(=English unit): 中文 English(=English of the bare noun), …`."""
+    nouns = []
+    for entry in table.split(";"):
+        head, members = entry.split(":")
+        kind, measure, unit = (*head.replace("=", " ").split(), "", "")[:3]
+        for zh, en in phrases(members):
+            singular, _, bare = en.partition("=")
+            nouns.append(Noun(zh, singular, bare, kind, measure, unit))
+    return nouns
+
+
+# ------------------------------------------------------------------------------------ the lexicon
+NOUNS = read_nouns("""
+    pet 只: 猫 cat, 鸟 bird, 兔子 rabbit; pet 条: 狗 dog; fish 条: 鱼 fish; mount 匹: 马 horse;
+    farm 只: 羊 sheep, 鸭子 duck; farm 头: 牛 cow; wild 头: 大象 elephant;
+    wild 只: 老虎 tiger, 猴子 monkey, 熊猫 panda, 老鼠 mouse;
+    produce 个: 苹果 apple, 橙子 orange, 西红柿 tomato, 土豆 potato, 鸡蛋 egg;
+    produce 根: 香蕉 banana; produce 颗: 草莓 strawberry;
+    dish 个: 饺子 dumpling, 三明治 sandwich, 汉堡 hamburger, 蛋糕 cake;
+    grain 碗=bowl: 米饭 rice=rice, 面条 noodles=noodles;
+    grain 块=piece: 面包 bread=bread, 巧克力 chocolate=chocolate;
+    drink 杯=cup: 茶 tea=tea, 咖啡 coffee=coffee; drink 瓶=bottle: 啤酒 beer=beer, 可乐 cola=cola;
+    drink 杯=glass: 水 water=water, 牛奶 milk=milk, 果汁 juice=juice;
+    book 本: 书 book, 小说 novel; paper 本: 杂志 magazine; paper 份: 报纸 newspaper=the newspaper;
+    letter 封: 信 letter; show 部: 电影 movie; show 场: 比赛 game; show: 电视 TV=TV;
+    song 首: 歌 song; music: 音乐 music=music; bike 辆: 自行车 bicycle; photo 张: 照片 photo;
+    car 辆: 汽车 car, 卡车 truck, 公共汽车 bus; clothing 件: 衬衫 shirt, 毛衣 sweater, 外套 coat;
+    clothing 条: 裙子 skirt; clothing 顶: 帽子 hat; ware 个: 杯子 cup, 盘子 plate, 碗 bowl;
+    ware 把: 刀 knife; tool 把: 雨伞 umbrella, 钥匙 key; tool 支: 铅笔 pencil, 钢笔 pen;
+    tool 个: 盒子 box, 包 bag, 礼物 gift; tool 块: 手表 watch; tool 台: 电脑 computer;
+    tool 台: 照相机 camera; tool 部: 手机 phone; tool 张: 地图 map, 票 ticket;
+    tool 本: 词典 dictionary; furniture 张: 桌子 table, 床 bed; furniture 把: 椅子 chair;
+    nature 朵: 花 flower; nature 棵: 树 tree; nature 片: 叶子 leaf; house 座: 房子 house;
+    language: 中文 Chinese=Chinese, 英语 English=English, 法语 French=French;
+    topic: 数学 math=math, 历史 history=history, 科学 science=science; football: 足球 soccer=soccer;
+    ball: 篮球 basketball=basketball, 网球 tennis=tennis, 排球 volleyball=volleyball;
+    keyboard: 钢琴 piano=the piano, 吉他 guitar=the guitar; violin: 小提琴 violin=the violin;
+    homework: 作业 homework=homework; person 个: 孩子 child, 男孩 boy, 女孩 girl;
+    person 个: 男人 man, 女人 woman; job 个: 学生 student, 工人 worker, 警察 police officer;
+    job 位: 老师 teacher, 医生 doctor, 护士 nurse, 律师 lawyer, 工程师 engineer;
+    job 个: 演员 actor, 司机 driver, 农民 farmer""")
+# For each tense (its first letter is the one in `Verb.tenses`), the marker before a Chinese verb,
+# plain and negated, and the share of its objects that are bare and that are bare or counted.
+TENSES = {
+    "past": ("", "没", 0.0, 0.65), "habit": ("", "不", 0.5, 0.75), "now": ("正", "没", 0.4, 0.7),
+    "future": ("会", "不会", 0.2, 0.7), "can": ("会", "不会", 0.9, 0.9),
+    "want": ("想", "不想", 0.4, 0.7), "like": ("喜欢", "不喜欢", 0.9, 0.9),
+}  # fmt: skip
+VERBS = [Verb(*entry) for entry in entries("""
+    看 read: book paper letter: study: phnfwl; 看 watch: show: home: phnfwl;
+    吃 eat: produce dish grain fish: eat: phnfwl; 喝 drink: drink: eat: phnfwl;
+    买 buy: produce dish grain drink book paper clothing tool car bike: shop: phnfwy;
+    卖 sell: produce book clothing: shop: phnf; 写 write: letter: study: phnfwl;
+    做 make: dish: home: phnfcwl; 做 do: homework: study: phnfw;
+    洗 wash: clothing ware produce car: home: phnfw; 听 listen to: music song: home: phnfwl;
+    唱 sing: song: eat: phnfcwl; 画 draw: pet fish farm mount wild nature house: out: phnfcwl;
+    喂 feed: pet fish farm mount: out: phnfwl; 骑 ride: bike mount: out: phnfcwl;
+    开 drive: car: world: phnfcwl; 修 fix: car bike: home: phnfcwl; 拍 take: photo: out: phnfwl;
+    学 study: language topic: study: phnfwly; 教 teach: language topic: class: phnfcwly;
+    说 speak: language: class: phnfcwl; 打 play: ball: out: phnfcwl; 踢 play: football: out: phnfcwl;
+    弹 play: keyboard: home: phnfcwl; 拉 play: violin: home: phnfcwl; 找 look for: tool pet: home: pnfw;
+    等 wait for: job: city: pnf; 帮助 help: job person: class: phnfwl;
+    看见 see: pet wild farm mount job person: out: p; 睡觉 sleep:: home: phnfwl;
+    做饭 cook:: home: phnfcwl; 跑步 run:: out: phnfwl; 散步 take a walk:: out: phnfwl;
+    钓鱼 fish:: water: phnfcwl; 游泳 swim:: water: phnfcwl; 跳舞 dance:: out: phnfcwl;
+    聊天 chat:: eat: phnfwl; 休息 rest:: home: phnfw; 工作 work:: city: phnfwy;
+    旅行 travel:: world: phnfwly; 去 go: place:: phfwy""")]  # fmt: skip
+STATIVES = [Verb(*entry, "", "h") for entry in entries("""
+    有 have: pet fish farm mount book paper clothing tool car bike photo house;
+    喜欢 like: pet farm mount wild produce dish grain drink book music song topic ball;
+    想要 want: pet produce dish drink book clothing tool car bike;
+    需要 need: book clothing tool ware furniture car bike""")]  # fmt: skip
+PLACES = entries("""
+    家 at home: home study eat; 学校 at school: study eat city class go;
+    图书馆 in the library: study city go; 教室 in the classroom: study class;
+    咖啡馆 in the coffee shop: study eat go; 办公室 in the office: study city;
+    厨房 in the kitchen: eat; 饭馆 at the restaurant: eat city go; 公园 in the park: out eat go;
+    花园 in the garden: out home; 河边 by the river: out water; 湖边 by the lake: out water;
+    海边 by the sea: out water; 商店 at the store: shop go; 超市 at the supermarket: shop go;
+    市场 at the market: shop go; 医院 at the hospital: city go; 银行 at the bank: go;
+    机场 at the airport: city go; 博物馆 at the museum: city go; 火车站 at the train station: city go;
+    北京 in Beijing: world shop go; 上海 in Shanghai: world shop go;
+    英国 in England: world class go; 法国 in France: world class go""")
+LOCATIONS = entries("""
+    桌子上 on the table: book paper letter tool ware produce dish photo;
+    椅子上 on the chair: book paper clothing tool; 床上 on the bed: book paper clothing tool;
+    床下 under the bed: tool book pet; 冰箱里 in the fridge: produce dish;
+    房间里 in the room: furniture person; 教室里 in the classroom: person furniture;
+    山上 on the mountain: nature house farm; 树下 under the tree: pet person bike;
+    公园里 in the park: person pet bike; 河里 in the river: fish""")
+ADJECTIVES = entries("""
+    大 big: pet farm mount wild fish produce dish ware furniture house nature;
+    小 small: ware furniture house produce; 新 new: book clothing tool ware furniture car bike house;
+    旧 old: book clothing tool furniture car bike; 贵 expensive: book clothing tool furniture car bike;
+    便宜 cheap: book clothing tool furniture car bike; 漂亮 beautiful: clothing furniture house mount;
+    可爱 cute: pet; 奇怪 strange: wild tool letter; 聪明 smart: pet mount wild;
+    好吃 delicious: produce dish; 有意思 interesting: book paper show letter;
+    红色 red: clothing tool ware car bike nature; 蓝色 blue: clothing tool ware car bike;
+    绿色 green: clothing tool ware car; 黑色 black: pet mount clothing tool car;
+    白色 white: pet mount clothing ware furniture house; 黄色 yellow: clothing ware car nature""")
+FEELINGS = phrases("""高兴 happy, 难过 sad, 忙 busy, 累 tired, 饿 hungry, 渴 thirsty, 生气 angry,
+    紧张 nervous, 担心 worried""")
+COMPARED = entries("""
+    大 bigger: pet wild house furniture; 便宜 cheaper: clothing book tool car;
+    贵 more expensive: clothing book tool car; 漂亮 more beautiful: clothing house mount;
+    有意思 more interesting: book show; 高 taller: people; 年轻 younger: people;
+    聪明 smarter: people; 忙 busier: people; 有名 more famous: people""")
+# The last two of PAST, HABIT and FUTURE need a verb that suits months and years.
+PAST = phrases("""昨天 yesterday, 前天 the day before yesterday, 昨天早上 yesterday morning,
+    昨天下午 yesterday afternoon, 昨天晚上 last night, 上个星期 last week, 上个月 last month,
+    去年 last year""")
+HABIT = phrases("""每天 every day, 每天早上 every morning, 每天下午 every afternoon,
+    每天晚上 every evening, 每个周末 every weekend, 每个星期 every week, 每个月 every month,
+    每年 every year""")
+FUTURE = phrases("""明天 tomorrow, 后天 the day after tomorrow, 明天早上 tomorrow morning,
+    明天下午 tomorrow afternoon, 今天晚上 tonight, 下个星期 next week, 下个月 next month,
+    明年 next year""")
+NOW, TODAY = Phrase("现在", "now"), Phrase("今天", "today")
+FREQUENCIES = phrases("常常 often, 总是 always, 有时候 sometimes, 很少 rarely, 从来不 never")
+NEAR = phrases("骑自行车 by bicycle, 坐公共汽车 by bus, 坐出租车 by taxi")
+FAR = phrases("坐火车 by train, 坐飞机 by plane, 坐船 by boat")
+DEGREES = (Phrase("很"), Phrase("很"), Phrase("非常", "very"))
+NUMBERS = phrases("两 two, 三 three, 四 four, 五 five, 六 six, 七 seven, 八 eight, 九 nine, 十 ten")
+NAMES = phrases("""小明 Xiaoming, 小红 Xiaohong, 李华 Li Hua, 王芳 Wang Fang, 张伟 Zhang Wei,
+    大卫 David, 玛丽 Mary, 安娜 Anna, 汤姆 Tom""")
+KIN = phrases("""妈妈 mother, 爸爸 father, 哥哥 older brother, 弟弟 younger brother, 叔叔 uncle,
+    姐姐 older sister, 妹妹 younger sister, 爷爷 grandfather, 奶奶 grandmother""")
+POSSESSIVES = phrases("我 my, 你 your, 他 his, 她 her, 我们 our, 他们 their")
+OBJECTIVES = phrases("我 me, 你 you, 他 him, 她 her")
+PRONOUNS = {
+    zh: Subject(zh, en.split()[0], en.split()[1], zh.endswith("们"), zh)
+    for zh, en in phrases("""我 I I, 你 you you, 他 he he, 她 she he, 我们 we you, 你们 you you,
+    他们 they you, 她们 they you""")
+}
+THINGS = "pet mount book paper letter clothing ware tool car bike photo house"
+CONNECTIVES = (Phrase("，但是", ", but"), Phrase("，而且", ", and"), Phrase("，而", ", while"))
+
+# ------------------------------------------------------------------------------ English morphology
+IRREGULAR_PLURALS = {"child": "children", "man": "men", "woman": "women", "mouse": "mice",
+                     "sheep": "sheep", "fish": "fish", "knife": "knives", "leaf": "leaves",
+                     "tomato": "tomatoes", "potato": "potatoes"}  # fmt: skip
+IRREGULAR_PASTS = {"read": "read", "eat": "ate", "drink": "drank", "buy": "bought", "sell": "sold",
+                   "write": "wrote", "make": "made", "do": "did", "sing": "sang", "draw": "drew",
+                   "feed": "fed", "ride": "rode", "drive": "drove", "take": "took", "see": "saw",
+                   "teach": "taught", "speak": "spoke", "sleep": "slept", "run": "ran",
+                   "swim": "swam", "go": "went", "have": "had", "chat": "chatted"}  # fmt: skip
+BE = {"I": ("am", "was"), "he": ("is", "was"), "you": ("are", "were")}
+NEGATED = {"am": "am not", "will": "won't", "can": "can't"}
+
+
+def ends_in_consonant_y(word: str) -> bool:
+    return word.endswith("y") and word[-2] not in "aeiou"
+
+
+def plural(word: str) -> str:
+    """The -s form; `third_person` shares its rules."""
+    if word in IRREGULAR_PLURALS:
+        return IRREGULAR_PLURALS[word]
+    if ends_in_consonant_y(word):
+        return word[:-1] + "ies"
+    return word + ("es" if word.endswith(("s", "x", "ch", "sh")) else "s")
+
+
+def third_person(verb: str) -> str:
+    return {"have": "has", "do": "does", "go": "goes", "fish": "fishes"}.get(verb) or plural(verb)
+
+
+def past(verb: str) -> str:
+    if verb in IRREGULAR_PASTS:
+        return IRREGULAR_PASTS[verb]
+    if ends_in_consonant_y(verb):
+        return verb[:-1] + "ied"
+    return verb + ("d" if verb.endswith("e") else "ed")
+
+
+def progressive(verb: str) -> str:
+    if verb in ("run", "swim", "chat"):
+        return verb + verb[-1] + "ing"
+    return (verb[:-1] if verb.endswith("e") else verb) + "ing"
+
+
+def indefinite(words: str) -> str:
+    return ("an " if words[0] in "aeiou" else "a ") + words
+
+
+# ------------------------------------------------------------------------------------ noun phrases
+def pick(rng: random.Random, items: Sequence[T]) -> T:
+    """`rng.choice`, from `random()` alone, which no Python version may change."""
+    return items[int(rng.random() * len(items))]
+
+
+@functools.cache
+def nouns_of(kinds: str, *, measured: bool = False) -> list[Noun]:
+    """The nouns of these kinds; `measured` leaves out those that are only ever bare."""
+    nouns = [noun for noun in NOUNS if noun.kind in kinds.split()]
+    return [noun for noun in nouns if noun.measure or not measured]
+
+
+@functools.cache
+def of_kind(table: str, kind: str) -> list[Phrase]:
+    """The phrases of PLACES, LOCATIONS, ADJECTIVES or COMPARED that go with `kind`."""
+    return [Phrase(zh, en) for zh, en, kinds in globals()[table] if kind in kinds.split()]
+
+
+def attribute(adjective: Phrase) -> str:
+    """新书, but 红色的书 and 贵的书."""
+    return adjective.zh + "的" * (adjective.zh not in "大小新旧")
+
+
+def noun_phrase(
+    noun: Noun,
+    determiner: Phrase,
+    *,
+    many: bool,
+    measured: bool = True,
+    adjective: Phrase = Phrase(),
+) -> Phrase:
+    """两 two + 书 book -> 两本书 two books; 一 a + 茶 tea -> 一杯茶 a cup of tea."""
+    zh = determiner.zh + noun.measure * measured + attribute(adjective) + noun.zh
+    of = noun.unit if measured else ""
+    head = plural(of or noun.en) if many else of or noun.en
+    words = " ".join(filter(None, (adjective.en, head, "of " + noun.en if of else "")))
+    return Phrase(zh, indefinite(words) if determiner.en == "a" else f"{determiner.en} {words}")
+
+
+def counted(rng: random.Random, noun: Noun, *, one: bool = False) -> Phrase:
+    """一本书, 三本红色的书, 很多书."""
+    roll, adjective = rng.random(), Phrase()
+    fitting = of_kind("ADJECTIVES", noun.kind)
+    if fitting and rng.random() < 0.3:
+        adjective = pick(rng, fitting)
+    if one or roll < 0.45:
+        return noun_phrase(noun, Phrase("一", "a"), adjective=adjective)
+    if roll < 0.9 or noun.unit:
+        return noun_phrase(noun, pick(rng, NUMBERS), many=True, adjective=adjective)
+    return noun_phrase(noun, Phrase("很多", "a lot of"), many=True, measured=False)
+
+
+def possessor(rng: random.Random) -> Phrase:
+    """我的 my, 老师的 the teacher's, 我妈妈的 my mother's."""
+    roll = rng.random()
+    if roll < 0.6:
+        owner = pick(rng, POSSESSIVES)
+        return Phrase(owner.zh + "的", owner.en)
+    owner = pick(rng, NAMES) if roll < 0.75 else kin(rng) if roll < 0.9 else the(rng)
+    return Phrase(owner.zh + "的", owner.en + "'s")
+
+
+def kin(rng: random.Random) -> Phrase:
+    whose, who = pick(rng, POSSESSIVES[:4]), pick(rng, KIN)
+    return Phrase(whose.zh + who.zh, f"{whose.en} {who.en}")
+
+
+def the(rng: random.Random) -> Phrase:
+    """A bare person: 老师 the teacher."""
+    noun = pick(rng, nouns_of("job"))
+    return Phrase(noun.zh, "the " + noun.en)
+
+
+def definite(rng: random.Random, noun: Noun) -> Subject:
+    """这本书 this book, 那两本书 those two books, 这些书 these books, 我的书 my book."""
+    roll, far = rng.random(), rng.random() < 0.5
+    if roll < 0.35 and noun.kind not in ("job", "person"):
+        return Subject(*noun_phrase(noun, possessor(rng), measured=False), "he", False, noun.zh)
+    if roll < 0.75:
+        determiner = Phrase("那", "that") if far else Phrase("这", "this")
+        return Subject(*noun_phrase(noun, determiner), "he", False, noun.zh)
+    determiner = Phrase("那", "those") if far else Phrase("这", "these")
+    if counts := roll < 0.87 or bool(noun.unit):
+        number = pick(rng, NUMBERS)
+        determiner = Phrase(determiner.zh + number.zh, f"{determiner.en} {number.en}")
+    else:
+        determiner = Phrase(determiner.zh + "些", determiner.en)
+    phrase = noun_phrase(noun, determiner, many=True, measured=counts)
+    return Subject(*phrase, "you", True, noun.zh)
+
+
+def bare(noun: Noun, tense: str) -> str:
+    """The English of a noun with nothing before it: plural, except where English wants one."""
+    if noun.bare:
+        return noun.bare
+    if noun.kind == "job":
+        return "the " + noun.en
+    at_once = "book letter paper show song car bike mount pet wild farm fish nature house tool"
+    if tense == "one" or (tense == "now" and noun.kind in at_once.split()):
+        return indefinite(noun.en)
+    return indefinite(noun.en) if noun.kind in ("car", "bike") and tense else plural(noun.en)
+
+
+def object_phrase(rng: random.Random, noun: Noun, tense: str, form: str) -> Phrase:
+    """A bare, a counted or a definite object; under 不 and 没 never a counted one."""
+    *_, bare_share, counted_share = TENSES[tense]
+    if form == "negative":
+        bare_share = counted_share = 0.6
+    roll = rng.random()
+    if not noun.measure or (roll < bare_share and noun.kind != "person"):
+        return Phrase(noun.zh, bare(noun, tense))
+    if bare_share < roll < counted_share:
+        return counted(rng, noun, one=tense == "now" or noun.kind in ("car", "bike", "mount"))
+    return Phrase(*definite(rng, noun)[:2])
+
+
+def person(rng: random.Random) -> Subject:
+    """她, 小明, 我妈妈, 老师, 这个学生, 孩子们, 我和小明."""
+    roll = rng.random()
+    if roll < 0.5:
+        return pick(rng, list(PRONOUNS.values()))
+    if roll < 0.75:
+        phrase = pick(rng, NAMES) if roll < 0.6 else kin(rng) if roll < 0.7 else the(rng)
+        return Subject(*phrase, "he", False, phrase.zh)
+    if roll < 0.9:
+        return definite(rng, pick(rng, nouns_of("job person")))
+    if roll < 0.95:
+        noun = pick(rng, nouns_of("job person")[:8])
+        return Subject(noun.zh + "们", f"the {plural(noun.en)}", "you", True, noun.zh)
+    name = pick(rng, NAMES)
+    return Subject("我和" + name.zh, name.en + " and I", "you", True, "我和" + name.zh)
+
+
+# ----------------------------------------------------------------------------------------- clauses
+def conjugate(verb: str, tense: str, agree: str) -> tuple[str, str, str]:
+    """(auxiliary, statement, after the auxiliary): ("does", "looks for", "look for")."""
+    first, _, rest = verb.partition(" ")
+    tail = " " + rest if rest else ""
+    if tense in ("want", "like"):
+        return conjugate(
+            "want to " + verb if tense == "want" else f"like {progressive(first)}{tail}",
+            "habit",
+            agree,
+        )
+    if tense == "past":
+        return "did", past(first) + tail, verb
+    if tense == "now":
+        auxiliary, plain = BE[agree][0], progressive(first) + tail
+        return auxiliary, f"{auxiliary} {plain}", plain
+    if tense in ("future", "can"):
+        auxiliary = "will" if tense == "future" else "can"
+        return auxiliary, f"{auxiliary} {verb}", verb
+    return ("does", third_person(first) + tail, verb) if agree == "he" else ("do", verb, verb)
+
+
+def arrange(subject: str, auxiliary: str, finite: str, plain: str, form: str) -> str:
+    """English word order: subject finite; subject auxiliary-not plain; auxiliary subject plain."""
+    if form == "question":
+        return f"{auxiliary} {subject} {plain}"
+    negated = NEGATED.get(auxiliary, auxiliary + "n't")
+    return f"{subject} {negated} {plain}" if form == "negative" else f"{subject} {finite}"
+
+
+def render(
+    subject: Subject, action: Action, tense: str, form: str = "statement",
+    time: Phrase = Phrase(), often: Phrase = Phrase(), plan: bool = False,
+) -> Clause:  # fmt: skip
+    """A clause with a verb: Chinese time, 不, place, verb, object; English verb, object, place, time.
+
+    `form` is statement, negative or question; `plan` says 要 for 会.
+    """
+    marker = TENSES[tense][form == "negative"]
+    if action.zh == "有" and form == "negative":
+        marker = "没"
+    if tense == "now" and not action.place.zh:
+        marker += "在"  # 正 and 没 share the 在 of a place: 正在看书, 正在学校看书
+    if plan and marker == "会":
+        marker = "要"
+    done = "了" if tense == "past" and form != "negative" else ""
+    zh = "".join((subject.zh, time.zh, often.zh, marker, action.place.zh, action.zh, done,
+                  action.object.zh, "吗" * (form == "question")))  # fmt: skip
+    auxiliary, finite, plain = conjugate(action.en, tense, subject.agree)
+    verb = arrange(
+        subject.en, auxiliary, f"{often.en} {finite}".strip(), f"{often.en} {plain}".strip(), form
+    )
+    en = " ".join(filter(None, (verb, action.object.en, action.place.en, time.en)))
+    keys = tuple(f"{subject.head} {action.zh} {head}" for head in action.heads)
+    return Clause(zh, en, keys, form == "question")
+
+
+def be(subject: Subject, zh: str, en: str, form: str, head: str, *, was: bool = False) -> Clause:
+    """A clause with to be; `zh` is the whole Chinese predicate, with its 不."""
+    copula = BE[subject.agree][was]
+    words = arrange(subject.en, copula, copula, "", form).replace("  ", " ").strip()
+    question = form == "question"
+    keys = (f"{subject.head} {head}",)
+    return Clause(subject.zh + zh + "吗" * question, f"{words} {en}", keys, question)
+
+
+def some_form(rng: random.Random) -> str:
+    return pick(rng, ("statement",) * 6 + ("negative",) * 2 + ("question",) * 2)
+
+
+def asked(rng: random.Random, form: str) -> Subject:
+    """A person; nobody asks what 我 or 我们 do."""
+    subject = person(rng)
+    while form == "question" and subject.zh[0] == "我" and subject.head in (subject.zh, "我"):
+        subject = person(rng)
+    return subject
+
+
+def when(rng: random.Random, verb: Verb, tense: str, form: str) -> tuple[Phrase, Phrase]:
+    """(time, frequency). Past and future always have a time: Chinese verbs do not say when."""
+    if tense == "now":
+        return pick(rng, (NOW, Phrase())), Phrase()
+    times = {"past": PAST, "habit": HABIT, "future": FUTURE, "want": FUTURE}.get(tense)
+    if (
+        not times
+        or (tense, form) == ("habit", "negative")
+        or (tense == "want" and rng.random() < 0.6)
+    ):
+        return Phrase(), Phrase()
+    if tense == "habit" and rng.random() < 0.4:
+        return Phrase(), pick(rng, FREQUENCIES[: 1 if form == "question" else None])
+    return pick(rng, times if "y" in verb.tenses else times[:-2]), Phrase()
+
+
+def event(
+    rng: random.Random, form: str, tense: str = "", subject: Subject | None = None
+) -> Clause:
+    """她昨天在学校看了三本书 -> she read three books at school yesterday."""
+    verb = pick(rng, [verb for verb in VERBS if tense[:1] in verb.tenses])
+    tense = tense or pick(rng, [name for name in TENSES if name[0] in verb.tenses])
+    subject = subject or asked(rng, form)
+    time, often = when(rng, verb, tense, form)
+    if verb.zh == "去":
+        action = journey(rng, verb)
+    else:
+        # Nobody never reads three books: 从来不 and its like take the objects of a negation.
+        action = deed(rng, verb, tense, "negative" if often.zh else form)
+    return render(subject, action, tense, form, time, often, plan=rng.random() < 0.5)
+
+
+def journey(rng: random.Random, verb: Verb) -> Action:
+    """坐火车去北京 -> go to Beijing by train."""
+    zh, en = pick(rng, of_kind("PLACES", "go"))
+    means = pick(rng, FAR if en.startswith("in ") and "the" not in en else NEAR)
+    to = Phrase(zh, "to " + en.split(" ", 1)[1])
+    return Action(verb.zh, verb.en, to, means if rng.random() < 0.3 else Phrase(), (zh,))
+
+
+def deed(rng: random.Random, verb: Verb, tense: str, form: str) -> Action:
+    """在学校看三本书; sometimes with two objects, 一个苹果和两个橙子."""
+    nouns, places = nouns_of(verb.kinds), of_kind("PLACES", verb.places)
+    target, heads = Phrase(), ("",)
+    if nouns:
+        noun, other = pick(rng, nouns), pick(rng, nouns)
+        target, heads = object_phrase(rng, noun, tense, form), (noun.zh,)
+        listed = tense in ("past", "future") and form != "negative" and rng.random() < 0.08
+        if listed and other.measure and other != noun:
+            second = counted(rng, other)
+            target = Phrase(f"{target.zh}和{second.zh}", f"{target.en} and {second.en}")
+            heads = (noun.zh, other.zh)
+    place = pick(rng, places)
+    if tense == "can" or (tense, form) == ("now", "negative") or rng.random() < 0.65:
+        return Action(verb.zh, verb.en, target, heads=heads)
+    return Action(verb.zh, verb.en, target, Phrase("在" + place.zh, place.en), heads)
+
+
+def stative(rng: random.Random, form: str) -> Clause:
+    """我有一只猫 -> I have a cat; 他没有猫 -> he doesn't have a cat; 她喜欢猫 -> she likes cats."""
+    verb = pick(rng, STATIVES)
+    noun, plain = pick(rng, nouns_of(verb.kinds)), form != "statement"
+    if verb.en == "like":
+        target = Phrase(*definite(rng, noun)[:2])
+        if not noun.measure or rng.random() < 0.6:
+            target = Phrase(noun.zh, bare(noun, ""))
+    else:
+        target = Phrase(noun.zh, bare(noun, "one")) if plain else counted(rng, noun)
+    return render(
+        asked(rng, form), Action(verb.zh, verb.en, target, heads=(noun.zh,)), "habit", form
+    )
+
+
+def feeling(
+    rng: random.Random, form: str, subject: Subject | None = None, was: bool | None = None
+) -> Clause:
+    """她昨天很忙 -> she was busy yesterday. With `was` given there is no time of its own."""
+    subject, adjective = subject or asked(rng, form), pick(rng, FEELINGS)
+    time = Phrase() if was is not None else pick(rng, (TODAY, PAST[0], NOW, Phrase()))
+    degree = pick(rng, DEGREES)
+    if form != "statement":
+        degree = Phrase("不" * (form == "negative"))
+    words = " ".join(filter(None, (degree.en, adjective.en, time.en)))
+    past_time = bool(was) or time == PAST[0]
+    return be(subject, time.zh + degree.zh + adjective.zh, words, form, adjective.zh, was=past_time)
+
+
+def quality(rng: random.Random, form: str) -> Clause:
+    """这本书很贵 -> this book is expensive; 那把雨伞是红色的 -> that umbrella is red."""
+    zh, en, kinds = pick(rng, ADJECTIVES)
+    degree = pick(rng, DEGREES) if form == "statement" else Phrase("不" * (form == "negative"))
+    subject = definite(rng, pick(rng, nouns_of(kinds, measured=True)))
+    if zh.endswith("色"):
+        return be(subject, f"{'不' * (form == 'negative')}是{zh}的", en, form, zh)
+    return be(subject, degree.zh + zh, f"{degree.en} {en}".strip(), form, zh)
+
+
+def identity(rng: random.Random, form: str) -> Clause:
+    """他们是学生 -> they are students; 安娜是医生 -> Anna is a doctor."""
+    subject, noun = asked(rng, form), pick(rng, nouns_of("job"))
+    while subject.head in [job.zh for job in nouns_of("job person")]:
+        subject = asked(rng, form)
+    words = plural(noun.en) if subject.plural else indefinite(noun.en)
+    return be(subject, f"{'不' * (form == 'negative')}是{noun.zh}", words, form, "是 " + noun.zh)
+
+
+def this_is(rng: random.Random, form: str) -> Clause:
+    """这是我的书 -> this is my book; 那是一只大象 -> that is an elephant."""
+    noun = pick(rng, nouns_of(THINGS))
+    what = noun_phrase(noun, possessor(rng), measured=False)
+    if form == "statement" and rng.random() < 0.5:
+        what = counted(rng, noun, one=True)
+    subject = pick(rng, (Subject("这", "this", "he", False, "这"), Subject("那", "that", "he", False, "那")))
+    zh = f"{'不' * (form == 'negative')}是{what.zh}"
+    return be(subject, zh, what.en, form, "是 " + noun.zh)
+
+
+def whereabouts(rng: random.Random, form: str) -> Clause:
+    """我的书在桌子上 -> my book is on the table; 他昨天不在家 -> he wasn't at home yesterday."""
+    no = "不" * (form == "negative")
+    if rng.random() < 0.5:
+        zh, en, _ = pick(rng, PLACES)
+        time = pick(rng, (NOW, PAST[0], PAST[4]))
+        return be(
+            asked(rng, form),
+            f"{time.zh}{no}在{zh}",
+            f"{en} {time.en}",
+            form,
+            "在" + zh,
+            was=time != NOW,
+        )
+    zh, en, kinds = pick(rng, LOCATIONS)
+    return be(definite(rng, pick(rng, nouns_of(kinds))), f"{no}在{zh}", en, form, "在" + zh)
+
+
+def existence(rng: random.Random, form: str) -> Clause:
+    """桌子上有两本书 -> there are two books on the table."""
+    zh, en, kinds = pick(rng, LOCATIONS)
+    noun = pick(rng, nouns_of(kinds))
+    thing = counted(rng, noun) if form == "statement" else Phrase(noun.zh, indefinite(noun.en))
+    one = thing.en.startswith(("a ", "an ")) and not thing.en.startswith("a lot")
+    there = Subject("", "there", "he" if one else "you", not one, zh)
+    clause = be(
+        there,
+        f"{'没' * (form == 'negative')}有{thing.zh}",
+        f"{thing.en} {en}",
+        form,
+        "有 " + noun.zh,
+    )
+    return clause._replace(zh=zh + clause.zh)
+
+
+def comparison(rng: random.Random, form: str) -> Clause:
+    """这只猫比那只狗大 -> this cat is bigger than that dog; no negative form."""
+    zh, en, kinds = pick(rng, COMPARED)
+    if kinds == "people":
+        subject, other = asked(rng, form), pick(rng, (*OBJECTIVES, *NAMES, kin(rng)))
+    else:
+        noun = pick(rng, nouns_of(kinds, measured=True))
+        same = nouns_of(noun.kind, measured=True)
+        subject, other = definite(rng, noun), Phrase(*definite(rng, pick(rng, same))[:2])
+    while other.zh in (subject.zh, subject.zh[0]):
+        other = pick(rng, NAMES)
+    form = "statement" if form == "negative" else form
+    return be(subject, f"比{other.zh}{zh}", f"{en} than {other.en}", form, f"比 {zh}")
+
+
+def what_or_how_many(rng: random.Random, form: str) -> Clause:
+    """你昨天买了什么 -> what did you buy yesterday; 你有几只猫 -> how many cats do you have."""
+    if rng.random() < 0.3:
+        verb, noun = STATIVES[0], pick(rng, [noun for noun in nouns_of(STATIVES[0].kinds)])
+        target, lead, tense = (
+            Phrase(f"几{noun.measure}{noun.zh}"),
+            f"how many {plural(noun.en)}",
+            "habit",
+        )
+        heads, time = (noun.zh,), Phrase()
+    else:
+        verb = pick(rng, [verb for verb in VERBS if verb.zh in "吃喝买卖画找学教"])
+        target, lead, heads = Phrase("什么"), "what", ("什么",)
+        tense = pick(rng, ("past", "future", "now"))
+        time = when(rng, verb, tense, "question")[0]
+    action = Action(verb.zh, verb.en, target, heads=heads)
+    clause = render(asked(rng, "question"), action, tense, "question", time)
+    return clause._replace(zh=clause.zh.removesuffix("吗"), en=f"{lead} {clause.en}")
+
+
+def reason(rng: random.Random, form: str) -> Clause:
+    """他没工作，因为他很累 -> he didn't work because he was tired; 他很累，所以… -> …, so …."""
+    subject = pick(rng, list(PRONOUNS.values()))
+    if form == "statement":
+        wish = event(rng, form, "want", subject)
+        return join(feeling(rng, form, subject, was=False), Phrase("，所以", ", so"), wish)
+    effect = event(rng, pick(rng, ("statement", "negative")), "past", subject)
+    cause = feeling(rng, "statement", subject, was=True)
+    return join(effect, Phrase("，因为", " because"), cause)
+
+
+def join(one: Clause, connective: Phrase, other: Clause) -> Clause:
+    en = f"{one.en}{connective.en} {other.en}"
+    return Clause(one.zh + connective.zh + other.zh, en, one.keys + other.keys)
+
+
+# ------------------------------------------------------------------------------- sentences, splits
+SIMPLE = (event,) * 8 + (stative,) * 4 + (feeling,) * 2 + (quality,) * 3 + (
+    identity, this_is, whereabouts, existence, comparison, what_or_how_many)  # fmt: skip
+CHAINED = (event, event, stative, stative, feeling, whereabouts, reason, reason, reason)
+
+
+def compound(rng: random.Random, length: int) -> Clause:
+    """`length` clauses of one rule, joined by 但是 but, 而且 and, 而 while; or begun by a reason."""
+    rule, forms = pick(rng, CHAINED), ("statement", "statement", "negative")
+    whole = rule(rng, pick(rng, forms))
+    for _ in range(length - 1 - (rule is reason)):
+        other = event if rule is reason else rule
+        whole = join(whole, pick(rng, CONNECTIVES), other(rng, pick(rng, forms)))
+    return whole
+
+
+def sentence(rng: random.Random, *, longer: bool = False) -> Clause:
+    """One random sentence, within both maxima or (`longer`) beyond both."""
+    while True:
+        if longer:
+            clause = compound(rng, 3 + int(rng.random() * 2))
+        elif rng.random() < 0.15:
+            clause = compound(rng, 2)
+        else:
+            clause = pick(rng, SIMPLE)(rng, some_form(rng))
+        beyond = (len(clause.zh) > MAX_CHARACTERS + 1, len(clause.en.split()) > MAX_WORDS)
+        within = len(clause.zh) <= MAX_CHARACTERS and not beyond[1]
+        if all(beyond) if longer else within:
+            return clause
+
+
+def finish(clause: Clause, *, period: bool = True) -> tuple[str, str]:
+    """Capitalises, and punctuates: questions always, statements if `period`."""
+    zh_end, en_end = ("？", "?") if clause.question else ("。", ".") if period else ("", "")
+    return clause.zh + zh_end, clause.en[0].upper() + clause.en[1:] + en_end
+
+
+def split_of(keys: Sequence[str]) -> str:
+    """The split of a sentence with these combinations; one held-out combination decides it."""
+    buckets = [0 if key in FORCED_TEST else zlib.crc32(key.encode()) % 100 for key in keys]
+    return "test" if min(buckets) < 4 else "valid" if min(buckets) < 8 else "train"
+
+
+def sentence_pair(rng: random.Random, *, longer: bool = False) -> tuple[str, str]:
+    """(Chinese, English) from the whole grammar, held-out combinations included."""
+    return finish(sentence(rng, longer=longer), period=rng.random() < 0.75)
+
+
+def pairs(split: str, *, size: int, seed: int = 0) -> list[tuple[str, str]]:
+    """`size` different (Chinese, English) pairs, decided by (split, seed): more begin with fewer.
+
+    Raises:
+      ValueError: `split` is not one of SPLITS.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r} is not one of {', '.join(SPLITS)}")
+    rng, seen = random.Random(f"small world {split} {seed}"), {}
+    while len(seen) < size:
+        clause = sentence(rng, longer=split == "longer")
+        period = rng.random() < 0.75
+        if split in ("longer", split_of(clause.keys)) and clause.zh not in seen:
+            seen[clause.zh] = finish(clause, period=period)
+    return list(seen.values())

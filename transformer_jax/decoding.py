@@ -1,0 +1,381 @@
+"""Greedy search, sampling and beam search over any `decode_step`; nothing here knows the model.
+
+`decode_step(cache, tokens) -> (logits, cache)` advances R rows by one token: `tokens` int32 [R] is
+the previous token of every row (first `bos_id`); `logits` [R, V], of any float dtype, score the
+next. R is B for greedy search and sampling, and B*K for beam search, where row b*K + k is beam k of
+sentence b. The cache is a pytree: a leaf with an axis has leading axis R and follows its beam; a
+scalar leaf (the position) is shared by all rows and left alone. What all beams of a sentence share
+(the encoded source, its keys and values) belongs in the closure of `decode_step`, not in the cache,
+where every step would copy it for nothing.
+
+Options of all three searches:
+  batch_size, max_length: B and T, the room for tokens in the result; static.
+  length_limit: int32 [B] or scalar, the most tokens a row may generate, at most T. A row of limit 0
+    (one that pads the batch) gets length 0 and delays nobody.
+  bos_id, eos_id, pad_id: what a row starts with, ends with, and is padded with.
+
+A length counts generated tokens: without `bos_id`, with `eos_id`. Every function is pure, meant for
+use inside `jax.jit`, and leaves its loop when every row is done. What a row gets depends on that
+row alone: not on the rest of the batch, nor on how far max_length exceeds its length_limit.
+
+Letters: B batch, K beams, R rows, V vocabulary, T max_length, C candidates.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Cache = Any
+DecodeStep = Callable[[Cache, jax.Array], tuple[jax.Array, Cache]]
+Choose = Callable[[jax.Array, jax.Array], jax.Array]  # (logits [B, V], step) -> tokens [B]
+
+
+class SearchResult(NamedTuple):
+    """The hypotheses of each row, best first; K = 1 for greedy search and sampling.
+
+    A hypothesis is complete if its last token, `tokens[b, k, length - 1]`, is `eos_id`; one without
+    was cut at its row's limit. A slot for which no hypothesis exists (the vocabulary is too small
+    for K of them) has log_prob and score -inf, length 0, and only padding.
+    """
+
+    tokens: jax.Array  # int32 [B, K, T], padded with pad_id
+    log_prob: jax.Array  # float32 [B, K], nats: the sum of token_log_probs
+    score: jax.Array  # float32 [B, K]: log_prob over the length penalty; log_prob without beams
+    length: jax.Array  # int32 [B, K]
+    token_log_probs: jax.Array  # float32 [B, K, T], nats, padded with 0
+
+
+class _State(NamedTuple):
+    step: jax.Array  # int32 []
+    limit: jax.Array  # int32 [B]
+    active: jax.Array  # bool [B]
+    last: jax.Array  # int32 [B, K], what decode_step reads next
+    live: SearchResult  # may still grow; by falling log_prob
+    finished: SearchResult  # ends in eos_id; by falling score, -inf in a free slot; only for beams
+    cache: Cache
+
+
+def greedy_search(
+    decode_step: DecodeStep,
+    cache: Cache,
+    *,
+    batch_size: int,
+    max_length: int,
+    length_limit: jax.Array | int,
+    bos_id: int,
+    eos_id: int,
+    pad_id: int,
+) -> SearchResult:
+    """Takes the most probable token at every step; see the module's docstring for the arguments."""
+
+    def choose(logits: jax.Array, step: jax.Array) -> jax.Array:
+        return jnp.argmax(logits, axis=-1)
+
+    state = _start(cache, (batch_size, 1), max_length, length_limit, bos_id, pad_id)
+    return _search_rows(decode_step, choose, state, eos_id, pad_id)
+
+
+def sample(
+    decode_step: DecodeStep,
+    cache: Cache,
+    *,
+    rng: jax.Array,
+    row_ids: jax.Array,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    batch_size: int,
+    max_length: int,
+    length_limit: jax.Array | int,
+    bos_id: int,
+    eos_id: int,
+    pad_id: int,
+) -> SearchResult:
+    """Draws every token from the model's distribution, sharpened and truncated as asked.
+
+    A draw is decided by (rng, row id, position) alone: `row_ids` int32 [B] numbers the rows
+    independently of the batching. The log-probs returned are the model's own, before temperature
+    and truncation.
+
+    Args:
+      temperature: static; divides the logits. Towards 0, sampling becomes greedy search.
+      top_k: static; keeps the k most probable tokens (Fan et al. 2018), 0 all.
+      top_p: static; of those, the fewest that sum to top_p (Holtzman et al. 2020), 1 all.
+
+    Raises:
+      ValueError: temperature <= 0, top_k < 0, or top_p outside (0, 1].
+    """
+    if temperature <= 0:
+        raise ValueError(f"{temperature=} must be above 0; its limit is greedy_search")
+    if top_k < 0:
+        raise ValueError(f"{top_k=} must be at least 0 (0 keeps every token)")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"{top_p=} must lie in (0, 1] (1 keeps every token)")
+    row_rngs = jax.vmap(jax.random.fold_in, (None, 0))(rng, row_ids)
+
+    def choose(logits: jax.Array, step: jax.Array) -> jax.Array:
+        rngs = jax.vmap(jax.random.fold_in, (0, None))(row_rngs, step)
+        kept, tokens = _truncate(logits / temperature, top_k, top_p)
+        picks = jax.vmap(jax.random.categorical)(rngs, kept)
+        return jnp.take_along_axis(tokens, picks[:, None], axis=1)[:, 0]
+
+    state = _start(cache, (batch_size, 1), max_length, length_limit, bos_id, pad_id)
+    return _search_rows(decode_step, choose, state, eos_id, pad_id)
+
+
+def beam_search(
+    decode_step: DecodeStep,
+    cache: Cache,
+    *,
+    batch_size: int,
+    beam_size: int,
+    max_length: int,
+    length_limit: jax.Array | int,
+    length_penalty: jax.Array | float = 0.6,
+    length_penalty_form: str = "gnmt",
+    bos_id: int,
+    eos_id: int,
+    pad_id: int,
+) -> SearchResult:
+    """Beam search (Vaswani et al. 2017, section 6.1: beam 4, penalty 0.6, limit source + 50).
+
+    A row stops once no live hypothesis can enter its K best finished ones, under the most
+    favourable penalty within reach; so stopping early never changes the result. Where fewer than K
+    are finished at the row's limit, live hypotheses (without `eos_id`) fill the slots after them.
+
+    Args:
+      cache: leading axis B*K (`tile_beams` makes it).
+      beam_size: K, static.
+      length_penalty: alpha of `length_normalizer`; 0 ranks by log_prob, more favours longer output.
+      length_penalty_form: "gnmt" or "power", static, see `length_normalizer`.
+
+    Raises:
+      ValueError: beam_size < 1, an unknown form, or a cache that is not tiled.
+    """
+    if beam_size < 1:
+        raise ValueError(f"{beam_size=} must be at least 1")
+    normalizer = functools.partial(
+        length_normalizer, length_penalty=length_penalty, form=length_penalty_form
+    )
+
+    def body(state: _State) -> _State:
+        step, length = state.step, state.step + 1
+        logits, cache = decode_step(state.cache, state.last.reshape(-1))
+        logits = logits.reshape(batch_size, beam_size, -1)
+        live, parent, finished = beam_step(
+            logits, state.live, state.finished, normalizer(length), step=step, eos_id=eos_id
+        )
+        # A row that has stopped must not change while the others go on.
+        live, finished = _select(state.active, (live, finished), (state.live, state.finished))
+        # From here log_prob only falls, and the normalizer is monotonic in the length.
+        best_normalizer = jnp.maximum(normalizer(length + 1), normalizer(state.limit))
+        can_improve = live.log_prob[:, 0] / best_normalizer > finished.score[:, -1]
+        active = state.active & (length < state.limit) & can_improve
+        last, cache = live.tokens[:, :, step], _reorder(cache, parent)
+        return _State(length, state.limit, active, last, live, finished, cache)
+
+    state = _start(cache, (batch_size, beam_size), max_length, length_limit, bos_id, pad_id)
+    state = lax.while_loop(lambda state: jnp.any(state.active), body, state)
+    return _fill_free_slots(state.finished, state.live, pad_id)
+
+
+def beam_step(
+    logits: jax.Array,
+    live: SearchResult,
+    finished: SearchResult,
+    normalizer: jax.Array | float,
+    *,
+    step: jax.Array | int,
+    eos_id: int,
+) -> tuple[SearchResult, jax.Array, SearchResult]:
+    """Grows every live hypothesis by one token; keeps the K best live and the K best finished.
+
+    The 2K best extensions are enough: at most K of them end (one per beam), so K stay live. An end
+    counts only among the best K (as in fairseq and Hugging Face; T2T and Flax take it from all 2K),
+    which makes K = 1 without length penalty greedy search.
+
+    Example, with K = 2, the vocabulary (pad, eos, a, b), and no length penalty. After "a" and "b",
+    with probabilities 0.6 and 0.4, the model gives (eos, a, b) probabilities (0.5, 0.3, 0.2) and
+    (0.1, 0.8, 0.1). The 2K best extensions are
+
+      b a 0.32    a eos 0.30    a a 0.18    a b 0.12
+
+    so the live ones become "b a" and "a a", grown from beams 1 and 0 (`parent`), and "a eos" is
+    finished, with score log 0.30. "a b" is forgotten.
+
+    Args:
+      logits: float [B, K, V].
+      live: hypotheses of length `step`, log_prob -inf where there is none.
+      finished: hypotheses by falling score, -inf where there is none.
+      normalizer: float32 scalar, `length_normalizer` of step + 1.
+      step: int32 scalar, the number of tokens generated so far.
+
+    Returns:
+      (live, parent int32 [B, K]: the beam that each live hypothesis grew from, finished).
+    """
+    beam_size = live.log_prob.shape[1]
+    parent, token, token_log_prob = _best_extensions(logits, live.log_prob, 2 * beam_size)
+    grown = _append(_gather_beams(live, parent), step, token, token_log_prob)
+    grown = grown._replace(score=grown.log_prob / normalizer, length=grown.length + 1)
+    ends = token == eos_id
+    counts = ends & (jnp.arange(ends.shape[1]) < beam_size)
+    pool = _concatenate(finished, grown._replace(score=jnp.where(counts, grown.score, -jnp.inf)))
+    finished = _gather_beams(pool, lax.top_k(pool.score, beam_size)[1])
+
+    grown = grown._replace(log_prob=jnp.where(ends, -jnp.inf, grown.log_prob))
+    best = lax.top_k(grown.log_prob, beam_size)[1]
+    return *_gather_beams((grown, parent), best), finished
+
+
+def length_normalizer(
+    length: jax.Array, *, length_penalty: jax.Array | float, form: str
+) -> jax.Array:
+    """What log_prob is divided by to give the score: float32, of length's shape.
+
+    "gnmt": ((5 + length) / 6) ** length_penalty (Wu et al. 2016, section 7).
+    "power": length ** length_penalty (Hugging Face, CTranslate2).
+    """
+    if form not in ("gnmt", "power"):
+        raise ValueError(f"length penalty {form=} is neither 'gnmt' nor 'power'")
+    length = jnp.maximum(length, 1).astype(jnp.float32)  # a row of limit 0 would give 0 / 0
+    base = (5.0 + length) / 6.0 if form == "gnmt" else length
+    return base ** jnp.float32(length_penalty)
+
+
+def tile_beams(tree: Any, beam_size: int) -> Any:
+    """Repeats every row of the leaves [B, ...] K times, to [B*K, ...]; scalar leaves stay."""
+    return jax.tree.map(lambda x: jnp.repeat(x, beam_size, axis=0) if jnp.ndim(x) else x, tree)
+
+
+def _start(
+    cache: Cache,
+    shape: tuple[int, int],
+    max_length: int,
+    length_limit: jax.Array | int,
+    bos_id: int,
+    pad_id: int,
+) -> _State:
+    """The state before the first token; shape is (B, K)."""
+    if max_length < 1:
+        raise ValueError(f"{max_length=} must be at least 1")
+    limit = jnp.minimum(jnp.broadcast_to(jnp.int32(length_limit), shape[:1]), max_length)
+    # One beam starts; K equal ones would fill the beam with K copies of each hypothesis.
+    live = SearchResult(
+        tokens=jnp.full((*shape, max_length), pad_id, jnp.int32),
+        log_prob=jnp.zeros(shape).at[:, 1:].set(-jnp.inf),
+        score=jnp.zeros(shape),
+        length=jnp.zeros(shape, jnp.int32),
+        token_log_probs=jnp.zeros((*shape, max_length)),
+    )
+    finished = live._replace(score=live.score - jnp.inf)
+    last = jnp.full(shape, bos_id, jnp.int32)
+    return _State(jnp.int32(0), limit, limit > 0, last, live, finished, cache)
+
+
+def _search_rows(
+    decode_step: DecodeStep, choose: Choose, state: _State, eos_id: int, pad_id: int
+) -> SearchResult:
+    """One hypothesis per row, of the tokens that `choose` picks."""
+
+    def body(state: _State) -> _State:
+        step, live, active = state.step, state.live, state.active[:, None]
+        logits, cache = decode_step(state.cache, state.last[:, 0])
+        logits = logits.astype(jnp.float32)
+        token = jnp.where(active, choose(logits, step)[:, None], pad_id)
+        token_log_prob = jnp.take_along_axis(jax.nn.log_softmax(logits), token, axis=1)
+        token_log_prob = jnp.where(active, token_log_prob, 0.0)
+        live = _append(live, step, token, token_log_prob)
+        live = live._replace(score=live.log_prob, length=live.length + active)
+        goes_on = state.active & (token[:, 0] != eos_id) & (step + 1 < state.limit)
+        return _State(step + 1, state.limit, goes_on, token, live, state.finished, cache)
+
+    return lax.while_loop(lambda state: jnp.any(state.active), body, state).live
+
+
+def _truncate(logits: jax.Array, top_k: int, top_p: float) -> tuple[jax.Array, jax.Array]:
+    """Logits [B, V] -> (logits [B, C], -inf where top_p drops; the token of each, int32 [B, C])."""
+    if top_k == 0 and top_p == 1:  # spares the sort
+        return logits, jnp.broadcast_to(jnp.arange(logits.shape[1]), logits.shape)
+    kept, tokens = lax.top_k(logits, min(top_k or logits.shape[1], logits.shape[1]))
+    if top_p < 1:
+        probs = jax.nn.softmax(kept)
+        # The sum *before* a token decides, so the most probable one always stays.
+        kept = jnp.where(jnp.cumsum(probs, axis=-1) - probs < top_p, kept, -jnp.inf)
+    return kept, tokens
+
+
+def _best_extensions(
+    logits: jax.Array, log_prob: jax.Array, count: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The C = min(count, K*V) best extensions of hypotheses of log_prob [B, K], logits [B, K, V].
+
+    Returns parent int32, token int32, token_log_prob float32 (-inf if impossible), all [B, C].
+    """
+    logits = logits.astype(jnp.float32)
+    # The best of each beam, then the best of those: the same answer as one top_k over K*V, measured
+    # faster on two CPU cores (B=64, K=4, V=8192: 5 ms against 6.5).
+    per_beam = min(count, logits.shape[-1])
+    top, tokens = lax.top_k(logits, per_beam)
+    # At most 0, whatever the rounding: the early stop relies on sums that only fall.
+    token_log_prob = jnp.minimum(top - jax.nn.logsumexp(logits, axis=-1, keepdims=True), 0.0)
+    token_log_prob = jnp.where(top > -jnp.inf, token_log_prob, -jnp.inf)  # -inf - -inf is nan
+    sums = (log_prob[..., None] + token_log_prob).reshape(log_prob.shape[0], -1)
+    index = lax.top_k(sums, min(count, sums.shape[1]))[1]
+    pairs = (tokens.reshape(sums.shape), token_log_prob.reshape(sums.shape))
+    return index // per_beam, *_gather_beams(pairs, index)
+
+
+def _fill_free_slots(finished: SearchResult, live: SearchResult, pad_id: int) -> SearchResult:
+    """Puts live hypotheses into the slots that no finished one took, and blanks what is left."""
+    slot = jnp.arange(live.score.shape[1])
+    num_finished = jnp.sum(finished.score > -jnp.inf, axis=1, keepdims=True)
+    index = jnp.where(slot < num_finished, slot, slot.size + slot - num_finished)
+    result = _gather_beams(_concatenate(finished, live), index)
+    blank = SearchResult(pad_id, -jnp.inf, -jnp.inf, 0, 0.0)
+    blank = jax.tree.map(jnp.full_like, result, blank)
+    return jax.vmap(_select)(result.log_prob > -jnp.inf, result, blank)
+
+
+def _gather_beams(tree: Any, index: jax.Array) -> Any:
+    """Selects along axis 1: leaves [B, K, ...] and index [B, C] give [B, C, ...]."""
+    return jax.tree.map(lambda x: jax.vmap(lambda row, i: row[i])(x, index), tree)
+
+
+def _reorder(cache: Cache, parent: jax.Array) -> Cache:
+    """Moves the rows of beam parent[b, k] to beam k: leaves [B*K, ...], parent [B, K]."""
+    if parent.shape[1] == 1:  # spares a copy of the cache
+        return cache
+
+    def reorder(x: jax.Array) -> jax.Array:
+        if x.shape[0] != parent.size:
+            raise ValueError(
+                f"cache leaf {x.shape}: axis 0 is not B*K = {parent.size}: tile_beams?"
+            )
+        # Batched over B, not flat over B*K, so that a cache sharded over B stays where it is.
+        return _gather_beams(x.reshape(*parent.shape, *x.shape[1:]), parent).reshape(x.shape)
+
+    return jax.tree.map(lambda x: reorder(x) if jnp.ndim(x) else x, cache)
+
+
+def _append(
+    live: SearchResult, step: jax.Array | int, token: jax.Array, token_log_prob: jax.Array
+) -> SearchResult:
+    """Writes token and token_log_prob [B, C] at `step`; the caller sets score and length."""
+    return live._replace(
+        tokens=live.tokens.at[:, :, step].set(token),
+        log_prob=live.log_prob + token_log_prob,
+        token_log_probs=live.token_log_probs.at[:, :, step].set(token_log_prob),
+    )
+
+
+def _concatenate(a: SearchResult, b: SearchResult) -> SearchResult:
+    return jax.tree.map(lambda x, y: jnp.concatenate([x, y], axis=1), a, b)
+
+
+def _select(keep: jax.Array, a: Any, b: Any) -> Any:
+    """The rows of tree a where keep [B] is true, those of tree b elsewhere."""
+    return jax.vmap(lambda k, a, b: jax.tree.map(functools.partial(jnp.where, k), a, b))(keep, a, b)

@@ -1,0 +1,107 @@
+"""What surrounds attention: layer norm, feed-forward, embeddings, dropout."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def layer_norm(x: Array, scale: Array, bias: Array, *, epsilon: float) -> Array:
+    """Normalises the last axis to mean 0 and variance 1, then scales and shifts (Ba et al. 2016).
+
+    Statistics are float32 whatever the dtype of `x`; the variance is the biased one.
+
+    Args:
+      x: [..., D].
+      scale: [D].
+      bias: [D].
+      epsilon: added to the variance.
+
+    Returns:
+      [..., D], in the dtype of `x`.
+    """
+    x32 = x.astype(jnp.float32)
+    mean = x32.mean(-1, keepdims=True)
+    centred = x32 - mean
+    variance = jnp.square(centred).mean(-1, keepdims=True)
+    return (centred * jax.lax.rsqrt(variance + epsilon) * scale + bias).astype(x.dtype)
+
+
+def feed_forward(x: Array, w1: Array, b1: Array, w2: Array, b2: Array) -> Array:
+    """FFN(x) = max(0, xW₁ + b₁)W₂ + b₂ (Vaswani et al. 2017, section 3.3).
+
+    Args:
+      x: [B, T, D].
+      w1: [D, F].
+      b1: [F].
+      w2: [F, D].
+      b2: [D].
+
+    Returns:
+      [B, T, D].
+    """
+    return jax.nn.relu(x @ w1 + b1) @ w2 + b2
+
+
+def embed(tokens: Array, table: Array) -> Array:
+    """Looks tokens up and multiplies by √d_model (Vaswani et al. 2017, section 3.4).
+
+    Args:
+      tokens: int32 [B, T].
+      table: [V, D].
+
+    Returns:
+      [B, T, D].
+    """
+    return jnp.take(table, tokens, axis=0) * table.shape[-1] ** 0.5
+
+
+def logits(x: Array, table: Array) -> Array:
+    """The pre-softmax linear transformation, by the embedding table itself (section 3.4).
+
+    Args:
+      x: [B, T, D].
+      table: [V, D].
+
+    Returns:
+      float32 [B, T, V].
+    """
+    return jnp.einsum("btd,vd->btv", x, table, preferred_element_type=jnp.float32)
+
+
+def fold_in_rows(rngs: Array | None, number: int) -> Array | None:
+    """One new PRNG key per row: fold_in(rngs[b], number). None (no dropout) stays None.
+
+    Args:
+      rngs: PRNG keys [B], or None.
+      number: what to fold in, e.g. the number of a layer.
+
+    Returns:
+      PRNG keys [B], or None.
+    """
+    return None if rngs is None else jax.vmap(jax.random.fold_in, (0, None))(rngs, number)
+
+
+def dropout(x: Array, rngs: Array | None, rate: Array | float | None) -> Array:
+    """Zeroes entries with probability `rate` and scales the rest by 1 / (1 - rate).
+
+    Row b is masked by its own key, so that what a row draws depends neither on the batch around
+    it nor on the device it is on. The rate is rounded to 1/65536 (and the scale with it, so that
+    the expectation is exact): one 32-bit draw then serves two entries, which halves the cost.
+
+    Args:
+      x: [B, ...].
+      rngs: PRNG keys [B], or None for no dropout.
+      rate: scalar in [0, 1), may be traced; or None for no dropout.
+
+    Returns:
+      [B, ...], in the dtype of `x`.
+    """
+    if rngs is None or rate is None:
+        return x
+    threshold = jnp.round(jnp.asarray(rate, jnp.float32) * 65536).astype(jnp.uint32)
+    row_size = x[0].size
+    bits = jax.vmap(lambda rng: jax.random.bits(rng, ((row_size + 1) // 2,), jnp.uint32))(rngs)
+    halves = jnp.concatenate([bits & 0xFFFF, bits >> 16], axis=1)
+    keep = (halves[:, :row_size] >= threshold).reshape(x.shape)
+    scale = 65536 / (65536 - threshold.astype(jnp.float32))
+    return jnp.where(keep, x * scale.astype(x.dtype), 0)

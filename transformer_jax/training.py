@@ -1,0 +1,230 @@
+"""Training (Vaswani et al. 2017, section 5): the state, one step, and the loop around it."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from transformer_jax.config import PAD_ID, Config
+from transformer_jax.functional.losses import label_smoothed_cross_entropy
+from transformer_jax.model import Dropout, Transformer
+from transformer_jax.optimizer import adam, cosine_schedule, inverse_sqrt_schedule
+
+Batch = dict[str, Any]
+Metrics = dict[str, Array]
+Reduce = Callable[[Any], Any]
+
+
+@flax.struct.dataclass
+class Hyperparameters:
+    """The options that are numbers: traced, so that changing one compiles nothing again.
+
+    None, for a rate or a norm, is "not at all", and leaves the operation out of the program.
+    """
+
+    seed: Array
+    learning_rate_scale: Array
+    warmup_steps: Array
+    beta1: Array
+    beta2: Array
+    epsilon: Array
+    clip_norm: Array | None
+    label_smoothing: Array
+    dropout_rate: Array | None
+    attention_dropout_rate: Array | None
+
+
+@flax.struct.dataclass
+class TrainState:
+    """What a step reads and writes. `step` counts the updates made."""
+
+    step: Array
+    params: Any
+    opt_state: Any
+    hyperparameters: Hyperparameters
+
+
+def hyperparameters(config: Config) -> Hyperparameters:
+    """The traced options of `config`."""
+
+    def number(value: float) -> Array:
+        return jnp.asarray(value, jnp.float32)
+
+    def number_or_none(value: float) -> Array | None:
+        return number(value) if value else None
+
+    o = config.optimizer
+    return Hyperparameters(
+        seed=jnp.asarray(config.seed, jnp.uint32),
+        learning_rate_scale=number(o.learning_rate_scale),
+        warmup_steps=number(o.warmup_steps),
+        beta1=number(o.beta1),
+        beta2=number(o.beta2),
+        epsilon=number(o.epsilon),
+        clip_norm=number_or_none(o.clip_norm),
+        label_smoothing=number(o.label_smoothing),
+        dropout_rate=number_or_none(config.model.dropout_rate),
+        attention_dropout_rate=number_or_none(config.model.attention_dropout_rate),
+    )
+
+
+def create_state(config: Config, model: Transformer) -> TrainState:
+    """Freshly initialised parameters, at step 0; a function of `config.seed`."""
+
+    def create() -> TrainState:
+        tokens = jnp.ones((1, 1), jnp.int32)
+        params = model.init(jax.random.key(config.seed), tokens, tokens)["params"]
+        h = hyperparameters(config)
+        opt_state = _optimizer(config, h, jnp.ones((), jnp.int32)).init(params)
+        return TrainState(jnp.zeros((), jnp.int32), params, opt_state, h)
+
+    return jax.jit(create)()
+
+
+def _learning_rate(config: Config, h: Hyperparameters, step: Array) -> Array:
+    constants = {"warmup_steps": h.warmup_steps, "scale": h.learning_rate_scale}
+    if config.optimizer.schedule == "cosine":
+        return cosine_schedule(step, num_steps=config.train.steps, **constants)
+    return inverse_sqrt_schedule(step, d_model=config.model.d_model, **constants)
+
+
+def _optimizer(config: Config, h: Hyperparameters, step: Array) -> optax.GradientTransformation:
+    return adam(
+        learning_rate=_learning_rate(config, h, step),
+        beta1=h.beta1,
+        beta2=h.beta2,
+        epsilon=h.epsilon,
+        clip_norm=h.clip_norm,
+    )
+
+
+def make_loss(model: Transformer) -> Callable[..., tuple[Array, Array]]:
+    """loss(params, batch, label_smoothing, dropout) -> (sum in nats, number of target tokens)."""
+
+    def loss(
+        params: Any, batch: Batch, label_smoothing: Array | float, dropout: Dropout
+    ) -> tuple[Array, Array]:
+        logits = model.apply(
+            {"params": params},
+            batch["source_tokens"],
+            batch["decoder_input"],
+            batch["source_segments"],
+            batch["target_segments"],
+            batch["source_positions"],
+            batch["target_positions"],
+            dropout=dropout,
+        )
+        return label_smoothed_cross_entropy(
+            logits, batch["labels"], label_smoothing=label_smoothing, pad_id=PAD_ID
+        )
+
+    return loss
+
+
+def make_train_step(
+    config: Config, model: Transformer, reduce: Reduce = lambda sums: sums
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """train_step(state, batch) -> (state, metrics), for the global batch or one replica's rows.
+
+    Args:
+      config: reads the schedule, the number of steps and of micro-batches.
+      model: the model.
+      reduce: adds up sums over replicas (psum); the identity when one program sees all rows.
+    """
+    loss_and_grads = jax.value_and_grad(make_loss(model), has_aux=True)
+
+    def sums(state: TrainState, batch: Batch) -> tuple[tuple[Array, Array], Any]:
+        h = state.hyperparameters
+        # Randomness is decided by (seed, step, row): the same masks on any number of devices.
+        rng = jax.random.fold_in(jax.random.key(h.seed), state.step)
+        rngs = jax.vmap(jax.random.fold_in, (None, 0))(rng, batch["row"])
+        dropout = Dropout(rngs, h.dropout_rate, h.attention_dropout_rate)
+        return loss_and_grads(state.params, batch, h.label_smoothing, dropout)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        total = _sum_over_micro_batches(lambda b: sums(state, b), batch, config.train.accumulate)
+        (loss_sum, count), grads = reduce(total)
+        # The only division, by the count over all rows of all replicas.
+        grads = jax.tree.map(lambda g: g / count, grads)
+        h, step = state.hyperparameters, state.step + 1
+        updates, opt_state = _optimizer(config, h, step).update(grads, state.opt_state)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {
+            "loss": loss_sum / count,
+            "target_tokens": count,
+            "gradient_norm": optax.global_norm(grads),
+            "learning_rate": _learning_rate(config, h, step),
+        }
+        return state.replace(step=step, params=params, opt_state=opt_state), metrics
+
+    return train_step
+
+
+def _sum_over_micro_batches(sums: Callable[[Batch], Any], batch: Batch, number: int) -> Any:
+    if number == 1:
+        return sums(batch)
+    micro = jax.tree.map(lambda x: x.reshape(number, -1, *x.shape[1:]), batch)
+    zero = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype),
+        jax.eval_shape(sums, jax.tree.map(lambda x: x[0], micro)),
+    )
+    add = lambda total, b: (jax.tree.map(jnp.add, total, sums(b)), None)  # noqa: E731
+    return jax.lax.scan(add, zero, micro)[0]
+
+
+class NonFiniteLoss(ArithmeticError):
+    """The loss or the gradient of a step is not a finite number."""
+
+
+def train(
+    state: TrainState,
+    train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+    batches: Iterator[Batch],
+    *,
+    first_step: int,
+    num_steps: int,
+    on_metrics: Callable[[int, dict[str, float]], None],
+    after_step: Callable[[int, TrainState], None],
+) -> TrainState:
+    """Runs steps first_step + 1 … num_steps. Never waits for the step it has just dispatched.
+
+    Args:
+      state: after `first_step` updates; donated.
+      train_step: compiled.
+      batches: the batch of each step, on the devices.
+      first_step: updates made so far.
+      num_steps: updates to have been made at the end.
+      on_metrics: called with a step and its metrics, one step late.
+      after_step: called with a step's number and state, e.g. to save it.
+
+    Returns:
+      The last state.
+
+    Raises:
+      NonFiniteLoss: naming the step; noticed one step late, like all metrics.
+    """
+    pending: tuple[int, Metrics] | None = None
+
+    def settle() -> None:
+        if pending is not None:
+            on_metrics(pending[0], _finite(*pending))
+
+    for step in range(first_step + 1, num_steps + 1):
+        state, metrics = train_step(state, next(batches))
+        settle()
+        pending = step, metrics
+        after_step(step, state)
+    settle()
+    return state
+
+
+def _finite(step: int, metrics: Metrics) -> dict[str, float]:
+    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    for name in ("loss", "gradient_norm"):
+        if not jnp.isfinite(values[name]):
+            raise NonFiniteLoss(f"step {step}: {name} is {values[name]}")
+    return values
