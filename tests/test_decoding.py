@@ -187,7 +187,7 @@ def test_beam_search_is_the_slow_one_that_never_stops_early(beam_size, form):
     sentences = np.arange(13) * 37
     limits = np.array([11, 7, 13, 1, 2, 13, 13, 5, 3, 13, 13, 11, 7])
     table = model_table(7)
-    for alpha in (-1.0, 0.0, 0.6, 1.7):
+    for alpha in (-1.0, -0.3, 0.0, 0.6, 1.7):
         result = run_beam(
             sentences, limits, alpha, vocab_size=7, beam_size=beam_size, max_length=13, form=form
         )
@@ -289,8 +289,26 @@ def test_impossible_tokens_are_never_chosen():
     assert result.log_prob.dtype == result.score.dtype == jnp.float32
     assert result.tokens[0].tolist() == [[EOS, PAD], [2, EOS], [2, 2], [PAD, PAD]]
     assert result.length[0].tolist() == [1, 2, 2, 0]
-    np.testing.assert_allclose(np.exp(result.log_prob[0]), [1 / 4, 3 / 16, 9 / 16, 0], rtol=1e-2)
+    odds = np.exp(np.float32(logits[2]))  # nearly 3; the sums must be float32 all the same
+    expected = np.array([1, odds / (1 + odds), odds**2 / (1 + odds), 0]) / (1 + odds)
+    np.testing.assert_allclose(np.exp(result.log_prob[0]), expected, rtol=1e-5)
     assert not np.any(np.isnan(result.token_log_probs))
+
+
+def test_a_dead_end_takes_no_place():
+    """After token 3 nothing is possible; its beam (0 / 0 in softmax) must not displace others."""
+
+    def decode_step(cache, tokens):
+        logits = jnp.log(jnp.array([0.0, 0.1, 0.4, 0.5]))
+        return jnp.where(tokens[:, None] == 3, -jnp.inf, logits), cache
+
+    options = {"batch_size": 1, "beam_size": 3, "max_length": 3, "length_limit": 3}
+    search = jax.jit(
+        lambda: decoding.beam_search(decode_step, {}, length_penalty=0.0, **options, **IDS)
+    )
+    result = search()
+    assert result.tokens[0].tolist() == [[EOS, PAD, PAD], [2, EOS, PAD], [2, 2, EOS]]
+    np.testing.assert_allclose(np.exp(result.score[0]), [0.1, 0.04, 0.016], rtol=1e-5)
 
 
 def test_beam_step_docstring_example():
@@ -446,5 +464,5 @@ def test_errors_name_the_values():
     ):
         with pytest.raises(ValueError, match=message):
             call()
-    with pytest.raises(ValueError, match=r"\(2, 7\).*= 6"):
+    with pytest.raises(ValueError, match=r"\(2, 7\).*= 6 rows"):
         decoding.beam_search(step, {"k": jnp.zeros((2, 7))}, beam_size=3, **common)

@@ -9,7 +9,7 @@ scalar leaf (the position) is shared by all rows and left alone. What all beams 
 where every step would copy it for nothing.
 
 Options of all three searches:
-  batch_size, max_length: B and T, the room for tokens in the result; static.
+  batch_size, max_length: B and T (the room for tokens in the result), static.
   length_limit: int32 [B] or scalar, the most tokens a row may generate, at most T. A row of limit 0
     (one that pads the batch) gets length 0 and delays nobody.
   bos_id, eos_id, pad_id: what a row starts with, ends with, and is padded with.
@@ -17,17 +17,17 @@ Options of all three searches:
 A length counts generated tokens: without `bos_id`, with `eos_id`. Every function is pure, meant for
 use inside `jax.jit`, and leaves its loop when every row is done. What a row gets depends on that
 row alone: not on the rest of the batch, nor on how far max_length exceeds its length_limit.
-
 Letters: B batch, K beams, R rows, V vocabulary, T max_length, C candidates.
 """
 
-import functools
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 
 Cache = Any
 DecodeStep = Callable[[Cache, jax.Array], tuple[jax.Array, Cache]]
@@ -65,18 +65,14 @@ def greedy_search(
     *,
     batch_size: int,
     max_length: int,
-    length_limit: jax.Array | int,
+    length_limit: ArrayLike,
     bos_id: int,
     eos_id: int,
     pad_id: int,
 ) -> SearchResult:
     """Takes the most probable token at every step; see the module's docstring for the arguments."""
-
-    def choose(logits: jax.Array, step: jax.Array) -> jax.Array:
-        return jnp.argmax(logits, axis=-1)
-
     state = _start(cache, (batch_size, 1), max_length, length_limit, bos_id, pad_id)
-    return _search_rows(decode_step, choose, state, eos_id, pad_id)
+    return _search_rows(decode_step, lambda x, step: jnp.argmax(x, axis=-1), state, eos_id, pad_id)
 
 
 def sample(
@@ -90,24 +86,21 @@ def sample(
     top_p: float = 1.0,
     batch_size: int,
     max_length: int,
-    length_limit: jax.Array | int,
+    length_limit: ArrayLike,
     bos_id: int,
     eos_id: int,
     pad_id: int,
 ) -> SearchResult:
     """Draws every token from the model's distribution, sharpened and truncated as asked.
 
-    A draw is decided by (rng, row id, position) alone: `row_ids` int32 [B] numbers the rows
-    independently of the batching. The log-probs returned are the model's own, before temperature
-    and truncation.
+    A draw is decided by (rng, row id, position) alone; `row_ids` int32 [B] number the rows whatever
+    the batching. The log-probs returned are the model's own, before temperature and truncation.
 
     Args:
       temperature: static; divides the logits. Towards 0, sampling becomes greedy search.
       top_k: static; keeps the k most probable tokens (Fan et al. 2018), 0 all.
       top_p: static; of those, the fewest that sum to top_p (Holtzman et al. 2020), 1 all.
-
-    Raises:
-      ValueError: temperature <= 0, top_k < 0, or top_p outside (0, 1].
+    Raises ValueError for temperature <= 0, top_k < 0, or top_p outside (0, 1].
     """
     if temperature <= 0:
         raise ValueError(f"{temperature=} must be above 0; its limit is greedy_search")
@@ -134,8 +127,8 @@ def beam_search(
     batch_size: int,
     beam_size: int,
     max_length: int,
-    length_limit: jax.Array | int,
-    length_penalty: jax.Array | float = 0.6,
+    length_limit: ArrayLike,
+    length_penalty: ArrayLike = 0.6,
     length_penalty_form: str = "gnmt",
     bos_id: int,
     eos_id: int,
@@ -148,19 +141,14 @@ def beam_search(
     are finished at the row's limit, live hypotheses (without `eos_id`) fill the slots after them.
 
     Args:
-      cache: leading axis B*K (`tile_beams` makes it).
-      beam_size: K, static.
+      cache, beam_size: B*K rows (`tile_beams` makes them); K, static.
       length_penalty: alpha of `length_normalizer`; 0 ranks by log_prob, more favours longer output.
       length_penalty_form: "gnmt" or "power", static, see `length_normalizer`.
-
-    Raises:
-      ValueError: beam_size < 1, an unknown form, or a cache that is not tiled.
+    Raises ValueError for beam_size < 1, an unknown form, or a cache that is not tiled.
     """
     if beam_size < 1:
         raise ValueError(f"{beam_size=} must be at least 1")
-    normalizer = functools.partial(
-        length_normalizer, length_penalty=length_penalty, form=length_penalty_form
-    )
+    normalizer = partial(length_normalizer, length_penalty=length_penalty, form=length_penalty_form)
 
     def body(state: _State) -> _State:
         step, length = state.step, state.step + 1
@@ -187,9 +175,9 @@ def beam_step(
     logits: jax.Array,
     live: SearchResult,
     finished: SearchResult,
-    normalizer: jax.Array | float,
+    normalizer: ArrayLike,
     *,
-    step: jax.Array | int,
+    step: ArrayLike,
     eos_id: int,
 ) -> tuple[SearchResult, jax.Array, SearchResult]:
     """Grows every live hypothesis by one token; keeps the K best live and the K best finished.
@@ -213,9 +201,7 @@ def beam_step(
       finished: hypotheses by falling score, -inf where there is none.
       normalizer: float32 scalar, `length_normalizer` of step + 1.
       step: int32 scalar, the number of tokens generated so far.
-
-    Returns:
-      (live, parent int32 [B, K]: the beam that each live hypothesis grew from, finished).
+    Returns (live, parent int32 [B, K]: the beam that each live hypothesis grew from, finished).
     """
     beam_size = live.log_prob.shape[1]
     parent, token, token_log_prob = _best_extensions(logits, live.log_prob, 2 * beam_size)
@@ -223,7 +209,8 @@ def beam_step(
     grown = grown._replace(score=grown.log_prob / normalizer, length=grown.length + 1)
     ends = token == eos_id
     counts = ends & (jnp.arange(ends.shape[1]) < beam_size)
-    pool = _concatenate(finished, grown._replace(score=jnp.where(counts, grown.score, -jnp.inf)))
+    ending = grown._replace(score=jnp.where(counts, grown.score, -jnp.inf))
+    pool = jax.tree.map(lambda x, y: jnp.concatenate([x, y], axis=1), finished, ending)
     finished = _gather_beams(pool, lax.top_k(pool.score, beam_size)[1])
 
     grown = grown._replace(log_prob=jnp.where(ends, -jnp.inf, grown.log_prob))
@@ -231,9 +218,7 @@ def beam_step(
     return *_gather_beams((grown, parent), best), finished
 
 
-def length_normalizer(
-    length: jax.Array, *, length_penalty: jax.Array | float, form: str
-) -> jax.Array:
+def length_normalizer(length: jax.Array, *, length_penalty: ArrayLike, form: str) -> jax.Array:
     """What log_prob is divided by to give the score: float32, of length's shape.
 
     "gnmt": ((5 + length) / 6) ** length_penalty (Wu et al. 2016, section 7).
@@ -252,28 +237,19 @@ def tile_beams(tree: Any, beam_size: int) -> Any:
 
 
 def _start(
-    cache: Cache,
-    shape: tuple[int, int],
-    max_length: int,
-    length_limit: jax.Array | int,
-    bos_id: int,
-    pad_id: int,
+    cache: Cache, shape: tuple[int, int], max_length: int, limit: ArrayLike, bos_id: int, pad: int
 ) -> _State:
     """The state before the first token; shape is (B, K)."""
     if max_length < 1:
         raise ValueError(f"{max_length=} must be at least 1")
-    limit = jnp.minimum(jnp.broadcast_to(jnp.int32(length_limit), shape[:1]), max_length)
+    limit = jnp.minimum(jnp.broadcast_to(jnp.int32(limit), shape[:1]), max_length)
+    tokens = jnp.full((*shape, max_length), pad, jnp.int32)
+    zeros = jnp.zeros(tokens.shape, jnp.float32)
+    score, length = zeros[..., 0], jnp.zeros(shape, jnp.int32)
     # One beam starts; K equal ones would fill the beam with K copies of each hypothesis.
-    live = SearchResult(
-        tokens=jnp.full((*shape, max_length), pad_id, jnp.int32),
-        log_prob=jnp.zeros(shape).at[:, 1:].set(-jnp.inf),
-        score=jnp.zeros(shape),
-        length=jnp.zeros(shape, jnp.int32),
-        token_log_probs=jnp.zeros((*shape, max_length)),
-    )
-    finished = live._replace(score=live.score - jnp.inf)
-    last = jnp.full(shape, bos_id, jnp.int32)
-    return _State(jnp.int32(0), limit, limit > 0, last, live, finished, cache)
+    live = SearchResult(tokens, score.at[:, 1:].set(-jnp.inf), score, length, zeros)
+    finished = live._replace(score=score - jnp.inf)
+    return _State(jnp.int32(0), limit, limit > 0, length + bos_id, live, finished, cache)
 
 
 def _search_rows(
@@ -285,7 +261,7 @@ def _search_rows(
         step, live, active = state.step, state.live, state.active[:, None]
         logits, cache = decode_step(state.cache, state.last[:, 0])
         logits = logits.astype(jnp.float32)
-        token = jnp.where(active, choose(logits, step)[:, None], pad_id)
+        token = jnp.where(active, choose(logits, step)[:, None], pad_id).astype(jnp.int32)
         token_log_prob = jnp.take_along_axis(jax.nn.log_softmax(logits), token, axis=1)
         token_log_prob = jnp.where(active, token_log_prob, 0.0)
         live = _append(live, step, token, token_log_prob)
@@ -308,9 +284,7 @@ def _truncate(logits: jax.Array, top_k: int, top_p: float) -> tuple[jax.Array, j
     return kept, tokens
 
 
-def _best_extensions(
-    logits: jax.Array, log_prob: jax.Array, count: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _best_extensions(logits: jax.Array, log_prob: jax.Array, count: int) -> tuple[jax.Array, ...]:
     """The C = min(count, K*V) best extensions of hypotheses of log_prob [B, K], logits [B, K, V].
 
     Returns parent int32, token int32, token_log_prob float32 (-inf if impossible), all [B, C].
@@ -325,18 +299,17 @@ def _best_extensions(
     token_log_prob = jnp.where(top > -jnp.inf, token_log_prob, -jnp.inf)  # -inf - -inf is nan
     sums = (log_prob[..., None] + token_log_prob).reshape(log_prob.shape[0], -1)
     index = lax.top_k(sums, min(count, sums.shape[1]))[1]
-    pairs = (tokens.reshape(sums.shape), token_log_prob.reshape(sums.shape))
-    return index // per_beam, *_gather_beams(pairs, index)
+    flat = jax.tree.map(lambda x: x.reshape(sums.shape), (tokens, token_log_prob))
+    return index // per_beam, *_gather_beams(flat, index)
 
 
 def _fill_free_slots(finished: SearchResult, live: SearchResult, pad_id: int) -> SearchResult:
     """Puts live hypotheses into the slots that no finished one took, and blanks what is left."""
     slot = jnp.arange(live.score.shape[1])
     num_finished = jnp.sum(finished.score > -jnp.inf, axis=1, keepdims=True)
-    index = jnp.where(slot < num_finished, slot, slot.size + slot - num_finished)
-    result = _gather_beams(_concatenate(finished, live), index)
-    blank = SearchResult(pad_id, -jnp.inf, -jnp.inf, 0, 0.0)
-    blank = jax.tree.map(jnp.full_like, result, blank)
+    unfinished = _gather_beams(live, jnp.maximum(slot - num_finished, 0))
+    result = jax.vmap(_select)(slot < num_finished, finished, unfinished)
+    blank = jax.tree.map(jnp.full_like, result, SearchResult(pad_id, -jnp.inf, -jnp.inf, 0, 0.0))
     return jax.vmap(_select)(result.log_prob > -jnp.inf, result, blank)
 
 
@@ -352,30 +325,22 @@ def _reorder(cache: Cache, parent: jax.Array) -> Cache:
 
     def reorder(x: jax.Array) -> jax.Array:
         if x.shape[0] != parent.size:
-            raise ValueError(
-                f"cache leaf {x.shape}: axis 0 is not B*K = {parent.size}: tile_beams?"
-            )
+            raise ValueError(f"cache leaf {x.shape} has not B*K = {parent.size} rows: tile_beams?")
         # Batched over B, not flat over B*K, so that a cache sharded over B stays where it is.
         return _gather_beams(x.reshape(*parent.shape, *x.shape[1:]), parent).reshape(x.shape)
 
     return jax.tree.map(lambda x: reorder(x) if jnp.ndim(x) else x, cache)
 
 
-def _append(
-    live: SearchResult, step: jax.Array | int, token: jax.Array, token_log_prob: jax.Array
-) -> SearchResult:
-    """Writes token and token_log_prob [B, C] at `step`; the caller sets score and length."""
+def _append(live: SearchResult, step: ArrayLike, token: jax.Array, nats: jax.Array) -> SearchResult:
+    """Writes token and its log-prob [B, C] at `step`; the caller sets score and length."""
     return live._replace(
         tokens=live.tokens.at[:, :, step].set(token),
-        log_prob=live.log_prob + token_log_prob,
-        token_log_probs=live.token_log_probs.at[:, :, step].set(token_log_prob),
+        log_prob=live.log_prob + nats,
+        token_log_probs=live.token_log_probs.at[:, :, step].set(nats),
     )
-
-
-def _concatenate(a: SearchResult, b: SearchResult) -> SearchResult:
-    return jax.tree.map(lambda x, y: jnp.concatenate([x, y], axis=1), a, b)
 
 
 def _select(keep: jax.Array, a: Any, b: Any) -> Any:
     """The rows of tree a where keep [B] is true, those of tree b elsewhere."""
-    return jax.vmap(lambda k, a, b: jax.tree.map(functools.partial(jnp.where, k), a, b))(keep, a, b)
+    return jax.vmap(lambda k, a, b: jax.tree.map(partial(jnp.where, k), a, b))(keep, a, b)

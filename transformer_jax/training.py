@@ -1,5 +1,6 @@
 """Training (Vaswani et al. 2017, section 5): the state, one step, and the loop around it."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -102,12 +103,12 @@ def _optimizer(config: Config, h: Hyperparameters, step: Array) -> optax.Gradien
     )
 
 
-def make_loss(model: Transformer) -> Callable[..., tuple[Array, Array]]:
-    """loss(params, batch, label_smoothing, dropout) -> (sum in nats, number of target tokens)."""
+def make_loss(model: Transformer) -> Callable[..., tuple[Array, Metrics]]:
+    """loss(params, batch, label_smoothing, dropout) -> (sum in nats, counts of real tokens)."""
 
     def loss(
         params: Any, batch: Batch, label_smoothing: Array | float, dropout: Dropout
-    ) -> tuple[Array, Array]:
+    ) -> tuple[Array, Metrics]:
         logits = model.apply(
             {"params": params},
             batch["source_tokens"],
@@ -118,9 +119,11 @@ def make_loss(model: Transformer) -> Callable[..., tuple[Array, Array]]:
             batch["target_positions"],
             dropout=dropout,
         )
-        return label_smoothed_cross_entropy(
+        loss_sum, count = label_smoothed_cross_entropy(
             logits, batch["labels"], label_smoothing=label_smoothing, pad_id=PAD_ID
         )
+        source_count = (batch["source_segments"] != 0).sum().astype(jnp.float32)
+        return loss_sum, {"target_tokens": count, "source_tokens": source_count}
 
     return loss
 
@@ -137,7 +140,7 @@ def make_train_step(
     """
     loss_and_grads = jax.value_and_grad(make_loss(model), has_aux=True)
 
-    def sums(state: TrainState, batch: Batch) -> tuple[tuple[Array, Array], Any]:
+    def sums(state: TrainState, batch: Batch) -> tuple[tuple[Array, Metrics], Any]:
         h = state.hyperparameters
         # Randomness is decided by (seed, step, row): the same masks on any number of devices.
         rng = jax.random.fold_in(jax.random.key(h.seed), state.step)
@@ -147,15 +150,15 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         total = _sum_over_micro_batches(lambda b: sums(state, b), batch, config.train.accumulate)
-        (loss_sum, count), grads = reduce(total)
+        (loss_sum, counts), grads = reduce(total)
         # The only division, by the count over all rows of all replicas.
-        grads = jax.tree.map(lambda g: g / count, grads)
+        grads = jax.tree.map(lambda g: g / counts["target_tokens"], grads)
         h, step = state.hyperparameters, state.step + 1
         updates, opt_state = _optimizer(config, h, step).update(grads, state.opt_state)
         params = optax.apply_updates(state.params, updates)
         metrics = {
-            "loss": loss_sum / count,
-            "target_tokens": count,
+            "loss": loss_sum / counts["target_tokens"],
+            **counts,
             "gradient_norm": optax.global_norm(grads),
             "learning_rate": _learning_rate(config, h, step),
         }
@@ -177,7 +180,11 @@ def _sum_over_micro_batches(sums: Callable[[Batch], Any], batch: Batch, number: 
 
 
 class NonFiniteLoss(ArithmeticError):
-    """The loss or the gradient of a step is not a finite number."""
+    """The loss or the gradient of `step` is not a finite number."""
+
+    def __init__(self, step: int, name: str, value: float) -> None:
+        super().__init__(f"step {step}: {name} is {value}")
+        self.step = step
 
 
 def train(
@@ -188,7 +195,9 @@ def train(
     first_step: int,
     num_steps: int,
     on_metrics: Callable[[int, dict[str, float]], None],
-    after_step: Callable[[int, TrainState], None],
+    pauses_at: Callable[[int], bool],
+    on_pause: Callable[[int, TrainState], None],
+    one_copy: Callable[[Any], Any] = lambda tree: tree,
 ) -> TrainState:
     """Runs steps first_step + 1 … num_steps. Never waits for the step it has just dispatched.
 
@@ -199,7 +208,10 @@ def train(
       first_step: updates made so far.
       num_steps: updates to have been made at the end.
       on_metrics: called with a step and its metrics, one step late.
-      after_step: called with a step's number and state, e.g. to save it.
+      pauses_at: whether to pause after a step.
+      on_pause: called then, with the step and its state: to evaluate it, to save it. The metrics
+        of every step so far have been read, so nothing is in flight on the devices.
+      one_copy: takes metrics from all replicas to one copy.
 
     Returns:
       The last state.
@@ -208,23 +220,23 @@ def train(
       NonFiniteLoss: naming the step; noticed one step late, like all metrics.
     """
     pending: tuple[int, Metrics] | None = None
-
-    def settle() -> None:
-        if pending is not None:
-            on_metrics(pending[0], _finite(*pending))
-
     for step in range(first_step + 1, num_steps + 1):
         state, metrics = train_step(state, next(batches))
-        settle()
-        pending = step, metrics
-        after_step(step, state)
-    settle()
+        if pending:
+            on_metrics(pending[0], _finite(*pending))
+        pending = step, one_copy(metrics)
+        if pauses_at(step):
+            on_metrics(step, _finite(*pending))
+            pending = None
+            on_pause(step, state)
+    if pending:
+        on_metrics(pending[0], _finite(*pending))
     return state
 
 
 def _finite(step: int, metrics: Metrics) -> dict[str, float]:
     values = {name: float(value) for name, value in jax.device_get(metrics).items()}
     for name in ("loss", "gradient_norm"):
-        if not jnp.isfinite(values[name]):
-            raise NonFiniteLoss(f"step {step}: {name} is {values[name]}")
+        if not math.isfinite(values[name]):
+            raise NonFiniteLoss(step, name, values[name])
     return values

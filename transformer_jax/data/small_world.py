@@ -37,8 +37,11 @@ class Phrase(NamedTuple):
     en: str = ""
 
 
+NOTHING = Phrase()
+
+
 class Noun(NamedTuple):
-    """`unit` measures a mass noun in English (杯 cup); without `measure` a noun is only ever bare."""
+    """`unit` measures a mass noun in English (杯 cup); without `measure` it is only ever bare."""
 
     zh: str
     en: str
@@ -92,10 +95,10 @@ def phrases(table: str) -> list[Phrase]:
     return [Phrase(*entry.split(maxsplit=1)) for entry in table.split(",")]
 
 
-def entries(table: str) -> list[tuple[str, ...]]:
+def entries(table: str) -> tuple[tuple[str, ...], ...]:
     """Reads `看 read: book paper: study; …` into (看, read, book paper, study)."""
     rows = (entry.split(":") for entry in table.split(";"))
-    return [(*head.split(maxsplit=1), *(field.strip() for field in rest)) for head, *rest in rows]
+    return tuple((*head.split(maxsplit=1), *map(str.strip, rest)) for head, *rest in rows)
 
 
 def read_nouns(table: str) -> list[Noun]:
@@ -125,7 +128,9 @@ NOUNS = read_nouns("""
     book 本: 书 book, 小说 novel; paper 本: 杂志 magazine; paper 份: 报纸 newspaper=the newspaper;
     letter 封: 信 letter; show 部: 电影 movie; show 场: 比赛 game; show: 电视 TV=TV;
     song 首: 歌 song; music: 音乐 music=music; bike 辆: 自行车 bicycle; photo 张: 照片 photo;
-    car 辆: 汽车 car, 卡车 truck, 公共汽车 bus; clothing 件: 衬衫 shirt, 毛衣 sweater, 外套 coat;
+    car 辆: 汽车 car;
+    truck 辆: 卡车 truck, 公共汽车 bus, 出租车 taxi;
+    clothing 件: 衬衫 shirt, 毛衣 sweater, 外套 coat;
     clothing 条: 裙子 skirt; clothing 顶: 帽子 hat; ware 个: 杯子 cup, 盘子 plate, 碗 bowl;
     ware 把: 刀 knife; tool 把: 雨伞 umbrella, 钥匙 key; tool 支: 铅笔 pencil, 钢笔 pen;
     tool 个: 盒子 box, 包 bag, 礼物 gift; tool 块: 手表 watch; tool 台: 电脑 computer;
@@ -153,13 +158,16 @@ VERBS = [Verb(*entry) for entry in entries("""
     买 buy: produce dish grain drink book paper clothing tool car bike: shop: phnfwy;
     卖 sell: produce book clothing: shop: phnf; 写 write: letter: study: phnfwl;
     做 make: dish: home: phnfcwl; 做 do: homework: study: phnfw;
-    洗 wash: clothing ware produce car: home: phnfw; 听 listen to: music song: home: phnfwl;
+    洗 wash: clothing ware produce car: wash: phnfw; 听 listen to: music song: home: phnfwl;
     唱 sing: song: eat: phnfcwl; 画 draw: pet fish farm mount wild nature house: out: phnfcwl;
     喂 feed: pet fish farm mount: out: phnfwl; 骑 ride: bike mount: out: phnfcwl;
-    开 drive: car: world: phnfcwl; 修 fix: car bike: home: phnfcwl; 拍 take: photo: out: phnfwl;
+    开 drive: car truck: world: phnfcwl; 修 fix: car truck bike: yard: phnfcwl;
+    拍 take: photo: out: phnfwl;
     学 study: language topic: study: phnfwly; 教 teach: language topic: class: phnfcwly;
-    说 speak: language: class: phnfcwl; 打 play: ball: out: phnfcwl; 踢 play: football: out: phnfcwl;
-    弹 play: keyboard: home: phnfcwl; 拉 play: violin: home: phnfcwl; 找 look for: tool pet: home: pnfw;
+    说 speak: language: class: phnfcwl; 打 play: ball: out: phnfcwl;
+    踢 play: football: out: phnfcwl;
+    弹 play: keyboard: home: phnfcwl; 拉 play: violin: home: phnfcwl;
+    找 look for: tool pet: home: pnfw;
     等 wait for: job: city: pnf; 帮助 help: job person: class: phnfwl;
     看见 see: pet wild farm mount job person: out: p; 睡觉 sleep:: home: phnfwl;
     做饭 cook:: home: phnfcwl; 跑步 run:: out: phnfwl; 散步 take a walk:: out: phnfwl;
@@ -172,28 +180,34 @@ STATIVES = [Verb(*entry, "", "h") for entry in entries("""
     想要 want: pet produce dish drink book clothing tool car bike;
     需要 need: book clothing tool ware furniture car bike""")]  # fmt: skip
 PLACES = entries("""
-    家 at home: home study eat; 学校 at school: study eat city class go;
+    家 at home: home study eat wash yard; 车库 in the garage: yard;
+    学校 at school: study eat city class go;
     图书馆 in the library: study city go; 教室 in the classroom: study class;
     咖啡馆 in the coffee shop: study eat go; 办公室 in the office: study city;
     厨房 in the kitchen: eat; 饭馆 at the restaurant: eat city go; 公园 in the park: out eat go;
-    花园 in the garden: out home; 河边 by the river: out water; 湖边 by the lake: out water;
+    花园 in the garden: out yard; 房间 in the room: home study; 河边 by the river: out water;
+    湖边 by the lake: out water;
     海边 by the sea: out water; 商店 at the store: shop go; 超市 at the supermarket: shop go;
     市场 at the market: shop go; 医院 at the hospital: city go; 银行 at the bank: go;
-    机场 at the airport: city go; 博物馆 at the museum: city go; 火车站 at the train station: city go;
+    机场 at the airport: city go; 博物馆 at the museum: city go;
+    火车站 at the train station: city go;
     北京 in Beijing: world shop go; 上海 in Shanghai: world shop go;
     英国 in England: world class go; 法国 in France: world class go""")
 LOCATIONS = entries("""
     桌子上 on the table: book paper letter tool ware produce dish photo;
     椅子上 on the chair: book paper clothing tool; 床上 on the bed: book paper clothing tool;
     床下 under the bed: tool book pet; 冰箱里 in the fridge: produce dish;
-    房间里 in the room: furniture person; 教室里 in the classroom: person furniture;
+    房间里 in the room: furniture person; 教室里 in the classroom: person;
     山上 on the mountain: nature house farm; 树下 under the tree: pet person bike;
     公园里 in the park: person pet bike; 河里 in the river: fish""")
 ADJECTIVES = entries("""
     大 big: pet farm mount wild fish produce dish ware furniture house nature;
-    小 small: ware furniture house produce; 新 new: book clothing tool ware furniture car bike house;
-    旧 old: book clothing tool furniture car bike; 贵 expensive: book clothing tool furniture car bike;
-    便宜 cheap: book clothing tool furniture car bike; 漂亮 beautiful: clothing furniture house mount;
+    小 small: ware furniture house produce;
+    新 new: book clothing tool ware furniture car bike house;
+    旧 old: book clothing tool furniture car bike;
+    贵 expensive: book clothing tool furniture car bike;
+    便宜 cheap: book clothing tool furniture car bike;
+    漂亮 beautiful: clothing furniture house mount;
     可爱 cute: pet; 奇怪 strange: wild tool letter; 聪明 smart: pet mount wild;
     好吃 delicious: produce dish; 有意思 interesting: book paper show letter;
     红色 red: clothing tool ware car bike nature; 蓝色 blue: clothing tool ware car bike;
@@ -298,9 +312,9 @@ def nouns_of(kinds: str, *, measured: bool = False) -> list[Noun]:
 
 
 @functools.cache
-def of_kind(table: str, kind: str) -> list[Phrase]:
+def of_kind(table: tuple[tuple[str, ...], ...], kind: str) -> list[Phrase]:
     """The phrases of PLACES, LOCATIONS, ADJECTIVES or COMPARED that go with `kind`."""
-    return [Phrase(zh, en) for zh, en, kinds in globals()[table] if kind in kinds.split()]
+    return [Phrase(zh, en) for zh, en, kinds in table if kind in kinds.split()]
 
 
 def attribute(adjective: Phrase) -> str:
@@ -312,9 +326,9 @@ def noun_phrase(
     noun: Noun,
     determiner: Phrase,
     *,
-    many: bool,
+    many: bool = False,
     measured: bool = True,
-    adjective: Phrase = Phrase(),
+    adjective: Phrase = NOTHING,
 ) -> Phrase:
     """两 two + 书 book -> 两本书 two books; 一 a + 茶 tea -> 一杯茶 a cup of tea."""
     zh = determiner.zh + noun.measure * measured + attribute(adjective) + noun.zh
@@ -326,8 +340,8 @@ def noun_phrase(
 
 def counted(rng: random.Random, noun: Noun, *, one: bool = False) -> Phrase:
     """一本书, 三本红色的书, 很多书."""
-    roll, adjective = rng.random(), Phrase()
-    fitting = of_kind("ADJECTIVES", noun.kind)
+    roll, adjective = rng.random(), NOTHING
+    fitting = of_kind(ADJECTIVES, noun.kind)
     if fitting and rng.random() < 0.3:
         adjective = pick(rng, fitting)
     if one or roll < 0.45:
@@ -382,10 +396,12 @@ def bare(noun: Noun, tense: str) -> str:
         return noun.bare
     if noun.kind == "job":
         return "the " + noun.en
-    at_once = "book letter paper show song car bike mount pet wild farm fish nature house tool"
+    at_once = "book letter paper show song mount pet wild farm fish nature house tool"
     if tense == "one" or (tense == "now" and noun.kind in at_once.split()):
         return indefinite(noun.en)
-    return indefinite(noun.en) if noun.kind in ("car", "bike") and tense else plural(noun.en)
+    return (
+        indefinite(noun.en) if noun.kind in ("car", "truck", "bike") and tense else plural(noun.en)
+    )
 
 
 def object_phrase(rng: random.Random, noun: Noun, tense: str, form: str) -> Phrase:
@@ -397,7 +413,9 @@ def object_phrase(rng: random.Random, noun: Noun, tense: str, form: str) -> Phra
     if not noun.measure or (roll < bare_share and noun.kind != "person"):
         return Phrase(noun.zh, bare(noun, tense))
     if bare_share < roll < counted_share:
-        return counted(rng, noun, one=tense == "now" or noun.kind in ("car", "bike", "mount"))
+        return counted(
+            rng, noun, one=tense == "now" or noun.kind in ("car", "truck", "bike", "mount")
+        )
     return Phrase(*definite(rng, noun)[:2])
 
 
@@ -450,9 +468,9 @@ def arrange(subject: str, auxiliary: str, finite: str, plain: str, form: str) ->
 
 def render(
     subject: Subject, action: Action, tense: str, form: str = "statement",
-    time: Phrase = Phrase(), often: Phrase = Phrase(), plan: bool = False,
+    time: Phrase = NOTHING, often: Phrase = NOTHING, plan: bool = False,
 ) -> Clause:  # fmt: skip
-    """A clause with a verb: Chinese time, 不, place, verb, object; English verb, object, place, time.
+    """Chinese time, 不, place, verb, object is English verb, object, place, time.
 
     `form` is statement, negative or question; `plan` says 要 for 会.
     """
@@ -461,7 +479,7 @@ def render(
         marker = "没"
     if tense == "now" and not action.place.zh:
         marker += "在"  # 正 and 没 share the 在 of a place: 正在看书, 正在学校看书
-    if plan and marker == "会":
+    if plan and tense == "future" and marker == "会":
         marker = "要"
     done = "了" if tense == "past" and form != "negative" else ""
     zh = "".join((subject.zh, time.zh, often.zh, marker, action.place.zh, action.zh, done,
@@ -499,22 +517,20 @@ def asked(rng: random.Random, form: str) -> Subject:
 def when(rng: random.Random, verb: Verb, tense: str, form: str) -> tuple[Phrase, Phrase]:
     """(time, frequency). Past and future always have a time: Chinese verbs do not say when."""
     if tense == "now":
-        return pick(rng, (NOW, Phrase())), Phrase()
+        return pick(rng, (NOW, NOTHING)), NOTHING
     times = {"past": PAST, "habit": HABIT, "future": FUTURE, "want": FUTURE}.get(tense)
     if (
         not times
         or (tense, form) == ("habit", "negative")
         or (tense == "want" and rng.random() < 0.6)
     ):
-        return Phrase(), Phrase()
+        return NOTHING, NOTHING
     if tense == "habit" and rng.random() < 0.4:
-        return Phrase(), pick(rng, FREQUENCIES[: 1 if form == "question" else None])
-    return pick(rng, times if "y" in verb.tenses else times[:-2]), Phrase()
+        return NOTHING, pick(rng, FREQUENCIES[: 1 if form == "question" else None])
+    return pick(rng, times if "y" in verb.tenses else times[:-2]), NOTHING
 
 
-def event(
-    rng: random.Random, form: str, tense: str = "", subject: Subject | None = None
-) -> Clause:
+def event(rng: random.Random, form: str, tense: str = "", subject: Subject | None = None) -> Clause:
     """她昨天在学校看了三本书 -> she read three books at school yesterday."""
     verb = pick(rng, [verb for verb in VERBS if tense[:1] in verb.tenses])
     tense = tense or pick(rng, [name for name in TENSES if name[0] in verb.tenses])
@@ -530,16 +546,16 @@ def event(
 
 def journey(rng: random.Random, verb: Verb) -> Action:
     """坐火车去北京 -> go to Beijing by train."""
-    zh, en = pick(rng, of_kind("PLACES", "go"))
+    zh, en = pick(rng, of_kind(PLACES, "go"))
     means = pick(rng, FAR if en.startswith("in ") and "the" not in en else NEAR)
     to = Phrase(zh, "to " + en.split(" ", 1)[1])
-    return Action(verb.zh, verb.en, to, means if rng.random() < 0.3 else Phrase(), (zh,))
+    return Action(verb.zh, verb.en, to, means if rng.random() < 0.3 else NOTHING, (zh,))
 
 
 def deed(rng: random.Random, verb: Verb, tense: str, form: str) -> Action:
     """在学校看三本书; sometimes with two objects, 一个苹果和两个橙子."""
-    nouns, places = nouns_of(verb.kinds), of_kind("PLACES", verb.places)
-    target, heads = Phrase(), ("",)
+    nouns, places = nouns_of(verb.kinds), of_kind(PLACES, verb.places)
+    target, heads = NOTHING, ("",)
     if nouns:
         noun, other = pick(rng, nouns), pick(rng, nouns)
         target, heads = object_phrase(rng, noun, tense, form), (noun.zh,)
@@ -574,7 +590,7 @@ def feeling(
 ) -> Clause:
     """她昨天很忙 -> she was busy yesterday. With `was` given there is no time of its own."""
     subject, adjective = subject or asked(rng, form), pick(rng, FEELINGS)
-    time = Phrase() if was is not None else pick(rng, (TODAY, PAST[0], NOW, Phrase()))
+    time = NOTHING if was is not None else pick(rng, (TODAY, PAST[0], NOW, NOTHING))
     degree = pick(rng, DEGREES)
     if form != "statement":
         degree = Phrase("不" * (form == "negative"))
@@ -608,7 +624,8 @@ def this_is(rng: random.Random, form: str) -> Clause:
     what = noun_phrase(noun, possessor(rng), measured=False)
     if form == "statement" and rng.random() < 0.5:
         what = counted(rng, noun, one=True)
-    subject = pick(rng, (Subject("这", "this", "he", False, "这"), Subject("那", "that", "he", False, "那")))
+    this = pick(rng, (Phrase("这", "this"), Phrase("那", "that")))
+    subject = Subject(*this, "he", False, this.zh)
     zh = f"{'不' * (form == 'negative')}是{what.zh}"
     return be(subject, zh, what.en, form, "是 " + noun.zh)
 
@@ -666,13 +683,13 @@ def comparison(rng: random.Random, form: str) -> Clause:
 def what_or_how_many(rng: random.Random, form: str) -> Clause:
     """你昨天买了什么 -> what did you buy yesterday; 你有几只猫 -> how many cats do you have."""
     if rng.random() < 0.3:
-        verb, noun = STATIVES[0], pick(rng, [noun for noun in nouns_of(STATIVES[0].kinds)])
+        verb, noun = STATIVES[0], pick(rng, nouns_of(STATIVES[0].kinds))
         target, lead, tense = (
             Phrase(f"几{noun.measure}{noun.zh}"),
             f"how many {plural(noun.en)}",
             "habit",
         )
-        heads, time = (noun.zh,), Phrase()
+        heads, time = (noun.zh,), NOTHING
     else:
         verb = pick(rng, [verb for verb in VERBS if verb.zh in "吃喝买卖画找学教"])
         target, lead, heads = Phrase("什么"), "what", ("什么",)
@@ -706,12 +723,13 @@ CHAINED = (event, event, stative, stative, feeling, whereabouts, reason, reason,
 
 
 def compound(rng: random.Random, length: int) -> Clause:
-    """`length` clauses of one rule, joined by 但是 but, 而且 and, 而 while; or begun by a reason."""
+    """`length` clauses joined by 但是 but, 而且 and, 而 while, of one rule or after a reason."""
     rule, forms = pick(rng, CHAINED), ("statement", "statement", "negative")
     whole = rule(rng, pick(rng, forms))
     for _ in range(length - 1 - (rule is reason)):
         other = event if rule is reason else rule
-        whole = join(whole, pick(rng, CONNECTIVES), other(rng, pick(rng, forms)))
+        connective = pick(rng, CONNECTIVES if length == 2 else CONNECTIVES[:2])
+        whole = join(whole, connective, other(rng, pick(rng, forms)))
     return whole
 
 

@@ -1,0 +1,19 @@
+"""The paper's base model on WMT 2014 English → French (Vaswani et al. 2017, Table 2: BLEU 38.1).
+
+    python launch.py --config=experiments/wmt14_en_fr_base.py --workdir=runs/wmt14_en_fr_base
+
+36 million sentences and a vocabulary of 32,000 word pieces (section 5.1).
+"""
+
+from experiments import wmt14_en_de_base
+from transformer_jax.config import Config
+
+
+def get_config() -> Config:
+    """Base, with the French corpus and its vocabulary."""
+    config = wmt14_en_de_base.get_config()
+    config.name = "wmt14_en_fr_base"
+    config.data.corpus = "tfds:wmt14_translate/fr-en"
+    config.data.target_language = "fr"
+    config.data.vocab_size = 32_000
+    return config

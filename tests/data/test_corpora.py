@@ -1,0 +1,542 @@
+"""Where text comes from: what each corpus gives, and what it refuses."""
+
+import doctest
+import gzip
+import os
+import random
+import subprocess
+import sys
+import types
+from collections import Counter
+
+import pytest
+
+from transformer_jax.config import DataConfig, UserError
+from transformer_jax.data import corpora
+from transformer_jax.data.corpora import hold_out, load_split, split_names
+
+SPLITS = ["train", "valid", "test"]
+
+
+def write(folder, **files):
+    """{"a_en": text or bytes} becomes a.en."""
+    for name, content in files.items():
+        content = content.encode() if isinstance(content, str) else content
+        (folder / name.replace("_", ".")).write_bytes(content)
+
+
+def file_config(folder, train, **options):
+    given = {"valid": "v.tsv", "test": "v.tsv"} | options
+    return DataConfig(corpus="files", path=str(folder), train=train, **given)
+
+
+def read(folder, train, **options):
+    return load_split(file_config(folder, train, **options), "train")
+
+
+def refusal(data, split="train"):
+    with pytest.raises(UserError) as caught:
+        load_split(data, split)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def linked_pairs(count, sentences, seed=0):
+    """Random pairs over few sentences, so that many share one side; in both languages "x"."""
+    rng = random.Random(seed)
+    return [(f"s{rng.randrange(sentences)}", f"t{rng.randrange(sentences)}") for _ in range(count)]
+
+
+def assert_no_sentence_is_shared(parts):
+    for side in (0, 1):
+        owners = {}
+        for name, pairs in parts.items():
+            for pair in pairs:
+                assert owners.setdefault(pair[side], name) == name, pair[side]
+
+
+def flood(pairs):
+    """The components of the graph of pairs, by repeated flooding: slow and independent."""
+    left, components = set(range(len(pairs))), []
+    while left:
+        component = {left.pop()}
+        grown = True
+        while grown:
+            sources = {pairs[i][0] for i in component}
+            targets = {pairs[i][1] for i in component}
+            near = {i for i in left if pairs[i][0] in sources or pairs[i][1] in targets}
+            grown = bool(near)
+            component |= near
+            left -= near
+        components.append(component)
+    return components
+
+
+def test_docstring_examples():
+    assert doctest.testmod(corpora) == (0, 2)
+
+
+# --------------------------------------------------------------------------------- splits, corpora
+@pytest.mark.parametrize(
+    ("corpus", "names"),
+    [
+        ("small_world", [*SPLITS, "longer"]),
+        ("hsk", SPLITS),
+        ("files", SPLITS),
+        ("tfds:wmt14_translate/de-en", SPLITS),
+    ],
+)
+def test_split_names_and_an_unknown_split(corpus, names):
+    data = DataConfig(corpus=corpus)
+    assert split_names(data) == names
+    assert refusal(data, "tests") == (
+        f"{corpus} has no split 'tests', only {', '.join(names)} (did you mean test?)"
+    )
+
+
+@pytest.mark.parametrize("corpus", ["small_wrld", "tfds", "tfds:", "hsk:1", ""])
+def test_an_unknown_corpus_is_refused(corpus):
+    message = refusal(DataConfig(corpus=corpus))
+    assert message.startswith(f"data.corpus={corpus!r} is none of: small_world, hsk, files, tfds:")
+    assert ("did you mean small_world?" in message) == (corpus == "small_wrld")
+
+
+# ------------------------------------------------------------------------------------- small world
+@pytest.fixture
+def asked(monkeypatch):
+    """What the small world was asked for."""
+    calls = []
+
+    def pairs(split, *, size, seed=0):
+        calls.append((split, size, seed))
+        return [("猫", "cat"), ("狗", "dog")]
+
+    fake = types.SimpleNamespace(pairs=pairs)
+    monkeypatch.setitem(sys.modules, "transformer_jax.data.small_world", fake)
+    return calls
+
+
+def test_small_world_sizes_and_seeds(asked):
+    for split in [*SPLITS, "longer"]:
+        load_split(DataConfig(), split, seed=3)
+    load_split(DataConfig(train_size=7), "train")
+    load_split(DataConfig(train_size=7), "test")
+    assert asked == [
+        ("train", 60_000, 3),
+        ("valid", 1000, 0),
+        ("test", 1000, 0),
+        ("longer", 1000, 0),
+        ("train", 7, 0),
+        ("test", 1000, 0),
+    ]
+
+
+def test_small_world_directions(asked):
+    assert load_split(DataConfig(), "valid").pairs == [("猫", "cat"), ("狗", "dog")]
+    backward = DataConfig(source_language="en", target_language="zh")
+    assert load_split(backward, "valid").pairs == [("cat", "猫"), ("dog", "狗")]
+
+
+@pytest.mark.parametrize("corpus", ["small_world", "hsk"])
+@pytest.mark.parametrize("languages", [("en", "de"), ("zh", "zh"), ("de", "fr")])
+def test_other_languages_are_refused(corpus, languages):
+    if corpus == "hsk":
+        pytest.importorskip("hsk_sentences_audio", reason="hsk-sentences-audio is not installed")
+    source, target = languages
+    data = DataConfig(corpus=corpus, source_language=source, target_language=target)
+    message = refusal(data)
+    assert f"data.source_language={source!r}" in message
+    assert f"data.target_language={target!r}" in message
+
+
+def test_small_world_as_it_is():
+    corpus = load_split(DataConfig(train_size=53), "train")
+    assert len(corpus.pairs) == len(set(corpus.pairs)) == 53
+    assert corpus.empty == 0
+    assert all(any("\u4e00" <= c <= "\u9fff" for c in zh) for zh, _ in corpus.pairs)
+    assert all(en.isascii() for _, en in corpus.pairs)
+
+
+# ------------------------------------------------------------------------------------ groups apart
+@pytest.mark.parametrize("sentences", [89, 997, 4001])
+def test_groups_stay_whole_and_nothing_is_lost(sentences):
+    pairs = linked_pairs(997, sentences)
+    try:
+        parts = hold_out(pairs, 101, ["valid", "test"])
+    except UserError:
+        assert sentences == 89  # nearly all is one group
+        assert len(flood(pairs)) <= 3
+        return
+    assert_no_sentence_is_shared(parts)
+    assert Counter(pairs) == Counter(pair for part in parts.values() for pair in part)
+    owner = {pair: name for name, part in parts.items() for pair in part}
+    for component in flood(pairs):
+        assert len({owner[pairs[i]] for i in component}) == 1
+
+
+def test_sizes_are_as_asked_or_a_little_over():
+    pairs = linked_pairs(1999, 7001)
+    parts = hold_out(pairs, 101, ["valid", "test"])
+    largest = max(map(len, flood(pairs)))
+    assert largest > 3  # the test would otherwise be empty
+    for name in ("valid", "test"):
+        assert 101 <= len(parts[name]) < 101 + 10
+
+
+def test_a_chain_of_pairs_that_share_no_sentence_with_the_next_but_one_is_a_group():
+    # a1-x1, a1-x2, a2-x2, a2-x3, …: the first and the last have nothing in common but the chain.
+    chain = [(f"a{(i + 1) // 2}", f"x{i // 2}") for i in range(41)]
+    random.Random(5).shuffle(chain)
+    others = [(f"s{i}", f"t{i}") for i in range(67)]
+    parts = hold_out(chain + others, 23, ["valid", "test"])
+    assert set(chain) <= set(parts["train"])
+    assert [len(parts[name]) for name in ("valid", "test")] == [23, 23]
+
+
+def test_a_large_group_is_trained_on():
+    for size in (11, 13, 17, 31):
+        pairs = [("Yes.", f"t{i}") for i in range(29)] + [(f"s{i}", f"u{i}") for i in range(79)]
+        parts = hold_out(pairs, size, ["valid", "test"])
+        assert {pair for pair in parts["train"] if pair[0] == "Yes."} == set(pairs[:29])
+
+
+def test_the_reverse_direction_has_the_same_splits():
+    pairs = linked_pairs(499, 1009)
+    forward = hold_out(pairs, 53, ["valid", "test"])
+    backward = hold_out([(t, s) for s, t in pairs], 53, ["valid", "test"])
+    assert {n: [(s, t) for t, s in part] for n, part in backward.items()} == forward
+
+
+def test_held_out_pairs_are_spread_and_training_keeps_its_order():
+    pairs = [(f"s{i}", f"t{i}") for i in range(1009)]
+    parts = hold_out(pairs, 101, ["valid"])
+    places = [pairs.index(pair) for pair in parts["valid"]]
+    assert places != sorted(places)
+    assert 400 < sum(places[:50]) / 50 < 600
+    assert parts["train"] == [pair for pair in pairs if pair not in set(parts["valid"])]
+
+
+def test_another_hash_seed_gives_the_same_splits():
+    program = (
+        "from transformer_jax.data.corpora import hold_out;"
+        "pairs = [(f's{i * i % 307}', f't{i * 7 % 401}') for i in range(499)];"
+        "pairs = pairs[:211] + [(f'u{i}', f'v{i}') for i in range(101)];"
+        "print(hold_out(pairs, 13, ['valid', 'test']))"
+    )
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            check=True,
+            text=True,
+        ).stdout
+        for hash_seed in ("1", "2", "3")
+    }
+    assert len(printed) == 1
+    assert "'test'" in printed.pop()
+
+
+# --------------------------------------------------------------------------------------------- hsk
+def fake_hsk(monkeypatch, records):
+    module = types.SimpleNamespace(load_sentences=lambda: records)
+    monkeypatch.setitem(sys.modules, "hsk_sentences_audio", module)
+
+
+def record(zh, en, *tokens):
+    words = [{"word": word, "gloss_en": gloss} for word, gloss in tokens]
+    return {"chinese": zh, "translation": {"en": en}, "tokens": words}
+
+
+def test_hsk_glosses(monkeypatch):
+    tokens = [
+        ("老师", "teacher"),
+        ("好", "good; appropriate; proper"),
+        ("您", "you (courteous, as opposed to informal 你[ni3])"),
+        ("老师", "teacher"),
+        ("很", "very (a remark; (nested) too) much; quite"),
+        ("了", "(completed action marker); (modal particle)"),
+        ("哥", ""),
+        ("个", "used in 自個兒|自个儿[zi4 ge3 r5]"),
+        ("都", "surname Du"),
+        ("姓名", "surname and given name"),
+    ]
+    fake_hsk(monkeypatch, [record(f"句{i}", f"sentence {i}", *tokens) for i in range(7)])
+    data = DataConfig(corpus="hsk", held_out_size=2)
+    parts = {split: load_split(data, split).pairs for split in SPLITS}
+    assert [len(parts[split]) for split in SPLITS] == [3 + 5, 2, 2]
+    assert parts["train"][3:] == [
+        ("老师", "teacher"),
+        ("好", "good"),
+        ("您", "you"),
+        ("很", "very much"),
+        ("姓名", "surname and given name"),
+    ]
+
+
+def test_hsk_never_trains_on_a_gloss_that_is_a_held_out_sentence(monkeypatch):
+    # Each sentence is also a word, in Chinese or in English: only those trained on may be glosses.
+    chinese = [record(f" 词{i}", f"meaning {i}.", (f"词{i}", f"gloss {i}")) for i in range(11)]
+    english = [record(f"字{i}。", f"word {i}", (f"字{i}", f"word {i}; it")) for i in range(11)]
+    fake_hsk(monkeypatch, chinese + english)
+    data = DataConfig(corpus="hsk", held_out_size=5)
+    parts = {split: load_split(data, split).pairs for split in SPLITS}
+    assert len(parts["train"]) == 2 * (22 - 10)
+    assert_no_sentence_is_shared(parts)
+
+
+def test_hsk_as_it_is():
+    package = pytest.importorskip(
+        "hsk_sentences_audio", reason="hsk-sentences-audio is not installed"
+    )
+    data = DataConfig(corpus="hsk", held_out_size=300)
+    parts = {split: load_split(data, split).pairs for split in SPLITS}
+    sentences = {(r["chinese"], r["translation"]["en"]) for r in package.load_sentences()}
+    assert_no_sentence_is_shared(parts)
+    for name in ("valid", "test"):
+        assert 300 <= len(parts[name]) < 330
+        assert set(parts[name]) <= sentences
+    glosses = set(parts["train"]) - sentences
+    assert ("老师", "teacher") in glosses
+    assert 4500 < len(glosses) < 5340
+    assert not any("(" in en or ";" in en for _, en in glosses)
+    assert len(parts["train"]) == 4354 - len(parts["valid"]) - len(parts["test"]) + len(glosses)
+
+    backward = DataConfig(
+        corpus="hsk", held_out_size=300, source_language="en", target_language="zh"
+    )
+    assert load_split(backward, "test").pairs == [(en, zh) for zh, en in parts["test"]]
+    short = DataConfig(corpus="hsk", held_out_size=300, train_size=17)
+    assert load_split(short, "train").pairs == parts["train"][:17]
+    assert load_split(short, "test").pairs == parts["test"]
+
+
+def test_hsk_that_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "hsk_sentences_audio", None)
+    assert "pip install hsk-sentences-audio" in refusal(DataConfig(corpus="hsk"))
+
+
+# ------------------------------------------------------------------------------------------- files
+def test_two_files_and_a_table_read_the_same(tmp_path):
+    write(tmp_path, a_en=" a cat \ntwo\n\nfour\n", a_de="eine Katze\r\nzwei\r\ndrei\r\n \r\n")
+    write(tmp_path, p_tsv="a cat\teine Katze\ntwo \t zwei\tCC BY #3\n\tdrei\n\n")
+    expected = corpora.Corpus([("a cat", "eine Katze"), ("two", "zwei")], empty=2)
+    assert read(tmp_path, "a.en,a.de") == expected
+    assert read(tmp_path, " a.en , a.de ") == expected
+    assert read(tmp_path, "p.tsv") == expected
+    assert read("", f"{tmp_path}/a.en,{tmp_path}/a.de") == expected
+    assert read("elsewhere", f"{tmp_path}/p.tsv") == expected
+    assert read(tmp_path, "a.de,a.en").pairs == [(t, s) for s, t in expected.pairs]
+
+
+def test_only_a_line_feed_ends_a_line(tmp_path):
+    odd = "a\u2028b\u2029c\u0085d\x0be\x0cf\x1cg\rh"
+    write(tmp_path, a_en=f"{odd}\none\n", a_de="eins\nzwei")
+    assert read(tmp_path, "a.en,a.de").pairs == [(odd, "eins"), ("one", "zwei")]
+
+
+def test_a_byte_order_mark_is_stripped_and_gzip_is_read(tmp_path):
+    write(tmp_path, a_en="\ufeffone\ntwo", a_de="eins\n\ufeffzwei\n")
+    write(tmp_path, a_en_gz=gzip.compress("\ufeffone\ntwo".encode()))
+    expected = [("one", "eins"), ("two", "\ufeffzwei")]
+    assert read(tmp_path, "a.en,a.de").pairs == expected
+    assert read(tmp_path, "a.en.gz,a.de").pairs == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"one\ntwo\nt\xffhree\nfour\n", 3),
+        (b"\xef\xbb\xbfone\ntw\xe9", 2),
+        ("caf\u00e9".encode("utf-16"), 1),
+        (b"one\n\xed\xa0\x80\n", 2),
+    ],
+)
+def test_a_line_that_is_not_utf8_is_named(tmp_path, content, line):
+    write(tmp_path, a_en=content, a_de="eins\n")
+    message = refusal(file_config(tmp_path, "a.en,a.de"))
+    assert f"{tmp_path / 'a.en'}, line {line} is not UTF-8" in message
+
+
+def test_files_of_different_lengths_are_named_with_both_counts(tmp_path):
+    write(tmp_path, a_en="1\n2\n3\n", a_de="1\n2\n3\n4\n5")
+    message = refusal(file_config(tmp_path, "a.en,a.de"))
+    assert f"{tmp_path / 'a.en'} has 3 lines" in message
+    assert f"{tmp_path / 'a.de'} has 5" in message
+
+
+def test_what_cannot_be_read_is_named(tmp_path):
+    write(
+        tmp_path, train_en="one\n", empty_de="", blank_de=" \n\n", p_tsv="one\teins\n\ntwo zwei\n"
+    )
+    write(tmp_path, cut_gz=gzip.compress(b"one\n")[:-9], no_gz=b"one\n")
+    (tmp_path / "folder").mkdir()
+
+    def message(train):
+        text = refusal(file_config(tmp_path, train))
+        assert str(tmp_path) in text
+        return text.replace(str(tmp_path), "…")
+
+    assert message("tran.en,p.tsv") == "…/tran.en does not exist (did you mean train.en?)"
+    assert message("x/y/train.en,p.tsv") == "…/x/y/train.en does not exist"
+    assert message("folder").startswith("…/folder is a directory")
+    assert message("train.en,empty.de") == "…/empty.de is empty"
+    assert message("p.tsv").startswith("…/p.tsv, line 3 has no tab: give ")
+    assert message("train.en").startswith("…/train.en, line 1 has no tab: give ")
+    assert message("cut.gz").startswith("…/cut.gz cannot be read: ")
+    assert message("no.gz").startswith("…/no.gz cannot be read: ")
+    assert message("blank.de,blank.de") == (
+        "…/blank.de with …/blank.de has no pairs: in 2 of them a side is blank"
+    )
+
+
+@pytest.mark.parametrize("value", ["a.en,", ",a.de", "a.en,a.de,a.fr", ","])
+def test_a_list_of_files_that_makes_no_sense_is_refused(value):
+    message = refusal(DataConfig(corpus="files", train=value))
+    assert message.startswith(f'data.train={value!r} must be "a.en,a.de"')
+
+
+def test_no_training_file_is_refused_unless_it_is_not_needed(tmp_path):
+    write(tmp_path, v_tsv="a\tb\n")
+    data = file_config(tmp_path, "", test="")
+    assert refusal(data).startswith("data.train is empty: give ")
+    assert refusal(data, "test").startswith("data.train is empty: give ")
+    assert load_split(data, "valid").pairs == [("a", "b")]
+
+
+def test_missing_splits_are_held_out_of_the_training_file(tmp_path):
+    pairs = linked_pairs(997, 4001)
+    write(tmp_path, p_tsv="".join(f"{s}\t{t}\n" for s, t in pairs) + "\n\n", v_tsv="a\tb\n")
+    for valid, test in [("", ""), ("v.tsv", ""), ("", "v.tsv")]:
+        data = file_config(tmp_path, "p.tsv", valid=valid, test=test, held_out_size=53)
+        read = {split: load_split(data, split) for split in SPLITS}
+        parts = {split: corpus.pairs for split, corpus in read.items()}
+        assert [corpus.empty for corpus in read.values()] == [2, 0, 0]
+        assert_no_sentence_is_shared(parts)
+        for split, given in (("valid", valid), ("test", test)):
+            assert parts[split] == [("a", "b")] if given else 53 <= len(parts[split]) < 58
+        own = sum(len(part) for part in parts.values()) - bool(valid) - bool(test)
+        assert own == len(pairs)
+
+
+def test_all_of_the_training_file_is_trained_on_when_splits_are_given(tmp_path):
+    write(tmp_path, p_tsv="a\tb\na\tb\nc\td\n")
+    assert read(tmp_path, "p.tsv").pairs == [("a", "b"), ("a", "b"), ("c", "d")]
+
+
+def test_train_size_keeps_the_first_pairs_and_the_same_held_out_ones(tmp_path):
+    write(tmp_path, p_tsv="".join(f"s{i}\tt{i}\n" for i in range(101)))
+    for valid in ("", "p.tsv"):
+        options = {"valid": valid, "test": valid, "held_out_size": 11}
+        whole = file_config(tmp_path, "p.tsv", **options)
+        part = file_config(tmp_path, "p.tsv", train_size=13, **options)
+        assert load_split(part, "train").pairs == load_split(whole, "train").pairs[:13]
+        assert load_split(part, "valid") == load_split(whole, "valid")
+
+
+def test_holding_out_too_much_or_nothing_is_refused(tmp_path):
+    write(tmp_path, p_tsv="".join(f"s{i}\tt{i}\n" for i in range(101)))
+    data = file_config(tmp_path, "p.tsv", valid="", test="", held_out_size=51)
+    message = refusal(data)
+    assert "data.held_out_size=51" in message
+    assert "101 pairs" in message
+    data.held_out_size = 50
+    assert len(load_split(data, "train").pairs) == 1
+    data.held_out_size = 0
+    assert len(load_split(data, "train").pairs) == 101
+    assert refusal(data, "valid") == "data.held_out_size=0 leaves no pairs for valid: raise it"
+
+
+# -------------------------------------------------------------------------------------------- tfds
+@pytest.fixture
+def tfds():
+    return pytest.importorskip(
+        "tensorflow_datasets", reason="the extra tfds (tensorflow-datasets) is not installed"
+    )
+
+
+def wmt14(source="de", target="en", **options):
+    return DataConfig(
+        corpus="tfds:wmt14_translate/de-en",
+        source_language=source,
+        target_language=target,
+        **options,
+    )
+
+
+def test_tfds_in_both_directions(tfds):
+    with tfds.testing.mock_data(num_examples=4):
+        forward = {split: load_split(wmt14(), split).pairs for split in SPLITS}
+        backward = {split: load_split(wmt14("en", "de"), split).pairs for split in SPLITS}
+        records = tfds.data_source("wmt14_translate/de-en", split="train")
+        expected = [(r["de"].strip(), r["en"].strip()) for r in records]
+    assert forward["train"] == expected
+    assert len(expected) == 4
+    assert backward == {n: [(t, s) for s, t in part] for n, part in forward.items()}
+
+
+def test_tfds_names_the_languages_there_are(tfds):
+    with tfds.testing.mock_data(num_examples=4):
+        message = refusal(wmt14("en", "fr"))
+    assert "'fr'" in message
+    assert "de, en" in message
+
+
+class Source(list):
+    """Records that count how many were read."""
+
+    read = 0
+
+    def __iter__(self):
+        for item in super().__iter__():
+            self.read += 1
+            yield item
+
+
+def test_tfds_arguments_bytes_blanks_and_limit(tfds, monkeypatch, tmp_path):
+    calls = []
+    records = Source(
+        {"en": f"cat {i}".encode(), "de": f"Kätzchen {i} ".encode()} for i in range(97)
+    )
+    records[1]["de"] = b" "
+
+    def data_source(name, **options):
+        calls.append((name, options))
+        return records
+
+    monkeypatch.setattr(tfds, "data_source", data_source)
+    data = wmt14(train="train[:9%]", train_size=3, path=str(tmp_path))
+    corpus = load_split(data, "train")
+    assert corpus.pairs == [(f"Kätzchen {i}", f"cat {i}") for i in (0, 2, 3)]
+    assert corpus.empty == 1
+    assert records.read == 4
+    assert len(load_split(wmt14(train_size=3), "valid").pairs) == 96
+    load_split(wmt14(test="test[1:]"), "test")
+    array_record = {"file_format": "array_record"}
+    assert calls == [
+        (
+            "wmt14_translate/de-en",
+            {"split": split, "data_dir": path, "builder_kwargs": array_record},
+        )
+        for split, path in [("train[:9%]", str(tmp_path)), ("validation", None), ("test[1:]", None)]
+    ]
+
+
+def test_tfds_without_such_a_dataset_or_split(tfds, monkeypatch):
+    message = refusal(DataConfig(corpus="tfds:wmt14_translat/de-en"))
+    assert "wmt14_translat not found" in message
+
+    def data_source(name, **options):
+        raise ValueError("Unknown split 'validation'. Should be one of ['train'].\nMore")
+
+    monkeypatch.setattr(tfds, "data_source", data_source)
+    message = refusal(wmt14(), "valid")
+    assert "data.valid='validation': Unknown split" in message
+
+
+def test_tfds_that_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    message = refusal(wmt14())
+    assert "extra tfds" in message
+    assert "pip install tensorflow-datasets" in message

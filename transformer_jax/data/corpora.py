@@ -1,0 +1,300 @@
+"""Where text comes from: the small world, HSK sentences, the user's files, or TFDS, as pairs."""
+
+import dataclasses
+import gzip
+import random
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformer_jax.config import DataConfig, UserError, nearest
+
+Pair = tuple[str, str]
+
+_CORPORA = ["small_world", "hsk", "files", "tfds:<name>"]
+_SMALL_WORLD_TRAIN_SIZE = 60_000
+_SMALL_WORLD_HELD_OUT_SIZE = 1000
+_TFDS_SPLITS = {"train": "train", "valid": "validation", "test": "test"}
+_FILES_HINT = '"a.en,a.de" (two files, source first) or "pairs.tsv" (source, tab, target)'
+# Glosses that do not translate: "used in 自個兒|自个儿[zi4 ge3 r5]", and "surname Du" for 都 (all).
+_NOT_A_TRANSLATION = re.compile(r"[\u4e00-\u9fff\[]|^surname [A-Z]")
+
+
+@dataclasses.dataclass
+class Corpus:
+    """One split: (source, target) pairs, stripped of surrounding white space."""
+
+    pairs: list[Pair]
+    # Pairs dropped because a side was blank.
+    empty: int
+
+
+def split_names(data: DataConfig) -> list[str]:
+    """The splits that `data.corpus` has.
+
+    Raises:
+      UserError: if there is no such corpus.
+    """
+    name, _, dataset = data.corpus.partition(":")
+    if data.corpus == "small_world":
+        return ["train", "valid", "test", "longer"]
+    if data.corpus in ("hsk", "files") or (name == "tfds" and dataset):
+        return ["train", "valid", "test"]
+    near = nearest(data.corpus, _CORPORA)
+    raise UserError(f"data.corpus={data.corpus!r} is none of: {', '.join(_CORPORA)}{near}")
+
+
+def load_split(data: DataConfig, split: str, *, seed: int = 0) -> Corpus:
+    """Reads or generates one split, in the direction that `data` names.
+
+    A split is decided by `data` alone, so that runs compare; `seed` is for another training set of
+    the small world, and changes nothing else.
+
+    Raises:
+      UserError: if there is no such split, or its text cannot be had or read.
+    """
+    known = split_names(data)
+    if split not in known:
+        raise UserError(
+            f"{data.corpus} has no split {split!r}, only {', '.join(known)}{nearest(split, known)}"
+        )
+    if data.corpus == "small_world":
+        corpus = _small_world(data, split, seed)
+    elif data.corpus == "hsk":
+        corpus = _hsk(data, split)
+    elif data.corpus == "files":
+        corpus = _files(data, split)
+    else:
+        corpus = _tfds(data, split)
+    if split == "train" and data.train_size:
+        corpus.pairs = corpus.pairs[: data.train_size]
+    return corpus
+
+
+def hold_out(pairs: Sequence[Pair], size: int, names: Sequence[str]) -> dict[str, list[Pair]]:
+    """Takes `size` pairs, or a little over, for each of `names`; the rest is "train".
+
+    Pairs that share a source or a target sentence stay together, whatever the chain between them,
+    so that no split has a sentence of another. The direction of the pairs makes no difference.
+
+    >>> hold_out([("猫", "a cat"), ("狗", "a dog"), ("猫", "cats"), ("猫儿", "cats")], 1, ["test"])
+    {'test': [('狗', 'a dog')], 'train': [('猫', 'a cat'), ('猫', 'cats'), ('猫儿', 'cats')]}
+
+    Raises:
+      UserError: if that leaves nothing to train on.
+    """
+    groups = _groups(pairs)
+    random.Random(0).shuffle(groups)
+    # A large group (all that is linked to "Yes.") would be most of a split: it comes last.
+    groups.sort(key=lambda group: len(group) > max(1, size // 10))
+    remaining, parts = iter(groups), {}
+    for name in names:
+        part = parts[name] = []
+        while len(part) < size and (group := next(remaining, None)):
+            part += group
+    # Held-out pairs stay shuffled: validation may translate only the first of them.
+    parts["train"] = sorted(i for group in remaining for i in group)
+    if not parts["train"]:
+        raise UserError(
+            f"data.held_out_size={size} for each of {', '.join(names)} leaves nothing to train on: "
+            f"there are {len(pairs)} pairs, in {len(groups)} groups that share no sentence"
+        )
+    return {name: [pairs[i] for i in part] for name, part in parts.items()}
+
+
+def _groups(pairs: Sequence[Pair]) -> list[list[int]]:
+    """Indices of pairs linked by equal sources or targets (union-find), by first index."""
+    parent = list(range(len(pairs)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = i = parent[parent[i]]
+        return i
+
+    for side in (0, 1):
+        first: dict[str, int] = {}
+        for i, pair in enumerate(pairs):
+            parent[root(i)] = root(first.setdefault(pair[side], i))
+    groups: dict[int, list[int]] = {}
+    for i in range(len(pairs)):
+        groups.setdefault(root(i), []).append(i)
+    return list(groups.values())
+
+
+def _part(pairs: list[Pair], data: DataConfig, split: str, names: list[str]) -> list[Pair]:
+    if split != "train" and not data.held_out_size:
+        raise UserError(f"data.held_out_size=0 leaves no pairs for {split}: raise it")
+    return hold_out(pairs, data.held_out_size, names)[split] if names else list(pairs)
+
+
+def _without_blanks(pairs: Iterable[Pair], origin: str, limit: int = 0) -> Corpus:
+    """Strips and drops; reads no further than `limit` pairs kept (0 = all)."""
+    corpus = Corpus([], 0)
+    for source, target in pairs:
+        stripped = source.strip(), target.strip()
+        if all(stripped):
+            corpus.pairs.append(stripped)
+        else:
+            corpus.empty += 1
+        if len(corpus.pairs) == limit > 0:
+            break
+    if not corpus.pairs:
+        raise UserError(f"{origin} has no pairs: in {corpus.empty} of them a side is blank")
+    return corpus
+
+
+# ------------------------------------------------------------------------------ Chinese and English
+def _from_zh_en(pairs: list[Pair], data: DataConfig) -> list[Pair]:
+    direction = (data.source_language, data.target_language)
+    if sorted(direction) != ["en", "zh"]:
+        raise UserError(
+            f"{data.corpus} has zh and en only, not data.source_language={direction[0]!r} with "
+            f"data.target_language={direction[1]!r}"
+        )
+    return pairs if direction == ("zh", "en") else [(en, zh) for zh, en in pairs]
+
+
+def _small_world(data: DataConfig, split: str, seed: int) -> Corpus:
+    from transformer_jax.data.small_world import pairs
+
+    _from_zh_en([], data)  # refuses other languages before a minute of work
+    if split == "train":
+        generated = pairs(split, size=data.train_size or _SMALL_WORLD_TRAIN_SIZE, seed=seed)
+    else:
+        generated = pairs(split, size=_SMALL_WORLD_HELD_OUT_SIZE, seed=0)
+    return Corpus(_from_zh_en(generated, data), 0)
+
+
+def _hsk(data: DataConfig, split: str) -> Corpus:
+    """4,354 real sentences; their word glosses join the training split."""
+    try:
+        import hsk_sentences_audio
+    except ImportError:
+        raise UserError("data.corpus='hsk' needs: pip install hsk-sentences-audio") from None
+    records = hsk_sentences_audio.load_sentences()
+    sentences = ((r["chinese"], r["translation"]["en"]) for r in records)
+    corpus = _without_blanks(sentences, data.corpus)
+    pairs = _part(corpus.pairs, data, split, ["valid", "test"])
+    if split == "train":
+        training = set(pairs)
+        held_out = {text for pair in corpus.pairs if pair not in training for text in pair}
+        pairs += [pair for pair in _glosses(records) if held_out.isdisjoint(pair)]
+    return Corpus(_from_zh_en(pairs, data), corpus.empty if split == "train" else 0)
+
+
+def _glosses(records: Iterable[dict[str, Any]]) -> list[Pair]:
+    """Each different (word, first sense of its gloss)."""
+    tokens = [token for record in records for token in record["tokens"]]
+    glosses = ((token["word"].strip(), first_sense(token["gloss_en"])) for token in tokens)
+    different = dict.fromkeys(glosses)
+    return [pair for pair in different if all(pair) and not _NOT_A_TRANSLATION.search(pair[1])]
+
+
+def first_sense(gloss: str) -> str:
+    """The first of the senses of a dictionary's gloss, without remarks; "" if it is all remarks.
+
+    >>> first_sense("you (courteous, as opposed to informal 你[ni3]); thou")
+    'you'
+    """
+    without, count = gloss, 1
+    while count:  # from the innermost parentheses outwards, as remarks nest and contain ";"
+        without, count = re.subn(r"\([^()]*\)", " ", without)
+    return " ".join(without.split(";")[0].split())
+
+
+# ------------------------------------------------------------------------------- the user's files
+def _files(data: DataConfig, split: str) -> Corpus:
+    if split != "train" and getattr(data, split):
+        return _read_pairs(data, split)
+    if not data.train:
+        raise UserError(f"data.train is empty: give {_FILES_HINT}")
+    corpus = _read_pairs(data, "train")
+    missing = [name for name in ("valid", "test") if not getattr(data, name)]
+    pairs = _part(corpus.pairs, data, split, missing)
+    return Corpus(pairs, corpus.empty if split == "train" else 0)
+
+
+def _read_pairs(data: DataConfig, option: str) -> Corpus:
+    value = getattr(data, option)
+    names = [name.strip() for name in value.split(",")]
+    if len(names) > 2 or not all(names):
+        raise UserError(f"data.{option}={value!r} must be {_FILES_HINT}")
+    paths = [Path(data.path).expanduser() / Path(name).expanduser() for name in names]
+    if len(paths) == 1:
+        return _without_blanks(_read_columns(paths[0]), str(paths[0]))
+    source, target = map(_read_lines, paths)
+    if len(source) != len(target):
+        raise UserError(
+            f"{paths[0]} has {len(source)} lines, but {paths[1]} has {len(target)}: "
+            "each line must translate the same line of the other"
+        )
+    return _without_blanks(zip(source, target, strict=True), " with ".join(map(str, paths)))
+
+
+def _read_columns(path: Path) -> Iterator[Pair]:
+    """Columns after the second (Tatoeba's attribution) are ignored."""
+    for number, line in enumerate(_read_lines(path), start=1):
+        source, tab, rest = line.partition("\t")
+        if line.strip() and not tab:
+            raise UserError(f"{path}, line {number} has no tab: give {_FILES_HINT}")
+        yield source, rest.partition("\t")[0]
+
+
+def _read_lines(path: Path) -> list[str]:
+    """Lines end at "\\n" only: splitlines would also cut at U+2028, and shift all that follows."""
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            text = file.read().decode("utf-8-sig")
+    except FileNotFoundError:
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UserError(f"{path} does not exist{nearest(path.name, siblings)}") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a directory: give {_FILES_HINT}") from None
+    except UnicodeDecodeError as e:
+        number = e.object[: e.start].count(b"\n") + 1
+        raise UserError(f"{path}, line {number} is not UTF-8: convert the file (iconv)") from None
+    except (OSError, EOFError, zlib.error) as e:
+        raise UserError(f"{path} cannot be read: {e}") from None
+    if not text:
+        raise UserError(f"{path} is empty")
+    lines = text.split("\n")
+    return lines if lines[-1] else lines[:-1]
+
+
+# ------------------------------------------------------------------------------------------- TFDS
+def _tfds(data: DataConfig, split: str) -> Corpus:
+    try:
+        import tensorflow_datasets as tfds
+        import tensorflow_datasets.translate  # without it wmt* is not registered
+    except ImportError as e:
+        raise UserError(
+            f"data.corpus={data.corpus!r} needs the extra tfds: "
+            f"pip install tensorflow-datasets array_record ({e})"
+        ) from None
+    expression = getattr(data, split) or _TFDS_SPLITS[split]
+    try:
+        # Only ArrayRecord is read without TensorFlow.
+        records = tfds.data_source(
+            data.corpus.removeprefix("tfds:"),
+            split=expression,
+            data_dir=str(Path(data.path).expanduser()) if data.path else None,
+            builder_kwargs={"file_format": "array_record"},
+        )
+    except (ValueError, KeyError) as e:  # no such dataset, configuration or split
+        reason = str(e).partition("\n")[0]
+        raise UserError(f"{data.corpus}, data.{split}={expression!r}: {reason}") from None
+    limit = data.train_size if split == "train" else 0
+    return _without_blanks(_texts(records, data), f"{data.corpus} {expression}", limit)
+
+
+def _texts(records: Iterable[dict[str, bytes | str]], data: DataConfig) -> Iterator[Pair]:
+    languages = (data.source_language, data.target_language)
+    for record in records:
+        if not record.keys() >= set(languages):
+            raise UserError(f"{data.corpus} has {', '.join(sorted(record))}: not both {languages}")
+        sides = (record[language] for language in languages)
+        # Bytes, except from tfds.testing.mock_data.
+        source, target = (s.decode() if isinstance(s, bytes) else s for s in sides)
+        yield source, target

@@ -1,0 +1,98 @@
+"""What a run tells: metrics.jsonl always, a progress bar on a terminal, TensorBoard files."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+
+def say(message: str) -> None:
+    """One line to standard error, above a progress bar if there is one."""
+    tqdm.write(message, file=sys.stderr)
+
+
+def progress_bar(total: int, description: str) -> tqdm:
+    """A bar on a terminal, nothing elsewhere."""
+    return tqdm(total=total, desc=description, disable=None, leave=False, dynamic_ncols=True)
+
+
+class Tracker:
+    """Writes the metrics of one run; a restart goes on where the restored step left off."""
+
+    def __init__(
+        self, workdir: Path, *, first_step: int, num_steps: int, log_every: int, tensorboard: bool
+    ) -> None:
+        """`first_step` is the step restored (0 = none); metrics after it are written anew."""
+        self._path = workdir / "metrics.jsonl"
+        _forget_after(self._path, first_step)
+        self._file = self._path.open("a")
+        self._board = _summary_writer(workdir / "tensorboard", first_step) if tensorboard else None
+        self._bar = tqdm(
+            total=num_steps, initial=first_step, disable=None, unit="step", dynamic_ncols=True
+        )
+        self._num_steps, self._log_every = num_steps, log_every
+        self._step = first_step
+        self.restart_clock()
+
+    def train_step(self, step: int, metrics: dict[str, float]) -> None:
+        """Takes every step's metrics; writes and shows those of each `log_every`-th."""
+        self._bar.update(1)
+        self._step = step
+        self._tokens += metrics["source_tokens"] + metrics["target_tokens"]
+        if step % self._log_every and step != self._num_steps:
+            return
+        seconds = max(time.monotonic() - self._since, 1e-9)
+        rate = self._tokens / seconds
+        left = (self._num_steps - step) * seconds / max(step - self._since_step, 1)
+        self.restart_clock()
+        self.write(step, {"train": metrics | {"tokens_per_second": rate}})
+        self._bar.set_postfix_str(f"loss {metrics['loss']:.3f}, {rate:,.0f} tokens/s")
+        if self._bar.disable:
+            say(
+                f"step {step}/{self._num_steps}  loss {metrics['loss']:.3f}  "
+                f"{rate:,.0f} tokens/s  {_clock(left)} left"
+            )
+
+    def write(self, step: int, groups: dict[str, dict[str, Any]]) -> None:
+        """Appends {"step": …, "train": {…}} to metrics.jsonl and to TensorBoard."""
+        self._file.write(json.dumps({"step": step, "time": time.time(), **groups}) + "\n")
+        self._file.flush()
+        for group, metrics in groups.items() if self._board else ():
+            for name, value in metrics.items():
+                self._board.add_scalar(f"{group}/{name}", value, step)
+
+    def restart_clock(self) -> None:
+        """Measures speed from here: what happened between steps (evaluation) is left out."""
+        self._tokens, self._since, self._since_step = 0.0, time.monotonic(), self._step
+
+    def close(self) -> None:
+        """Ends the bar and closes the files."""
+        self._bar.close()
+        self._file.close()
+        if self._board:
+            self._board.close()
+
+
+def _forget_after(path: Path, step: int) -> None:
+    if not path.exists():
+        return
+    rows = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    path.write_text("".join(row for row in rows if json.loads(row)["step"] <= step))
+
+
+def _summary_writer(folder: Path, first_step: int) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        say("no TensorBoard files: `pip install tensorboardX`, or --config.train.tensorboard=False")
+        return None
+    return SummaryWriter(str(folder), purge_step=first_step + 1)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"
