@@ -1,7 +1,6 @@
 """Launches an experiment: `python launch.py` trains the quickstart; README.md has the rest."""
 
 import contextlib
-import sys
 from pathlib import Path
 
 from absl import flags, logging

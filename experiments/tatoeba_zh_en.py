@@ -8,7 +8,6 @@ DIR holds train.zh, train.en, valid.zh, valid.en, test.zh, test.en.
 from transformer_jax.config import (
     Config,
     DataConfig,
-    DecodeConfig,
     ModelConfig,
     OptimizerConfig,
     TrainConfig,

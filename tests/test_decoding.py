@@ -221,6 +221,20 @@ def test_early_stop_saves_exactly_the_steps_it_can():
     assert count(1.0) == 7
 
 
+def test_early_stop_expects_the_shortest_where_length_is_punished():
+    """alpha -1: after two steps 0.4 and 0.24 are finished, and 0.36, cut at length 23, would score
+    far below; yet it ends at once with 0.349, and log(0.349) * 8/6 > log(0.24) * 7/6."""
+    probs = jnp.array([[0, 0.4, 0.6]] * 2 + [[0, 0.97, 0.03]] * 21)
+
+    def decode_step(position, tokens):
+        return jnp.tile(jnp.log(probs[position]), (tokens.shape[0], 1)), position + 1
+
+    options = {"batch_size": 1, "beam_size": 2, "max_length": 23, "length_limit": 23}
+    search = functools.partial(decoding.beam_search, decode_step, length_penalty=-1.0)
+    result = jax.jit(lambda position: search(position, **options, **IDS))(jnp.int32(0))
+    assert result.tokens[0, :, :3].tolist() == [[EOS, PAD, PAD], [2, 2, EOS]]
+
+
 def test_one_beam_without_penalty_is_greedy_search():
     sentences = np.arange(17) * 41
     limits = np.full(17, 11)
@@ -309,6 +323,9 @@ def test_a_dead_end_takes_no_place():
     result = search()
     assert result.tokens[0].tolist() == [[EOS, PAD, PAD], [2, EOS, PAD], [2, 2, EOS]]
     np.testing.assert_allclose(np.exp(result.score[0]), [0.1, 0.04, 0.016], rtol=1e-5)
+    # Where top_k puts a nan depends on the platform, so there must be none.
+    nothing = jnp.full((1, 2, 5), -jnp.inf)
+    assert np.all(decoding._best_extensions(nothing, jnp.zeros((1, 2)), 4)[2] == -np.inf)
 
 
 def test_beam_step_docstring_example():

@@ -12,7 +12,6 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-
 # The same in every vocabulary, so that the model needs no tokenizer to know what padding is.
 PAD_ID, UNK_ID, BOS_ID, EOS_ID = range(4)
 
@@ -173,21 +172,22 @@ _CHOICES = {
     "parallel.strategy": ("auto", "single", "pmap"),
 }
 _POSITIVE = (
-    "data.vocab_size data.source_row_length data.target_row_length data.batch_rows "
-    "model.num_layers model.d_model model.d_ff model.num_heads model.max_positions "
-    "optimizer.warmup_steps optimizer.learning_rate_scale "
-    "train.steps train.accumulate train.log_every train.checkpoint_every "
-    "train.average_checkpoints decode.beam_size decode.batch_size decode.temperature decode.top_p"
-).split()
+    *("data.vocab_size", "data.source_row_length", "data.target_row_length", "data.batch_rows"),
+    *("model.num_layers", "model.d_model", "model.d_ff", "model.num_heads", "model.max_positions"),
+    *("optimizer.warmup_steps", "optimizer.learning_rate_scale", "optimizer.epsilon"),
+    *("train.steps", "train.accumulate", "train.log_every", "train.checkpoint_every"),
+    *("train.average_checkpoints", "decode.beam_size", "decode.batch_size"),
+    *("decode.temperature", "decode.top_p", "model.layer_norm_epsilon"),
+)
 _NOT_NEGATIVE = (
-    "data.train_size data.held_out_size model.d_key model.d_value model.embedding_stddev "
-    "optimizer.clip_norm train.evaluate_every train.evaluate_sentences "
-    "decode.extra_length decode.top_k seed"
-).split()
+    *("data.train_size", "data.held_out_size", "model.d_key", "model.d_value", "seed"),
+    *("model.embedding_stddev", "optimizer.clip_norm", "train.evaluate_every"),
+    *("train.evaluate_sentences", "decode.extra_length", "decode.top_k"),
+)
 _BELOW_ONE = (
-    "model.dropout_rate model.attention_dropout_rate optimizer.label_smoothing "
-    "optimizer.beta1 optimizer.beta2"
-).split()
+    *("model.dropout_rate", "model.attention_dropout_rate", "optimizer.label_smoothing"),
+    *("optimizer.beta1", "optimizer.beta2"),
+)
 
 
 def flatten(config: Config) -> dict[str, Any]:
@@ -257,7 +257,7 @@ def _validate_together(config: Config) -> None:
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """" (did you mean …?)" for the known name nearest to `name`, or "" when none is near."""
+    """ " (did you mean …?)" for the known name nearest to `name`, or "" when none is near."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f" (did you mean {close[0]}?)" if close else ""
 

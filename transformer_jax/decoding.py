@@ -99,7 +99,8 @@ def sample(
     Args:
       temperature: static; divides the logits. Towards 0, sampling becomes greedy search.
       top_k: static; keeps the k most probable tokens (Fan et al. 2018), 0 all.
-      top_p: static; of those, the fewest that sum to top_p (Holtzman et al. 2020), 1 all.
+      top_p: static; of those, the fewest that sum to top_p (Holtzman et al. 2020), 1 all. Without
+        top_k it sorts all of V at every step, which is slow on CPU.
     Raises ValueError for temperature <= 0, top_k < 0, or top_p outside (0, 1].
     """
     if temperature <= 0:

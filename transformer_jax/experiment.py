@@ -13,8 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from transformer_jax import evaluation, parallel, tracking, training
 from transformer_jax import config as configs
+from transformer_jax import evaluation, parallel, tracking, training
 from transformer_jax.checkpoint import Checkpoints
 from transformer_jax.config import Config, UserError
 from transformer_jax.data import corpora, dataset
@@ -32,7 +32,7 @@ def train(config: Config, workdir: Path) -> None:
     started = time.monotonic()
     configs.validate(config)
     _open_workdir(config, workdir)
-    train_split = corpora.load_split(config.data, "train", seed=config.seed)
+    train_split = corpora.load_split(config.data, "train")
     tokenizer = _tokenizer(config, workdir, train_split.pairs)
     data = _packed(config, workdir, tokenizer, train_split)
     devices = parallel.choose(config.parallel, config.data.batch_rows)
@@ -159,9 +159,7 @@ def _batches(
         step += 1
 
 
-def _pairs_of_step(
-    data: dataset.PackedDataset, pairs: Sequence[tuple[str, str]], step: int
-) -> str:
+def _pairs_of_step(data: dataset.PackedDataset, pairs: Sequence[tuple[str, str]], step: int) -> str:
     numbers = np.concatenate(data.batch_pairs(step - 1))[:3]
     return "; ".join(f"{pairs[n][0]!r} → {pairs[n][1]!r}" for n in numbers)
 
@@ -176,7 +174,7 @@ class _Validation:
         self._target_language = config.data.target_language
         if not config.train.evaluate_every:
             return
-        split = corpora.load_split(config.data, "valid", seed=config.seed)
+        split = corpora.load_split(config.data, "valid")
         self._pairs = split.pairs[: config.train.evaluate_sentences or None]
         self._batches = _packed(config, workdir, tokenizer, split).one_epoch()
         self._loss = jax.jit(lambda p, b: training.make_loss(model)(p, b, 0.0, Dropout()))
@@ -231,14 +229,12 @@ def load(config: Config, workdir: Path, *, weights: str) -> Trained:
 def evaluate(config: Config, workdir: Path, *, split: str, weights: str) -> evaluation.Scores:
     """Translates a split, prints its scores and some sentences, and writes them to the workdir."""
     trained = load(config, workdir, weights=weights)
-    pairs = corpora.load_split(config.data, split, seed=config.seed).pairs
+    pairs = corpora.load_split(config.data, split).pairs
     sources, references = map(list, zip(*pairs, strict=True))
     with tracking.progress_bar(len(sources), f"translating {split}") as bar:
         found = trained.translator.translate(trained.params, sources, progress=bar.update)
     translations = first_best(found)
-    scores = evaluation.score(
-        translations, references, target_language=config.data.target_language
-    )
+    scores = evaluation.score(translations, references, target_language=config.data.target_language)
     folder = workdir / "evaluation" / split
     evaluation.write_report(
         folder, scores, sources, translations, references, split=split, steps=trained.steps

@@ -39,6 +39,9 @@ class Dropout:
         return layers.dropout(x, self.rngs, self.rate)
 
 
+NO_DROPOUT = Dropout()
+
+
 def _kernel_init(config: ModelConfig, in_axis: Any, out_axis: Any) -> nn.initializers.Initializer:
     init = getattr(nn.initializers, config.kernel_init)
     return init(in_axis=in_axis, out_axis=out_axis)
@@ -207,18 +210,20 @@ class DecoderLayer(nn.Module):
             "value": jax.lax.dynamic_update_slice_in_dim(cache["value"], value, position, axis=1),
         }
         past = (jnp.arange(cache["key"].shape[1]) <= position)[None, None, None]
-        y = self.self_attention.attend(y, cache["key"], cache["value"], past, Dropout())
-        x = self.self_attention_residual.after(x, y, Dropout())
+        y = self.self_attention.attend(y, cache["key"], cache["value"], past, NO_DROPOUT)
+        x = self.self_attention_residual.after(x, y, NO_DROPOUT)
         y = self.cross_attention_residual.before(x)
         y = y.reshape(memory["key"].shape[0], -1, y.shape[-1])
-        y = self.cross_attention.attend(y, memory["key"], memory["value"], memory["mask"], Dropout())
-        x = self.cross_attention_residual.after(x, y.reshape(x.shape), Dropout())
+        y = self.cross_attention.attend(
+            y, memory["key"], memory["value"], memory["mask"], Dropout()
+        )
+        x = self.cross_attention_residual.after(x, y.reshape(x.shape), NO_DROPOUT)
         y = self.feed_forward(self.feed_forward_residual.before(x))
-        return self.feed_forward_residual.after(x, y, Dropout()), cache
+        return self.feed_forward_residual.after(x, y, NO_DROPOUT), cache
 
 
 class Transformer(nn.Module):
-    """The encoder–decoder Transformer (Figure 1), embeddings and softmax sharing one table (3.4)."""
+    """The encoder–decoder Transformer (Figure 1); one table embeds and predicts (section 3.4)."""
 
     config: ModelConfig
     vocab_size: int
@@ -255,7 +260,7 @@ class Transformer(nn.Module):
         source_segments: Array | None = None,
         source_positions: Array | None = None,
         *,
-        dropout: Dropout = Dropout(),  # noqa: B008: immutable
+        dropout: Dropout = NO_DROPOUT,
     ) -> Array:
         """The encoder.
 
@@ -286,7 +291,7 @@ class Transformer(nn.Module):
         target_segments: Array | None = None,
         target_positions: Array | None = None,
         *,
-        dropout: Dropout = Dropout(),  # noqa: B008: immutable
+        dropout: Dropout = NO_DROPOUT,
     ) -> Array:
         """The decoder over whole targets: position t sees decoder_input up to t (teacher forcing).
 
@@ -321,7 +326,7 @@ class Transformer(nn.Module):
         source_positions: Array | None = None,
         target_positions: Array | None = None,
         *,
-        dropout: Dropout = Dropout(),  # noqa: B008: immutable
+        dropout: Dropout = NO_DROPOUT,
     ) -> Array:
         """Encodes, then decodes whole targets; arguments as in `encode` and `decode`.
 
@@ -381,7 +386,7 @@ class Transformer(nn.Module):
           logits of the next tokens, float32 [R, V], and the cache for the next step.
         """
         position = cache["position"]
-        x = self._embed(tokens[:, None], position[None, None], "target", Dropout())
+        x = self._embed(tokens[:, None], position[None, None], "target", NO_DROPOUT)
         new_cache = {"position": position + 1}
         for number, layer in enumerate(self.decoder):
             name = f"layer_{number}"
@@ -394,9 +399,7 @@ class Transformer(nn.Module):
         return layers.logits(x, self.embedding.astype(x.dtype))
 
 
-def _layout(
-    tokens: Array, segments: Array | None, positions_: Array | None
-) -> tuple[Array, Array]:
+def _layout(tokens: Array, segments: Array | None, positions_: Array | None) -> tuple[Array, Array]:
     if segments is None:
         segments = masks.padding_segments(tokens, pad_id=PAD_ID)
     if positions_ is None:

@@ -49,7 +49,11 @@ class Translator:
         self._rng = jax.random.key(seed)
 
     def translate(
-        self, params: Any, sentences: Sequence[str], *, progress: Callable[[int], None] = lambda count: None,
+        self,
+        params: Any,
+        sentences: Sequence[str],
+        *,
+        progress: Callable[[int], None] = lambda count: None,
     ) -> list[list[Hypothesis]]:
         """The n best translations of each sentence, best first, in the order of `sentences`.
 
@@ -66,9 +70,7 @@ class Translator:
         for number, text in enumerate(sentences):
             if not text.strip():
                 results[number] = [Hypothesis("", 0.0, 0.0)]
-        todo = [
-            n for n, r in enumerate(results) if not r and len(ids[n]) <= self._lengths[-1]
-        ]
+        todo = [n for n, r in enumerate(results) if not r and len(ids[n]) <= self._lengths[-1]]
         for chunk in self._chunks(todo, ids):
             for number, hypotheses in zip(chunk, self._run(params, chunk, ids), strict=True):
                 results[number] = hypotheses
@@ -92,9 +94,7 @@ class Translator:
     def _bucket(self, length: int) -> int:
         return next(s for s in self._lengths if s >= length)
 
-    def _run(
-        self, params: Any, chunk: list[int], ids: list[list[int]]
-    ) -> list[list[Hypothesis]]:
+    def _run(self, params: Any, chunk: list[int], ids: list[list[int]]) -> list[list[Hypothesis]]:
         length = self._bucket(max(len(ids[n]) for n in chunk))
         # Two batch sizes, whatever is asked: one sentence (a prompt), or a full batch.
         rows = 1 if len(chunk) == 1 else self.decode.batch_size
@@ -110,9 +110,7 @@ class Translator:
         kept = [k for k in range(found.score.shape[1]) if np.isfinite(found.score[row, k])]
         texts = self.tokenizer.decode(found.tokens[row, kept])
         numbers = zip(found.score[row, kept], found.log_prob[row, kept], strict=True)
-        return [
-            Hypothesis(t, float(s), float(p)) for t, (s, p) in zip(texts, numbers, strict=True)
-        ]
+        return [Hypothesis(t, float(s), float(p)) for t, (s, p) in zip(texts, numbers, strict=True)]
 
 
 def search(

@@ -37,20 +37,19 @@ def split_names(data: DataConfig) -> list[str]:
     Raises:
       UserError: if there is no such corpus.
     """
-    name, _, dataset = data.corpus.partition(":")
     if data.corpus == "small_world":
         return ["train", "valid", "test", "longer"]
-    if data.corpus in ("hsk", "files") or (name == "tfds" and dataset):
+    if data.corpus in ("hsk", "files") or re.match("tfds:.", data.corpus):
         return ["train", "valid", "test"]
     near = nearest(data.corpus, _CORPORA)
     raise UserError(f"data.corpus={data.corpus!r} is none of: {', '.join(_CORPORA)}{near}")
 
 
-def load_split(data: DataConfig, split: str, *, seed: int = 0) -> Corpus:
+def load_split(data: DataConfig, split: str) -> Corpus:
     """Reads or generates one split, in the direction that `data` names.
 
-    A split is decided by `data` alone, so that runs compare; `seed` is for another training set of
-    the small world, and changes nothing else.
+    A split is decided by `data` alone, training included, so that runs of every seed compare: a
+    corpus is data, not randomness.
 
     Raises:
       UserError: if there is no such split, or its text cannot be had or read.
@@ -60,14 +59,8 @@ def load_split(data: DataConfig, split: str, *, seed: int = 0) -> Corpus:
         raise UserError(
             f"{data.corpus} has no split {split!r}, only {', '.join(known)}{nearest(split, known)}"
         )
-    if data.corpus == "small_world":
-        corpus = _small_world(data, split, seed)
-    elif data.corpus == "hsk":
-        corpus = _hsk(data, split)
-    elif data.corpus == "files":
-        corpus = _files(data, split)
-    else:
-        corpus = _tfds(data, split)
+    read = {"small_world": _small_world, "hsk": _hsk, "files": _files}.get(data.corpus, _tfds)
+    corpus = read(data, split)
     if split == "train" and data.train_size:
         corpus.pairs = corpus.pairs[: data.train_size]
     return corpus
@@ -141,7 +134,7 @@ def _without_blanks(pairs: Iterable[Pair], origin: str, limit: int = 0) -> Corpu
         if len(corpus.pairs) == limit > 0:
             break
     if not corpus.pairs:
-        raise UserError(f"{origin} has no pairs: in {corpus.empty} of them a side is blank")
+        raise UserError(f"{origin} has no pairs ({corpus.empty} dropped: a side is blank)")
     return corpus
 
 
@@ -156,15 +149,13 @@ def _from_zh_en(pairs: list[Pair], data: DataConfig) -> list[Pair]:
     return pairs if direction == ("zh", "en") else [(en, zh) for zh, en in pairs]
 
 
-def _small_world(data: DataConfig, split: str, seed: int) -> Corpus:
+def _small_world(data: DataConfig, split: str) -> Corpus:
     from transformer_jax.data.small_world import pairs
 
-    _from_zh_en([], data)  # refuses other languages before a minute of work
-    if split == "train":
-        generated = pairs(split, size=data.train_size or _SMALL_WORLD_TRAIN_SIZE, seed=seed)
-    else:
-        generated = pairs(split, size=_SMALL_WORLD_HELD_OUT_SIZE, seed=0)
-    return Corpus(_from_zh_en(generated, data), 0)
+    _from_zh_en([], data)  # refuses other languages before seconds of work
+    train_size = data.train_size or _SMALL_WORLD_TRAIN_SIZE
+    size = train_size if split == "train" else _SMALL_WORLD_HELD_OUT_SIZE
+    return Corpus(_from_zh_en(pairs(split, size=size), data), 0)
 
 
 def _hsk(data: DataConfig, split: str) -> Corpus:
@@ -186,9 +177,8 @@ def _hsk(data: DataConfig, split: str) -> Corpus:
 
 def _glosses(records: Iterable[dict[str, Any]]) -> list[Pair]:
     """Each different (word, first sense of its gloss)."""
-    tokens = [token for record in records for token in record["tokens"]]
-    glosses = ((token["word"].strip(), first_sense(token["gloss_en"])) for token in tokens)
-    different = dict.fromkeys(glosses)
+    tokens = (token for record in records for token in record["tokens"])
+    different = dict.fromkeys((t["word"].strip(), first_sense(t["gloss_en"])) for t in tokens)
     return [pair for pair in different if all(pair) and not _NOT_A_TRANSLATION.search(pair[1])]
 
 
@@ -198,10 +188,10 @@ def first_sense(gloss: str) -> str:
     >>> first_sense("you (courteous, as opposed to informal 你[ni3]); thou")
     'you'
     """
-    without, count = gloss, 1
+    count = 1
     while count:  # from the innermost parentheses outwards, as remarks nest and contain ";"
-        without, count = re.subn(r"\([^()]*\)", " ", without)
-    return " ".join(without.split(";")[0].split())
+        gloss, count = re.subn(r"\([^()]*\)", " ", gloss)
+    return " ".join(gloss.split(";")[0].split())
 
 
 # ------------------------------------------------------------------------------- the user's files
@@ -224,7 +214,7 @@ def _read_pairs(data: DataConfig, option: str) -> Corpus:
     paths = [Path(data.path).expanduser() / Path(name).expanduser() for name in names]
     if len(paths) == 1:
         return _without_blanks(_read_columns(paths[0]), str(paths[0]))
-    source, target = map(_read_lines, paths)
+    source, target = map(read_lines, paths)
     if len(source) != len(target):
         raise UserError(
             f"{paths[0]} has {len(source)} lines, but {paths[1]} has {len(target)}: "
@@ -235,32 +225,41 @@ def _read_pairs(data: DataConfig, option: str) -> Corpus:
 
 def _read_columns(path: Path) -> Iterator[Pair]:
     """Columns after the second (Tatoeba's attribution) are ignored."""
-    for number, line in enumerate(_read_lines(path), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         source, tab, rest = line.partition("\t")
         if line.strip() and not tab:
             raise UserError(f"{path}, line {number} has no tab: give {_FILES_HINT}")
         yield source, rest.partition("\t")[0]
 
 
-def _read_lines(path: Path) -> list[str]:
-    """Lines end at "\\n" only: splitlines would also cut at U+2028, and shift all that follows."""
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 file, which may be gzipped.
+
+    Raises:
+      UserError: if it cannot be read.
+    """
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-            text = file.read().decode("utf-8-sig")
+            return split_lines(file.read(), str(path))
     except FileNotFoundError:
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UserError(f"{path} does not exist{nearest(path.name, siblings)}") from None
     except IsADirectoryError:
-        raise UserError(f"{path} is a directory: give {_FILES_HINT}") from None
-    except UnicodeDecodeError as e:
-        number = e.object[: e.start].count(b"\n") + 1
-        raise UserError(f"{path}, line {number} is not UTF-8: convert the file (iconv)") from None
+        raise UserError(f"{path} is a directory: give a file") from None
     except (OSError, EOFError, zlib.error) as e:
         raise UserError(f"{path} cannot be read: {e}") from None
-    if not text:
-        raise UserError(f"{path} is empty")
-    lines = text.split("\n")
-    return lines if lines[-1] else lines[:-1]
+
+
+def split_lines(content: bytes, name: str) -> list[str]:
+    """The lines of UTF-8 text; `name` is for the error, which says where it is not UTF-8."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        number = e.object[: e.start].count(b"\n") + 1
+        raise UserError(f"{name}, line {number} is not UTF-8: convert it (iconv)") from None
+    # str.splitlines would also end a line at U+2028 or a form feed, and shift all that follows.
+    lines = text.removesuffix("\n").split("\n") if text else []
+    return [line.removesuffix("\r") for line in lines]
 
 
 # ------------------------------------------------------------------------------------------- TFDS
@@ -270,8 +269,7 @@ def _tfds(data: DataConfig, split: str) -> Corpus:
         import tensorflow_datasets.translate  # without it wmt* is not registered
     except ImportError as e:
         raise UserError(
-            f"data.corpus={data.corpus!r} needs the extra tfds: "
-            f"pip install tensorflow-datasets array_record ({e})"
+            f"data.corpus={data.corpus!r} needs: pip install tensorflow-datasets array_record ({e})"
         ) from None
     expression = getattr(data, split) or _TFDS_SPLITS[split]
     try:
@@ -290,11 +288,11 @@ def _tfds(data: DataConfig, split: str) -> Corpus:
 
 
 def _texts(records: Iterable[dict[str, bytes | str]], data: DataConfig) -> Iterator[Pair]:
-    languages = (data.source_language, data.target_language)
     for record in records:
-        if not record.keys() >= set(languages):
-            raise UserError(f"{data.corpus} has {', '.join(sorted(record))}: not both {languages}")
-        sides = (record[language] for language in languages)
+        try:
+            sides = record[data.source_language], record[data.target_language]
+        except KeyError as e:
+            raise UserError(f"{data.corpus} has no {e}, only {', '.join(sorted(record))}") from None
         # Bytes, except from tfds.testing.mock_data.
         source, target = (s.decode() if isinstance(s, bytes) else s for s in sides)
         yield source, target

@@ -10,7 +10,6 @@ import sentencepiece
 from transformer_jax.config import BOS_ID, EOS_ID, PAD_ID, UNK_ID, UserError
 
 
-
 class Tokenizer:
     """Text ↔ piece ids. Every Unicode string has pieces: what is rare falls back to bytes."""
 

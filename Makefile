@@ -1,0 +1,52 @@
+# Every target makes .venv first. Another Python: make test PYTHON=python3.13 VENV=.venv313
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: help train real test test-slow lint benchmark clean
+
+help:
+	@echo "make train      train the quickstart: Chinese to English in five minutes"
+	@echo "make real       the same on real sentences, in about an hour"
+	@echo "make test       the tests"
+	@echo "make test-slow  the tests and the long checks"
+	@echo "make lint       ruff"
+	@echo "make benchmark  training speed beside PyTorch (needs --data, see benchmarks/)"
+
+train: $(VENV)/installed
+	$(BIN)/python launch.py
+
+real: $(VENV)/installed
+	$(BIN)/python launch.py --config=experiments/hsk_zh_en.py
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -q -m "not slow" $(PYTEST_FLAGS)
+
+test-slow: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -q $(PYTEST_FLAGS)
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+benchmark: $(VENV)/installed
+	$(BIN)/pip install -q -r benchmarks/requirements.txt
+	$(BIN)/python benchmarks/train_step.py $(BENCHMARK_FLAGS)
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "Python 3.11 or newer is needed, and $(PYTHON) is older: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null \
+	    || { echo "Python's venv is missing: apt install python3-venv (Debian, Ubuntu)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: requirements.txt pyproject.toml | $(VENV)/bin/pip
+	$(BIN)/pip install -q -e .
+	@touch $@
+
+$(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
+	$(BIN)/pip install -q -r requirements-dev.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache
