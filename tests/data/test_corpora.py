@@ -549,5 +549,5 @@ def test_tfds_without_such_a_dataset_or_split(tfds, monkeypatch):
 def test_tfds_that_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     message = refusal(wmt14())
-    assert "extra tfds" in message
+    assert "pip install tensorflow-datasets" in message
     assert "pip install tensorflow-datasets" in message
