@@ -28,9 +28,9 @@ def get_config() -> Config:
             train_size=60_000,
             # About 300 Chinese characters and 700 English words; 256 pieces are bytes.
             vocab_size=1500,
-            source_row_length=64,
+            source_row_length=48,
             target_row_length=64,
-            batch_rows=32,
+            batch_rows=40,
         ),
         model=ModelConfig(num_layers=2, d_model=128, d_ff=512, num_heads=4, dropout_rate=0.1),
         # A run this short ends before the paper's inverse square root has cooled down.

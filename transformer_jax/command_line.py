@@ -26,9 +26,11 @@ def run(main: Callable[[list[str]], None], *, default_experiment: Path) -> None:
       default_experiment: used when neither --config nor an existing --workdir says which.
     """
     try:
-        config, argv = load_config(sys.argv, default_experiment)
+        config, argv = load_config(_with_flag_files(sys.argv), default_experiment)
+        # First, because config_flags answers an unknown option with a KeyError.
+        _check_overrides(argv, config)
         config_flags.DEFINE_config_dataclass("config", config, sys_argv=argv)
-        app.run(main, argv=argv, flags_parser=lambda argv: _parse(argv, config))
+        app.run(main, argv=argv, flags_parser=_parse)
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         sys.exit(2)
@@ -85,7 +87,26 @@ def load_experiment(path: Path) -> Config:
     return config
 
 
-def _parse(argv: list[str], config: Config) -> list[str]:
+def _with_flag_files(argv: list[str]) -> list[str]:
+    """`argv` with the content of --flagfile=FILE in its place."""
+    try:
+        return [argv[0], *flags.FLAGS.read_flags_from_files(argv[1:])]
+    except flags.Error as e:
+        raise UserError(_one_line(e)) from None
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as e:
+        raise UserError(_one_line(e)) from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _check_overrides(argv: list[str], config: Config) -> None:
     known = configs.flatten(config)
     for argument in argv[1:]:
         name, _, value = argument.lstrip("-").partition("=")
@@ -95,10 +116,6 @@ def _parse(argv: list[str], config: Config) -> list[str]:
         if option not in known:
             raise UserError(f"there is no option --config.{option}{_nearest_option(option, known)}")
         _check_type(option, value, known[option])
-    try:
-        return flags.FLAGS(argv)
-    except flags.Error as e:
-        raise UserError(" ".join(str(e).split())) from None
 
 
 def _nearest_option(option: str, known: dict[str, object]) -> str:
@@ -114,11 +131,15 @@ def _nearest_option(option: str, known: dict[str, object]) -> str:
 
 
 def _check_type(option: str, value: str, default: object) -> None:
-    kind = type(default)
-    if not value or kind not in (int, float):
-        return
+    parse, what = _KINDS.get(type(default), (str, ""))
     try:
-        kind(value)
+        parse(value or "0")  # "" is left to absl: the value may be the next argument
     except ValueError:
-        what = "a whole number" if kind is int else "a number"
         raise UserError(f"--config.{option}={value}: {value!r} is not {what}") from None
+
+
+_KINDS = {
+    int: (int, "a whole number"),
+    float: (float, "a number"),
+    bool: (flags.BooleanParser().parse, "true or false"),
+}

@@ -8,6 +8,8 @@ from typing import Any
 
 from sacrebleu.metrics import BLEU, CHRF
 
+from transformer_jax.config import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
@@ -62,7 +64,7 @@ def score(
       bootstrap: resamples for the 95 % intervals; 0 = none.
     """
     metric_bleu = _bleu(target_language)
-    metric_chrf = CHRF(word_order=2)
+    metric_chrf = _ChrF(word_order=2)
     b = metric_bleu.corpus_score(translations, [references], n_bootstrap=bootstrap or 1)
     c = metric_chrf.corpus_score(translations, [references], n_bootstrap=bootstrap or 1)
     equal = [t == r for t, r in zip(translations, references, strict=True)]
@@ -78,10 +80,25 @@ def score(
     )
 
 
+class _PythonFloats:
+    # The rows of a bootstrap are float32, but a score without a match is a float, and sacrebleu's
+    # statistics.mean refuses the mixture with a TypeError: it is what a poor model gives.
+    def _compute_score_from_stats(self, stats: Any) -> Any:
+        return super()._compute_score_from_stats([float(number) for number in stats])
+
+
+class _Bleu(_PythonFloats, BLEU):
+    pass
+
+
+class _ChrF(_PythonFloats, CHRF):
+    pass
+
+
 def _bleu(target_language: str) -> BLEU:
     # 13a, the default, takes a Chinese clause for one word: 95 where 82 is right.
     tokenize = {"zh": "zh", "ja": "char"}.get(target_language, "13a")
-    return BLEU(tokenize=tokenize)
+    return _Bleu(tokenize=tokenize)
 
 
 def _half_width(result: Any) -> float:
@@ -122,10 +139,24 @@ def write_report(
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    """Writes a file whole or not at all.
+
+    Raises:
+      UserError: if it cannot be written.
+    """
+    content = text.encode()
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        if path.exists() and not path.is_file():  # a pipe, /dev/null: not to be replaced by a file
+            path.write_bytes(content)
+            return
+        try:
+            temporary.write_bytes(content)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as e:
+        raise UserError(f"cannot write {path}: {e.strerror}") from None
 
 
 def side_by_side(

@@ -1,6 +1,7 @@
 """From text to text: sentences → batches of fixed shapes → search → sentences, in their order."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer_jax import decoding
-from transformer_jax.config import BOS_ID, EOS_ID, PAD_ID, DecodeConfig
+from transformer_jax.config import BOS_ID, EOS_ID, PAD_ID, DecodeConfig, ModelConfig, UserError
 from transformer_jax.data.tokenizer import Tokenizer
 from transformer_jax.model import Transformer
 
@@ -39,12 +40,13 @@ class Translator:
     def __init__(
         self, model: Transformer, tokenizer: Tokenizer, decode: DecodeConfig, *, seed: int = 0
     ) -> None:
-        """`seed` decides what is drawn when `decode.method` is "sample"."""
+        """`seed` decides what is drawn when `decode.method` is "sample".
+
+        Raises:
+          UserError: if learned positions do not suffice for one source token and extra_length.
+        """
         self.tokenizer, self.decode = tokenizer, decode
-        longest = SOURCE_LENGTHS
-        if model.config.positions == "learned":
-            longest = [s for s in longest if s + decode.extra_length <= model.config.max_positions]
-        self._lengths = tuple(longest) or (model.config.max_positions - decode.extra_length,)
+        self._lengths = _source_lengths(model.config, decode)
         self._search = jax.jit(partial(search, model, decode))
         self._rng = jax.random.key(seed)
 
@@ -108,9 +110,23 @@ class Translator:
 
     def _hypotheses(self, found: decoding.SearchResult, row: int) -> list[Hypothesis]:
         kept = [k for k in range(found.score.shape[1]) if np.isfinite(found.score[row, k])]
-        texts = self.tokenizer.decode(found.tokens[row, kept])
+        # <0x0A> is a piece, and a line in must give a line out.
+        texts = [re.sub(r"[\r\n]", " ", t) for t in self.tokenizer.decode(found.tokens[row, kept])]
         numbers = zip(found.score[row, kept], found.log_prob[row, kept], strict=True)
         return [Hypothesis(t, float(s), float(p)) for t, (s, p) in zip(texts, numbers, strict=True)]
+
+
+def _source_lengths(model: ModelConfig, decode: DecodeConfig) -> tuple[int, ...]:
+    if model.positions != "learned":
+        return SOURCE_LENGTHS
+    limit = model.max_positions - decode.extra_length
+    if limit < 1:
+        raise UserError(
+            f"decode.extra_length={decode.extra_length} leaves no source token of "
+            f"model.max_positions={model.max_positions}: lower it"
+        )
+    shorter = tuple(s for s in SOURCE_LENGTHS if s < limit)
+    return shorter if shorter == SOURCE_LENGTHS else (*shorter, limit)
 
 
 def search(

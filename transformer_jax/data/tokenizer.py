@@ -49,11 +49,15 @@ class Tokenizer:
           UserError: if the file is missing or damaged.
         """
         try:
-            return cls(path.read_bytes())
-        except FileNotFoundError:
+            tokenizer = cls(path.read_bytes())
+            tokenizer.encode(["a"])  # an empty file makes a processor that fails here only
+        except (FileNotFoundError, NotADirectoryError):
             raise UserError(f"{path.parent} has no {path.name}: train there first") from None
+        except OSError as e:
+            raise UserError(f"{path} cannot be read: {e.strerror}") from None
         except RuntimeError:
             raise UserError(f"{path} is damaged: it is not a SentencePiece model") from None
+        return tokenizer
 
 
 def _until_eos(row: Sequence[int]) -> list[int]:

@@ -1,0 +1,352 @@
+"""Packing: every pair once, no row too full, a batch that is a function of its step alone."""
+
+import doctest
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from transformer_jax.config import BOS_ID, EOS_ID, PAD_ID, DataConfig
+from transformer_jax.data import corpora, dataset
+from transformer_jax.data.dataset import PackedDataset, TokenizedPairs, plan_packing, tokenize_pairs
+from transformer_jax.data.tokenizer import train_tokenizer
+
+ROOT = Path(__file__).parents[2]
+MULTI30K = ROOT.parent / "shared" / "data" / "multi30k"
+SOURCE_ROW, TARGET_ROW = 31, 37
+
+
+def plan_of(source_lengths, target_lengths, source_row=SOURCE_ROW, target_row=TARGET_ROW):
+    return plan_packing(
+        np.asarray(source_lengths, np.int64),
+        np.asarray(target_lengths, np.int64),
+        source_row_length=source_row,
+        target_row_length=target_row,
+    )
+
+
+def random_lengths(count, rng, longest=41):
+    return rng.integers(1, longest, (2, count))
+
+
+def likely_lengths(count, seed=0):
+    """Log-normal with a mean near 15, and correlated between the sides, as sentences are."""
+    rng = np.random.default_rng(seed)
+    common, *own = rng.standard_normal((3, count))
+    logs = [2.6 + 0.45 * (0.9 * common + 0.43 * noise) for noise in own]
+    return [np.maximum(2, np.exp(side)).astype(np.int64) for side in logs]
+
+
+def random_pairs(source_lengths, target_lengths, rng):
+    """Tokens of those lengths, each sentence's own and ending in <eos>."""
+    sides, offsets = [], []
+    for lengths in (source_lengths, target_lengths):
+        sentences = [[*rng.integers(4, 997, n - 1), EOS_ID] for n in lengths]
+        sides.append(np.concatenate(sentences).astype(np.int32))
+        offsets.append(np.concatenate([[0], np.cumsum(lengths)]))
+    return TokenizedPairs(*sides, *offsets)
+
+
+def small_dataset(count=101, batch_rows=7, seed=3):
+    rng = np.random.default_rng(count)
+    lengths = random_lengths(count, rng)
+    return PackedDataset(
+        random_pairs(*lengths, rng), plan_of(*lengths), batch_rows=batch_rows, seed=seed
+    )
+
+
+def sentence(tokens, offsets, number):
+    return tokens[offsets[number] : offsets[number + 1]].tolist()
+
+
+def segments_of(row_tokens, row_segments):
+    """{segment: tokens} of one row, in plain Python."""
+    found = {}
+    for token, segment in zip(row_tokens.tolist(), row_segments.tolist(), strict=True):
+        found.setdefault(segment, []).append(token)
+    assert set(found.pop(0, [])) <= {PAD_ID}
+    return found
+
+
+def assert_every_pair_once(rows, fitting):
+    assert Counter(np.concatenate([*rows, []]).astype(int).tolist()) == Counter(fitting)
+
+
+@pytest.mark.fast
+def test_docstring_examples():
+    assert doctest.testmod(dataset) == (0, 6)
+
+
+# ---------------------------------------------------------------------------------------- the plan
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.tuples(st.integers(1, 41), st.integers(1, 41)), max_size=47),
+    seed=st.integers(0, 3),
+    epoch=st.integers(0, 3),
+)
+def test_an_epoch_has_every_pair_once_and_no_row_is_too_full(lengths, seed, epoch):
+    source, target = np.array(lengths, np.int64).reshape(-1, 2).T
+    plan = plan_of(source, target)
+    fitting = [i for i, (s, t) in enumerate(lengths) if s <= SOURCE_ROW and t <= TARGET_ROW]
+    assert plan.too_long == len(lengths) - len(fitting)
+    if not fitting:
+        assert plan.rows == 0
+        return
+    rows = plan.epoch(seed, epoch)
+    assert len(rows) == plan.rows
+    assert_every_pair_once(rows, fitting)
+    for row in rows:
+        assert len(row) > 0
+        assert source[row].sum() <= SOURCE_ROW
+        assert target[row].sum() <= TARGET_ROW
+
+
+def test_pairs_longer_than_a_row_on_either_side_are_counted():
+    plan = plan_of([SOURCE_ROW, SOURCE_ROW + 1, 2, 2], [2, 2, TARGET_ROW, TARGET_ROW + 1])
+    assert plan.too_long == 2
+    assert_every_pair_once(plan.epoch(0, 0), [0, 2])
+
+
+def test_no_pair_that_fits_gives_no_row():
+    plan = plan_of([SOURCE_ROW + 1], [1])
+    assert (plan.rows, plan.too_long) == (0, 1)
+
+
+def test_epochs_and_seeds_differ_but_never_in_the_number_of_rows():
+    plan = plan_of(*likely_lengths(997), 61, 61)
+    orders = {}
+    for seed in (0, 1):
+        for epoch in (0, 1):
+            rows = plan.epoch(seed, epoch)
+            assert len(rows) == plan.rows
+            orders[seed, epoch] = [row.tolist() for row in rows]
+    assert all(orders[a] != orders[b] for a in orders for b in orders if a != b)
+    # Not only the order of rows: pairs meet other pairs.
+    companions = [{tuple(sorted(row)) for row in rows} for rows in orders.values()]
+    assert len(companions[0] & companions[1]) < plan.rows / 2
+    assert [row.tolist() for row in plan.epoch(1, 0)] == orders[1, 0]
+
+
+def test_an_epoch_does_not_depend_on_the_process():
+    code = (
+        "import numpy as np, hashlib; from transformer_jax.data.dataset import plan_packing;"
+        "lengths = np.random.default_rng(5).integers(1, 41, (2, 499));"
+        f"plan = plan_packing(*lengths, source_row_length={SOURCE_ROW},"
+        f" target_row_length={TARGET_ROW});"
+        "print([row.tolist() for row in plan.epoch(2, 3)])"
+    )
+    printed = set()
+    for hash_seed in ("1", "4242"):
+        environment = os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", code]
+        printed.add(
+            subprocess.run(command, env=environment, capture_output=True, check=True).stdout
+        )
+    plan = plan_of(*np.random.default_rng(5).integers(1, 41, (2, 499)))
+    assert printed == {f"{[row.tolist() for row in plan.epoch(2, 3)]}\n".encode()}
+
+
+@pytest.mark.parametrize("row", [61, 128])
+def test_95_percent_of_positions_are_real_for_likely_lengths(row):
+    source, target = likely_lengths(20_011)
+    assert 12 < source.mean() < 18
+    plan = plan_of(source, target, row, row)
+    used = plan.pairs
+    real = source[used].sum() + target[used].sum()
+    assert real / (plan.rows * 2 * row) >= 0.95
+
+
+def test_95_percent_of_positions_are_real_for_multi30k():
+    if not MULTI30K.is_dir():
+        pytest.skip("there is no multi30k beside the checkout")
+    data = DataConfig(
+        corpus="files", path=str(MULTI30K), train="train.en,train.de", valid="valid.en,valid.de",
+        test="test2016.en,test2016.de",
+    )  # fmt: skip
+    pairs = corpora.load_split(data, "train").pairs
+    tokenizer = train_tokenizer((text for pair in pairs for text in pair), vocab_size=4000)
+    tokens = tokenize_pairs(pairs, tokenizer)
+    # The row lengths of experiments/multi30k_en_de.py.
+    plan = plan_of(tokens.source_lengths, tokens.target_lengths, 62, 64)
+    assert PackedDataset(tokens, plan, batch_rows=64, seed=0).real_share >= 0.95
+
+
+def test_450_000_pairs_are_planned_in_time():
+    lengths = likely_lengths(450_000)
+    start = time.monotonic()
+    plan = plan_of(*lengths, 128, 128)
+    seconds = time.monotonic() - start
+    assert len(plan.pairs) + plan.too_long == 450_000
+    assert seconds < 60  # about 3 on an idle core; a plan pair by pair takes many minutes
+
+
+# ---------------------------------------------------------------------------------------- batches
+@pytest.mark.fast
+def test_a_batch_decodes_back_to_its_pairs():
+    data = small_dataset()
+    pairs = data.pairs
+    for step in (0, 1, 5, 23):
+        batch, row_pairs = data.batch(step), data.batch_pairs(step)
+        assert batch["row"].tolist() == list(range(data.batch_rows))
+        assert {a.dtype for a in batch.values()} == {np.dtype(np.int32)}
+        for row, numbers in enumerate(row_pairs):
+            sources = segments_of(batch["source_tokens"][row], batch["source_segments"][row])
+            targets = segments_of(batch["labels"][row], batch["target_segments"][row])
+            inputs = segments_of(batch["decoder_input"][row], batch["target_segments"][row])
+            assert list(sources) == list(targets) == list(range(1, len(numbers) + 1))
+            for segment, number in enumerate(numbers, start=1):
+                labels = sentence(pairs.target, pairs.target_offsets, number)
+                assert sources[segment] == sentence(pairs.source, pairs.source_offsets, number)
+                assert targets[segment] == labels
+                assert inputs[segment] == [BOS_ID, *labels[:-1]]
+
+
+def test_positions_count_from_zero_in_each_segment():
+    batch = small_dataset().batch(2)
+    for side in ("source", "target"):
+        for segments, positions in zip(
+            batch[f"{side}_segments"], batch[f"{side}_positions"], strict=True
+        ):
+            expected, seen = [], Counter()
+            for segment in segments.tolist():
+                expected.append(seen[segment] if segment else 0)
+                seen[segment] += 1
+            assert positions.tolist() == expected
+
+
+def test_a_batch_is_a_function_of_its_step():
+    data = small_dataset()
+    steps = [0, 40, 3, 17, 3, 0, 40]
+    batches = {step: small_dataset().batch(step) for step in set(steps)}
+    for step in steps:  # forth and back over epochs, and against a fresh object for each
+        for name, array in data.batch(step).items():
+            np.testing.assert_array_equal(array, batches[step][name])
+
+
+def test_consecutive_batches_go_through_epoch_after_epoch():
+    data = small_dataset()
+    rows, steps = data.plan.rows, 29
+    assert steps * data.batch_rows > 2 * rows, "to cross two epochs"
+    seen = [row.tolist() for step in range(steps) for row in data.batch_pairs(step)]
+    for epoch in (0, 1):
+        expected = data.plan.epoch(data.seed, epoch)
+        assert seen[epoch * rows : (epoch + 1) * rows] == [row.tolist() for row in expected]
+    assert data.steps_per_epoch == rows / data.batch_rows
+
+
+def test_a_batch_may_be_larger_than_an_epoch():
+    data = small_dataset(count=5, batch_rows=19)
+    assert data.plan.rows < 19
+    counts = Counter(np.concatenate(data.batch_pairs(0)).tolist())
+    assert set(counts) == set(data.plan.pairs.tolist())
+    assert max(counts.values()) - min(counts.values()) <= 1
+
+
+def test_one_epoch_has_every_pair_once_in_batches_of_one_shape():
+    data = small_dataset()
+    found = Counter()
+    for batch in data.one_epoch():
+        assert batch["labels"].shape == (data.batch_rows, TARGET_ROW)
+        for tokens, segments in zip(batch["labels"], batch["target_segments"], strict=True):
+            found.update(map(tuple, segments_of(tokens, segments).values()))
+    pairs = data.pairs
+    assert found == Counter(
+        tuple(sentence(pairs.target, pairs.target_offsets, n)) for n in data.plan.pairs
+    )
+
+
+def test_real_share_counts_what_is_not_padding():
+    data = small_dataset()
+    batches = data.one_epoch()
+    real = sum((b["source_segments"] > 0).sum() + (b["target_segments"] > 0).sum() for b in batches)
+    assert data.real_share == pytest.approx(real / (data.plan.rows * (SOURCE_ROW + TARGET_ROW)))
+
+
+# ------------------------------------------------------------------------------------- the tokens
+class Spelling:
+    """A tokenizer that spells, and counts the texts it is given."""
+
+    def __init__(self, model=b"spelling"):
+        self.model, self.texts = model, 0
+
+    def encode(self, texts):
+        self.texts += len(texts)
+        return [[ord(c) for c in text] for text in texts]
+
+
+PAIRS = [("猫", "a cat"), ("一只狗", "dog"), ("x", "y")]
+
+
+def ids(text):
+    return [*map(ord, text), EOS_ID]
+
+
+def assert_are_tokens_of(tokens, pairs):
+    assert len(tokens) == len(pairs)
+    for number, (source, target) in enumerate(pairs):
+        assert sentence(tokens.source, tokens.source_offsets, number) == ids(source)
+        assert sentence(tokens.target, tokens.target_offsets, number) == ids(target)
+    assert tokens.source_lengths.tolist() == [len(ids(s)) for s, _ in pairs]
+    assert tokens.target_lengths.tolist() == [len(ids(t)) for _, t in pairs]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 10])
+def test_tokens_end_in_eos_whatever_the_chunks(monkeypatch, chunk):
+    monkeypatch.setattr(dataset, "_CHUNK", chunk)
+    ticks = []
+    assert_are_tokens_of(tokenize_pairs(PAIRS, Spelling(), progress=ticks.append), PAIRS)
+    assert sum(ticks) == len(PAIRS)
+
+
+def test_tokens_are_encoded_once_and_read_from_the_disk(tmp_path):
+    first, second = Spelling(), Spelling()
+    tokenize_pairs(PAIRS, first, tmp_path)
+    tokens = tokenize_pairs(PAIRS, second, tmp_path)
+    assert (first.texts, second.texts) == (6, 0)
+    assert isinstance(tokens.source, np.memmap)
+    assert tokens.source.dtype == tokens.target.dtype == np.int32
+    assert_are_tokens_of(tokens, PAIRS)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "model"),
+    [
+        ([*PAIRS[:2], ("x", "z")], b"spelling"),
+        (PAIRS[::-1], b"spelling"),
+        ([(t, s) for s, t in PAIRS], b"spelling"),
+        (PAIRS, b"other"),
+    ],
+    ids=["text", "order", "direction", "tokenizer"],
+)
+def test_what_changes_the_tokens_encodes_again(tmp_path, pairs, model):
+    tokenize_pairs(PAIRS, Spelling(), tmp_path)
+    again = Spelling(model)
+    assert_are_tokens_of(tokenize_pairs(pairs, again, tmp_path), pairs)
+    assert again.texts == 6
+
+
+def test_what_a_killed_run_left_is_harmless(tmp_path, monkeypatch):
+    saved = []
+
+    def save_one(path, array):
+        if saved:
+            raise KeyboardInterrupt
+        saved.append(path)
+        path.write_bytes(b"half")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", save_one)
+        with pytest.raises(KeyboardInterrupt):
+            tokenize_pairs(PAIRS, Spelling(), tmp_path)
+    assert saved
+    again = Spelling()
+    assert_are_tokens_of(tokenize_pairs(PAIRS, again, tmp_path), PAIRS)
+    assert again.texts == 6
+    assert not list(tmp_path.glob("*.tmp"))

@@ -1,0 +1,152 @@
+"""What SentencePiece keeps of a text, the fixed ids, and what is refused."""
+
+import pytest
+
+from transformer_jax.config import BOS_ID, EOS_ID, PAD_ID, UNK_ID, UserError
+from transformer_jax.data import small_world
+from transformer_jax.data.tokenizer import Tokenizer, train_tokenizer
+
+PAIRS = small_world.pairs("train", size=200)
+TEXTS = [text for pair in PAIRS for text in pair]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(TEXTS, vocab_size=800)
+
+
+def round_trip(tokenizer, text):
+    return tokenizer.decode(tokenizer.encode([text]))[0]
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    "text",
+    [
+        "我有一只猫。",
+        "I have a cat.",
+        "龘𠮷",  # in no training sentence
+        "🐱👩‍👩‍👧 🇨🇳",
+        "e\u0301 is not \u00e9",
+        "！？，。：；（）【】“”",
+        "ﬁ ½ ① Ⅷ ｶﾞ",  # what NFKC rewrites
+        "a\tb\nc\x00d\x1b\x7f",
+        "\u2028\u2029\u200b\u00a0\u3000x",
+        "עברית العربية",
+        "<s></s><unk><pad><0x0A>",
+        "",
+    ],
+)
+def test_text_comes_back_as_it_was(tokenizer, text):
+    assert round_trip(tokenizer, text) == text
+
+
+def test_every_training_sentence_comes_back(tokenizer):
+    assert tokenizer.decode(tokenizer.encode(TEXTS)) == TEXTS
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("  a b", "a b"),
+        ("a b  ", "a b"),
+        ("a   b", "a b"),
+        ("   ", ""),
+        # Its own sign for a space is one.
+        ("a▁b", "a b"),
+    ],
+)
+def test_spaces_at_the_ends_go_and_runs_of_them_are_one(tokenizer, text, kept):
+    assert round_trip(tokenizer, text) == kept
+
+
+@pytest.mark.fast
+def test_ids_are_those_of_the_configuration(tokenizer):
+    assert (PAD_ID, UNK_ID, BOS_ID, EOS_ID) == (0, 1, 2, 3)
+    processor = tokenizer._processor
+    ids = processor.pad_id(), processor.unk_id(), processor.bos_id(), processor.eos_id()
+    assert ids == (PAD_ID, UNK_ID, BOS_ID, EOS_ID)
+    assert tokenizer.vocab_size == 800
+
+
+def test_nothing_is_unknown(tokenizer):
+    every = "".join(chr(c) for c in range(1, 0x3000, 7)) + "龘🐱𠮷"
+    (ids,) = tokenizer.encode([every])
+    assert UNK_ID not in ids
+    assert not {PAD_ID, BOS_ID, EOS_ID} & set(ids)
+    assert all(0 < i < tokenizer.vocab_size for i in ids)
+
+
+def test_decoding_ends_at_eos_and_skips_padding(tokenizer):
+    (cat,) = tokenizer.encode(["一只猫"])
+    rows = [[BOS_ID, *cat, EOS_ID, *cat], [*cat, EOS_ID, PAD_ID, PAD_ID], [EOS_ID, *cat]]
+    assert tokenizer.decode(rows) == ["一只猫", "一只猫", ""]
+
+
+def test_bytes_that_are_no_character_decode_to_something(tokenizer):
+    half = tokenizer.encode(["龘"])[0][:-1]
+    tokenizer.decode([half])[0].encode()  # valid Unicode
+
+
+def test_pieces_spell_the_text(tokenizer):
+    assert "".join(tokenizer.pieces("I have a cat.")).replace("▁", " ").strip() == "I have a cat."
+
+
+def test_training_is_deterministic(tokenizer):
+    assert train_tokenizer(TEXTS, vocab_size=800).model == tokenizer.model
+
+
+def test_a_saved_tokenizer_is_the_same(tokenizer, tmp_path):
+    path = tmp_path / "tokenizer.model"
+    tokenizer.save(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["tokenizer.model"]
+    loaded = Tokenizer.load(path)
+    assert loaded.model == tokenizer.model
+    assert loaded.encode(TEXTS) == tokenizer.encode(TEXTS)
+
+
+# ---------------------------------------------------------------------------------------- refusals
+def refusal(call):
+    with pytest.raises(UserError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_vocabulary_too_large_names_the_largest():
+    message = refusal(lambda: train_tokenizer(TEXTS, vocab_size=123_457))
+    assert "data.vocab_size=123457" in message
+    largest = int(message.rstrip(".").split()[-1])
+    assert train_tokenizer(TEXTS, vocab_size=largest).vocab_size == largest
+
+
+def test_a_vocabulary_too_small_names_the_smallest():
+    message = refusal(lambda: train_tokenizer(TEXTS, vocab_size=17))
+    assert "data.vocab_size=17" in message
+    assert any(int(word) > 260 for word in message.replace(".", " ").split() if word.isdigit())
+
+
+def test_no_text_is_refused():
+    assert "data.vocab_size=300" in refusal(lambda: train_tokenizer([], vocab_size=300))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "empty"])
+def test_a_damaged_file_is_named(tokenizer, tmp_path, damage):
+    path = tmp_path / "tokenizer.model"
+    whole = tokenizer.model
+    content = {"truncated": whole[: len(whole) // 2], "garbage": b"\xff" * 99, "empty": b""}
+    path.write_bytes(content[damage])
+    message = refusal(lambda: Tokenizer.load(path))
+    assert str(path) in message
+    assert "damaged" in message
+
+
+def test_a_missing_file_names_the_folder(tmp_path):
+    message = refusal(lambda: Tokenizer.load(tmp_path / "tokenizer.model"))
+    assert str(tmp_path) in message
+    assert "train there first" in message
+    (tmp_path / "file").write_text("")
+    below_a_file = tmp_path / "file" / "tokenizer.model"
+    assert "train there first" in refusal(lambda: Tokenizer.load(below_a_file))
+    assert "cannot be read" in refusal(lambda: Tokenizer.load(tmp_path))

@@ -1,0 +1,89 @@
+"""The loss against the smoothed distribution written out, and its behaviour as a sum."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer_jax.functional.losses import label_smoothed_cross_entropy
+
+B, T, V, PAD = 3, 7, 11, 5
+rng = np.random.default_rng(0)
+LOGITS = rng.standard_normal((B, T, V)).astype(np.float32) * 2
+LABELS = rng.integers(0, V, (B, T)).astype(np.int32)
+LABELS[LABELS == PAD] = 0  # id 0 is a token here: padding is `pad_id` alone
+LABELS[0, 4:] = LABELS[1, 2:] = PAD
+COUNT = 4 + 2 + 7
+
+
+def smoothed_labels(epsilon):
+    """(1 - ε) · one-hot + ε / V."""
+    labels = np.full((B, T, V), epsilon / V)
+    for b, t in np.ndindex(B, T):
+        labels[b, t, LABELS[b, t]] += 1 - epsilon
+    return labels
+
+
+def log_probs():
+    logits = LOGITS.astype(np.float64)
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def loss(logits, labels, epsilon):
+    return label_smoothed_cross_entropy(logits, labels, label_smoothing=epsilon, pad_id=PAD)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("epsilon", [0.0, 0.1, 0.37])
+def test_against_the_whole_distribution(epsilon):
+    real = LABELS != PAD
+    expected = -(smoothed_labels(epsilon) * log_probs()).sum(-1)[real].sum()
+    total, count = loss(LOGITS, LABELS, epsilon)
+    assert total.dtype == count.dtype == jnp.float32
+    np.testing.assert_allclose(total, expected, rtol=1e-6)
+    assert count == COUNT
+
+
+def test_without_smoothing_it_is_the_log_probability():
+    total, _ = loss(LOGITS, LABELS, 0.0)
+    nats = [log_probs()[b, t, LABELS[b, t]] for b, t in np.argwhere(LABELS != PAD)]
+    np.testing.assert_allclose(total, -sum(nats), rtol=1e-6)
+
+
+def test_gradient_is_softmax_minus_labels_and_nothing_on_padding():
+    grad = jax.grad(lambda x: loss(x, LABELS, 0.1)[0])(jnp.asarray(LOGITS))
+    real = LABELS != PAD
+    expected = np.where(real[..., None], np.exp(log_probs()) - smoothed_labels(0.1), 0)
+    np.testing.assert_allclose(grad, expected, atol=1e-6)
+    assert (grad[~real] == 0).all()
+
+
+def test_logits_of_padding_do_not_matter():
+    changed = np.where((LABELS == PAD)[..., None], 1e9, LOGITS).astype(np.float32)
+    assert loss(changed, LABELS, 0.1) == loss(LOGITS, LABELS, 0.1)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_sums_and_counts_add_up_over_any_split(axis):
+    whole = loss(LOGITS, LABELS, 0.1)
+    cut = [1] if axis == 0 else [2, 5]
+    logits, labels = np.split(LOGITS, cut, axis), np.split(LABELS, cut, axis)
+    parts = [loss(x, y, 0.1) for x, y in zip(logits, labels, strict=True)]
+    np.testing.assert_allclose(sum(p[0] for p in parts), whole[0], rtol=1e-6)
+    assert sum(p[1] for p in parts) == whole[1]
+
+
+def test_bfloat16_logits_are_summed_in_float32():
+    rounded = jnp.asarray(LOGITS, jnp.bfloat16)
+    total, _ = loss(rounded, LABELS, 0.1)
+    assert total == loss(rounded.astype(jnp.float32), LABELS, 0.1)[0]
+
+
+def test_large_logits_stay_finite():
+    total, _ = loss(LOGITS * 1e4, LABELS, 0.1)
+    assert np.isfinite(total)
+
+
+def test_smoothing_may_be_traced():
+    traced = jax.jit(loss)(LOGITS, LABELS, jnp.float32(0.1))
+    np.testing.assert_allclose(traced[0], loss(LOGITS, LABELS, 0.1)[0], rtol=1e-6)

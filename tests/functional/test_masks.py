@@ -1,0 +1,62 @@
+"""Masks: the docstrings' examples, and the definition by loops."""
+
+import doctest
+import importlib
+import pkgutil
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer_jax import functional
+from transformer_jax.functional.masks import causal_mask, padding_segments, segment_mask
+
+MODULES = [m.name for m in pkgutil.iter_modules(functional.__path__)]
+WITH_EXAMPLES = {"masks": 2}
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples(name):
+    result = doctest.testmod(importlib.import_module(f"{functional.__name__}.{name}"))
+    assert result.failed == 0
+    assert result.attempted >= WITH_EXAMPLES.get(name, 0)
+
+
+def test_causal_mask():
+    mask = causal_mask(7)
+    assert mask.shape == (1, 1, 7, 7)
+    assert mask.dtype == jnp.bool_
+    for t, s in np.ndindex(7, 7):
+        assert mask[0, 0, t, s] == (s <= t)
+
+
+def test_segment_mask():
+    rng = np.random.default_rng(0)
+    query, key = rng.integers(0, 4, (3, 5)), rng.integers(0, 4, (3, 7))
+    mask = segment_mask(jnp.asarray(query), jnp.asarray(key))
+    assert mask.shape == (3, 1, 5, 7)
+    assert mask.dtype == jnp.bool_
+    for b, t, s in np.ndindex(3, 5, 7):
+        same = query[b, t] == key[b, s] and query[b, t] != 0
+        assert mask[b, 0, t, s] == same
+    assert (query == 0).any() and (key == 0).any()
+
+
+def test_padding_is_whatever_equals_pad_id():
+    tokens = jnp.array([[5, 0, 7, 7], [0, 3, 7, 7]])
+    np.testing.assert_array_equal(padding_segments(tokens, pad_id=7), [[1, 1, 0, 0], [1, 1, 0, 0]])
+    np.testing.assert_array_equal(padding_segments(tokens, pad_id=0), [[1, 0, 1, 1], [0, 1, 1, 1]])
+    # A negative id is a token like any other: the test is "is not pad", not "is above pad".
+    np.testing.assert_array_equal(padding_segments(jnp.array([[-1, 0, 2]]), pad_id=0), [[1, 0, 1]])
+
+
+def test_masks_combine_by_broadcasting():
+    segments = jnp.array([[1, 1, 2, 2, 0], [1, 1, 1, 1, 1]])
+    mask = segment_mask(segments, segments) & causal_mask(5)
+    assert mask.shape == (2, 1, 5, 5)
+    np.testing.assert_array_equal(
+        mask[0, 0].astype(int),
+        [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 0]],
+    )
+    np.testing.assert_array_equal(mask[1], causal_mask(5)[0])

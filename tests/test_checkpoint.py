@@ -1,0 +1,179 @@
+"""Checkpoints: the same bits come back, averages are means, the last few and the best stay."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer_jax.checkpoint import Checkpoints
+from transformer_jax.config import UserError
+from transformer_jax.training import TrainState
+
+
+def state_of(step, scale=1.0):
+    """A state of primes in shape, whose values are the step's own."""
+    rng = np.random.default_rng(step)
+    numbers = lambda *shape: jnp.asarray(scale * rng.standard_normal(shape), jnp.float32)  # noqa: E731
+    params = {"embedding": numbers(7, 3), "layer_0": {"kernel": numbers(3, 5), "bias": numbers(5)}}
+    opt_state = (
+        {"mu": jax.tree.map(lambda x: x / 3, params), "count": jnp.asarray(step, jnp.int32)},
+        (),
+    )
+    return TrainState(jnp.asarray(step, jnp.int32), params, opt_state, None)
+
+
+def blank_state():
+    return jax.tree.map(jnp.zeros_like, state_of(0))
+
+
+def shapes():
+    return jax.eval_shape(lambda: state_of(0).params)
+
+
+def save_all(workdir, bleus, keep=2):
+    """Saves {step: BLEU or None} and closes."""
+    checkpoints = Checkpoints(workdir, keep=keep)
+    for step, bleu in bleus.items():
+        checkpoints.save(step, state_of(step), bleu)
+    checkpoints.close()
+
+
+def steps_in(workdir, keep=2):
+    checkpoints = Checkpoints(workdir, keep=keep)
+    steps = checkpoints.steps()
+    checkpoints.close()
+    return steps
+
+
+def params_in(workdir, weights, keep=2):
+    checkpoints = Checkpoints(workdir, keep=keep)
+    try:
+        return checkpoints.restore_params(shapes(), weights)
+    finally:
+        checkpoints.close()
+
+
+def assert_same_bits(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.dtype == y.dtype
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+@pytest.mark.fast
+def test_the_last_state_comes_back_to_the_bit(tmp_path):
+    save_all(tmp_path, {3: None, 11: None})
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    restored = checkpoints.restore(blank_state())
+    checkpoints.close()
+    assert_same_bits(restored, state_of(11))
+
+
+def test_values_that_rounding_would_change_come_back_too(tmp_path):
+    odd = jnp.asarray([np.nan, np.inf, -0.0, 1e-45, 1 + 2**-23], jnp.float32)
+    params = {"x": odd, "y": odd.astype(jnp.bfloat16)}
+    state = TrainState(jnp.asarray(1, jnp.int32), params, (), None)
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, state, None)
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    assert_same_bits(checkpoints.restore(jax.tree.map(jnp.zeros_like, state)), state)
+    checkpoints.close()
+
+
+def test_without_a_checkpoint_the_state_stays(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    assert_same_bits(checkpoints.restore(state_of(5)), state_of(5))
+    assert checkpoints.steps() == []
+    checkpoints.close()
+
+
+@pytest.mark.fast
+def test_average_is_the_mean_of_the_last_few(tmp_path):
+    save_all(tmp_path, dict.fromkeys([2, 3, 5, 7]), keep=3)
+    params, steps = params_in(tmp_path, "average", keep=3)
+    assert steps == [3, 5, 7]
+
+    def mean(*leaves):
+        return np.mean(np.stack([np.asarray(x, np.float64) for x in leaves]), axis=0)
+
+    expected = jax.tree.map(mean, *(state_of(step).params for step in steps))
+    for found, right in zip(jax.tree.leaves(params), jax.tree.leaves(expected), strict=True):
+        assert found.dtype == jnp.float32
+        np.testing.assert_allclose(found, right, rtol=1e-6, atol=1e-7)
+
+
+def test_average_of_fewer_than_asked_is_the_mean_of_those(tmp_path):
+    save_all(tmp_path, {2: None}, keep=5)
+    params, steps = params_in(tmp_path, "average", keep=5)
+    assert steps == [2]
+    assert_same_bits(params, state_of(2).params)
+
+
+def test_average_can_be_of_fewer_than_were_kept(tmp_path):
+    save_all(tmp_path, dict.fromkeys([2, 3, 5]), keep=3)
+    assert params_in(tmp_path, "average", keep=2)[1] == [3, 5]
+    assert steps_in(tmp_path, keep=3) == [2, 3, 5], "reading deletes nothing"
+
+
+def test_latest_and_best(tmp_path):
+    save_all(tmp_path, {2: 1.5, 3: 17.25, 5: 4.0, 7: None}, keep=2)
+    params, steps = params_in(tmp_path, "latest")
+    assert steps == [7]
+    assert_same_bits(params, state_of(7).params)
+    params, steps = params_in(tmp_path, "best")
+    assert steps == [3]
+    assert_same_bits(params, state_of(3).params)
+
+
+@pytest.mark.fast
+def test_the_last_few_and_the_best_are_kept(tmp_path):
+    save_all(tmp_path, {2: 1.5, 3: 17.25, 5: 4.0, 7: None, 11: 3.0}, keep=2)
+    assert steps_in(tmp_path) == [3, 7, 11]
+    assert params_in(tmp_path, "average")[1] == [7, 11], "the best is no part of the last"
+
+
+def test_a_better_one_replaces_the_best_over_restarts(tmp_path):
+    save_all(tmp_path, {2: 9.0, 3: None, 5: None}, keep=1)
+    assert steps_in(tmp_path) == [2, 5]
+    save_all(tmp_path, {7: 10.0, 11: None}, keep=1)
+    assert steps_in(tmp_path) == [7, 11]
+
+
+def test_zero_is_a_bleu_like_another(tmp_path):
+    save_all(tmp_path, {2: 0.0, 3: None}, keep=1)
+    assert params_in(tmp_path, "best")[1] == [2]
+
+
+def test_only_the_parameters_are_needed_to_translate(tmp_path):
+    save_all(tmp_path, {2: None})
+    optimizer = tmp_path / "checkpoints" / "2" / "optimizer"
+    assert optimizer.is_dir()
+    for file in sorted(optimizer.rglob("*"), reverse=True):
+        file.rmdir() if file.is_dir() else file.unlink()
+    assert_same_bits(params_in(tmp_path, "latest")[0], state_of(2).params)
+
+
+def test_a_checkpoint_that_was_not_finished_is_none(tmp_path):
+    save_all(tmp_path, {2: None})
+    unfinished = tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp-1"
+    (unfinished / "params").mkdir(parents=True)
+    assert steps_in(tmp_path) == [2]
+
+
+@pytest.mark.parametrize("weights", ["average", "latest", "best"])
+def test_a_workdir_without_checkpoints(tmp_path, weights):
+    with pytest.raises(UserError, match="has no checkpoint: train there first") as caught:
+        params_in(tmp_path, weights)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_best_without_an_evaluation(tmp_path):
+    save_all(tmp_path, {2: None, 3: None})
+    with pytest.raises(UserError, match="has no evaluated checkpoint: use --weights=average"):
+        params_in(tmp_path, "best")
+
+
+def test_unknown_weights(tmp_path):
+    with pytest.raises(UserError, match="weights='worst' is none of: average, latest, best"):
+        params_in(tmp_path, "worst")

@@ -1,0 +1,193 @@
+"""The configuration: what validation refuses, and that a saved one comes back."""
+
+import dataclasses
+import json
+
+import pytest
+
+from transformer_jax import config as configs
+from transformer_jax.config import Config, UserError
+
+
+def with_option(name, value):
+    config = Config()
+    node = config
+    *path, last = name.split(".")
+    for part in path:
+        node = getattr(node, part)
+    setattr(node, last, value)
+    return config
+
+
+def refusal(call, *arguments):
+    with pytest.raises(UserError) as caught:
+        call(*arguments)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.fast
+def test_the_defaults_are_valid():
+    assert configs.validate(Config()) == Config()
+
+
+@pytest.mark.parametrize("name", configs._CHOICES)
+def test_choices(name):
+    message = refusal(configs.validate, with_option(name, "nonsense"))
+    assert f"{name}='nonsense'" in message
+    assert all(choice in message for choice in configs._CHOICES[name])
+    for choice in configs._CHOICES[name]:
+        configs.validate(with_option(name, choice))
+
+
+@pytest.mark.parametrize("value", [0, -3, float("nan")])
+@pytest.mark.parametrize("name", configs._POSITIVE)
+def test_positive(name, value):
+    assert f"{name}={value}" in refusal(configs.validate, with_option(name, value))
+
+
+@pytest.mark.parametrize("name", configs._NOT_NEGATIVE)
+def test_not_negative(name):
+    assert f"{name}=-2" in refusal(configs.validate, with_option(name, -2))
+    configs.validate(with_option(name, 0))
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0, 7.0, float("nan")])
+@pytest.mark.parametrize("name", configs._BELOW_ONE)
+def test_below_one(name, value):
+    assert f"{name}={value}" in refusal(configs.validate, with_option(name, value))
+    configs.validate(with_option(name, 0.0))
+
+
+def test_every_number_has_a_range():
+    ranges = {*configs._POSITIVE, *configs._NOT_NEGATIVE, *configs._BELOW_ONE}
+    numbers = [
+        name for name, value in configs.flatten(Config()).items() if type(value) in (int, float)
+    ]
+    # Any exponent is meaningful.
+    assert set(numbers) - ranges == {"decode.length_penalty"}
+
+
+def test_every_listed_option_exists():
+    listed = {
+        *configs._CHOICES, *configs._POSITIVE, *configs._NOT_NEGATIVE, *configs._BELOW_ONE
+    }  # fmt: skip
+    assert listed <= set(configs.flatten(Config()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"model.num_heads": 7}, ["model.d_model=512", "model.num_heads=7"]),
+        ({"model.d_model": 7, "model.num_heads": 7}, ["model.d_model=7", "even"]),
+        (
+            {"model.positions": "learned", "model.max_positions": 61},
+            ["model.max_positions=61", "64"],
+        ),
+        ({"train.accumulate": 3}, ["data.batch_rows=64", "train.accumulate=3"]),
+        (
+            {"train.evaluate_every": 1500},
+            ["train.evaluate_every=1500", "train.checkpoint_every=1000"],
+        ),
+        ({"decode.top_p": 1.5}, ["decode.top_p=1.5", "at most 1"]),
+    ],
+)
+def test_values_that_do_not_go_together_are_both_named(changes, named):
+    config = Config()
+    for name, value in changes.items():
+        section, option = name.split(".")
+        setattr(getattr(config, section), option, value)
+    message = refusal(configs.validate, config)
+    assert all(part in message for part in named), message
+
+
+def test_heads_need_not_divide_when_their_widths_are_given():
+    config = with_option("model.num_heads", 7)
+    config.model.d_key = config.model.d_value = 64
+    configs.validate(config)
+
+
+def test_an_odd_width_is_allowed_with_learned_positions():
+    config = with_option("model.d_model", 7)
+    config.model.num_heads, config.model.positions = 1, "learned"
+    configs.validate(config)
+
+
+# ------------------------------------------------------------------------------------ save and load
+def changed(value):
+    """Another value of the same type."""
+    if isinstance(value, bool):
+        return not value
+    return value + "他" if isinstance(value, str) else value + 3
+
+
+def all_changed():
+    config = Config()
+    for name, value in configs.flatten(config).items():
+        section, _, option = name.rpartition(".")
+        setattr(getattr(config, section) if section else config, option, changed(value))
+    return config
+
+
+@pytest.mark.fast
+def test_a_saved_configuration_comes_back(tmp_path):
+    for config in (Config(), all_changed()):
+        configs.save(config, tmp_path / "config.json")
+        loaded = configs.load(tmp_path / "config.json")
+        assert loaded == config
+        for name, value in configs.flatten(loaded).items():
+            assert type(value) is type(configs.flatten(config)[name]), name
+
+
+def test_what_a_file_lacks_keeps_its_default(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text('{"model": {"d_ff": 17}}')
+    assert configs.load(path) == with_option("model.d_ff", 17)
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ('{"model": {"d_fff": 1}}', "d_fff"),
+        ('{"modle": {"d_ff": 1}}', "modle"),
+        ('{"model": {"d_ff"', "damaged"),
+        ("", "damaged"),
+        (b"\xff\xfe", "damaged"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path, content, named):
+    path = tmp_path / "config.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    message = refusal(configs.load, path)
+    assert str(path) in message
+    assert named in message
+
+
+def test_a_folder_without_configuration_is_no_workdir(tmp_path):
+    message = refusal(configs.load, tmp_path / "config.json")
+    assert f"{tmp_path} is not a workdir" in message
+
+
+def test_a_saved_file_is_for_people_too(tmp_path):
+    configs.save(with_option("demo", "我有一只猫"), tmp_path / "config.json")
+    text = (tmp_path / "config.json").read_text(encoding="utf-8")
+    assert "我有一只猫" in text
+    assert json.loads(text) == dataclasses.asdict(with_option("demo", "我有一只猫"))
+
+
+# -------------------------------------------------------------------------------------- differences
+def test_differences_name_option_and_both_values():
+    now = with_option("model.d_ff", 1024)
+    now.train.steps = 7
+    assert configs.differences(Config(), Config()) == []
+    assert configs.differences(Config(), now) == [
+        "model.d_ff: 2048 in the workdir, 1024 now",
+        "train.steps: 100000 in the workdir, 7 now",
+    ]
+    assert len(configs.differences(Config(), all_changed())) == len(configs.flatten(Config()))
+
+
+def test_nearest():
+    assert configs.nearest("tets", ["train", "test"]) == " (did you mean test?)"
+    assert configs.nearest("nonsense", ["train", "test"]) == ""

@@ -1,0 +1,200 @@
+"""Scores are sacrebleu's own; the report's files agree and keep their rows."""
+
+import dataclasses
+import json
+import os
+import threading
+
+import pytest
+import sacrebleu
+
+from transformer_jax import evaluation
+from transformer_jax.config import UserError
+
+TRANSLATIONS = [
+    "I have a cat.",
+    "She has two dogs.",
+    "They went to Beijing by train yesterday.",
+    "The book on the table is red.",
+    "",
+]
+REFERENCES = [
+    "I have a cat.",
+    "She has three dogs.",
+    "They went to Beijing by train yesterday evening.",
+    "The red book is on the table.",
+    "He works.",
+]
+ZH_TRANSLATIONS = ["我有一只猫。", "她昨天在学校看了三本书。"]
+ZH_REFERENCES = ["我有一只猫。", "她昨天在学校看了两本书。"]
+
+
+# ------------------------------------------------------------------------------------------ scores
+@pytest.mark.fast
+def test_scores_are_sacrebleus():
+    scores = evaluation.score(TRANSLATIONS, REFERENCES, target_language="en", bootstrap=0)
+    assert scores.bleu == sacrebleu.corpus_bleu(TRANSLATIONS, [REFERENCES]).score
+    assert 0 < scores.bleu < 100
+    assert scores.chrf == sacrebleu.corpus_chrf(TRANSLATIONS, [REFERENCES], word_order=2).score
+    assert evaluation.bleu(TRANSLATIONS, REFERENCES, target_language="en") == scores.bleu
+    assert scores.sentences == 5
+    assert scores.exact_match == 1 / 5
+
+
+def test_a_perfect_translation():
+    scores = evaluation.score(REFERENCES, REFERENCES, target_language="en", bootstrap=0)
+    assert scores.bleu == pytest.approx(100)
+    assert scores.chrf == pytest.approx(100)
+    assert scores.exact_match == 1
+
+
+def test_exact_match_is_of_the_very_string():
+    scores = evaluation.score(
+        ["a b", "a b ", "A b", "a b"], ["a b"] * 4, target_language="en", bootstrap=0
+    )
+    assert scores.exact_match == 2 / 4
+
+
+@pytest.mark.parametrize(("language", "tokenizer"), [("zh", "zh"), ("ja", "char"), ("de", "13a")])
+def test_the_language_chooses_sacrebleus_tokenizer(language, tokenizer):
+    scores = evaluation.score(ZH_TRANSLATIONS, ZH_REFERENCES, target_language=language, bootstrap=0)
+    by_hand = sacrebleu.corpus_bleu(ZH_TRANSLATIONS, [ZH_REFERENCES], tokenize=tokenizer)
+    assert scores.bleu == by_hand.score
+    assert f"tok:{tokenizer}" in scores.bleu_signature
+    assert evaluation.bleu(ZH_TRANSLATIONS, ZH_REFERENCES, target_language=language) == scores.bleu
+
+
+def test_chinese_is_not_taken_for_one_word():
+    as_zh, as_other = (
+        evaluation.bleu(ZH_TRANSLATIONS, ZH_REFERENCES, target_language=language)
+        for language in ("zh", "en")
+    )
+    assert 50 < as_zh < 100
+    assert abs(as_zh - as_other) > 5
+
+
+@pytest.mark.fast
+def test_intervals_are_there_when_asked_for():
+    many = TRANSLATIONS * 7, REFERENCES * 7
+    without = evaluation.score(*many, target_language="en", bootstrap=0)
+    assert without.bleu_interval == without.chrf_interval == 0
+    with_them = evaluation.score(*many, target_language="en", bootstrap=101)
+    assert 0 < with_them.bleu_interval < 50
+    assert 0 < with_them.chrf_interval < 50
+    assert with_them.bleu == without.bleu, "not the mean of the resamples"
+    assert "bs:101" in with_them.bleu_signature
+    again = evaluation.score(*many, target_language="en", bootstrap=101)
+    assert again == with_them
+
+
+def test_intervals_when_hardly_anything_matches():
+    """Some resamples then score a float 0.0, some a float32: sacrebleu itself refuses to average."""
+    references = [f"I have a cat {i}" for i in range(31)]
+    scores = evaluation.score(["I", *["x y"] * 30], references, target_language="en", bootstrap=101)
+    assert 0 < scores.bleu < 1
+    assert scores.bleu_interval > 0
+
+
+def test_different_numbers_of_sentences_are_refused():
+    with pytest.raises((ValueError, EOFError)):
+        evaluation.score(TRANSLATIONS[:-1], REFERENCES, target_language="en", bootstrap=0)
+
+
+def test_printed_scores_name_what_they_are():
+    printed = str(evaluation.score(TRANSLATIONS, REFERENCES, target_language="en", bootstrap=3))
+    assert "20.0 % of 5 sentences" in printed
+    assert "tok:13a" in printed
+    assert len(printed.splitlines()) == 3
+
+
+# ------------------------------------------------------------------------------------------ report
+SOURCES = ["我有\t一只猫", "a\r\nb", "一\u2028二\u0085三", '"quoted"', ""]
+ODD = ["I have\ta cat", "line\nbreak", "\ttab first", '"', "  two  spaces "]
+
+
+@pytest.mark.fast
+def test_the_reports_files_agree(tmp_path):
+    folder = tmp_path / "evaluation" / "test"
+    scores = evaluation.score(ODD, REFERENCES, target_language="en", bootstrap=0)
+    evaluation.write_report(folder, scores, SOURCES, ODD, REFERENCES, split="test", steps=[3, 5])
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "scores.json", "translations.jsonl", "translations.tsv",
+    ]  # fmt: skip
+
+    table = (folder / "translations.tsv").read_text(encoding="utf-8")
+    header, *lines = [line.split("\t") for line in table.splitlines()]  # U+2028 ends a line here
+    assert header == ["source", "translation", "reference"]
+    assert [len(line) for line in lines] == [3] * 5
+    rows = list(zip(SOURCES, ODD, REFERENCES, strict=True))
+    assert lines == [[" ".join(cell.split()) for cell in row] for row in rows]
+
+    written = (folder / "translations.jsonl").read_text(encoding="utf-8")
+    records = [json.loads(line) for line in written.split("\n")[:-1]]
+    assert [tuple(r.values()) for r in records] == rows, "nothing is lost here"
+    assert "我有" in written
+
+    result = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    about = {"split": "test", "steps": [3, 5]}
+    assert result == about | dataclasses.asdict(scores)
+
+
+def test_a_report_of_different_lengths_is_refused(tmp_path):
+    scores = evaluation.score(ODD, REFERENCES, target_language="en", bootstrap=0)
+    with pytest.raises(ValueError):
+        evaluation.write_report(tmp_path, scores, SOURCES[:-1], ODD, REFERENCES)
+    assert not list(tmp_path.iterdir())
+
+
+def test_side_by_side_shows_the_reference_only_where_it_differs():
+    assert evaluation.side_by_side(["一", "二"], ["one", "too"], ["one", "two"]).splitlines() == [
+        "  一", "    = one", "  二", "    ≠ too", "    reference: two",
+    ]  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------- write_whole
+@pytest.mark.fast
+def test_a_file_is_written_whole(tmp_path):
+    path = tmp_path / "out.de.txt"
+    evaluation.write_whole(path, "猫\n")
+    evaluation.write_whole(path, "狗\r\n")
+    assert path.read_bytes() == "狗\r\n".encode()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "out.txt"
+    path.write_text("before")
+
+    def half_written(self, content):
+        with self.open("wb") as file:
+            file.write(content[:1])
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UnicodeEncodeError):
+        evaluation.write_whole(path, "a" * 9999 + "\ud800")
+    monkeypatch.setattr(type(path), "write_bytes", half_written)
+    with pytest.raises(UserError, match=r"cannot write .*out\.txt: No space left on device"):
+        evaluation.write_whole(path, "after")
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["no/such/folder/out.txt", "file/out.txt", "folder"])
+def test_a_place_that_cannot_be_written_is_named(tmp_path, name):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match="cannot write") as caught:
+        evaluation.write_whole(tmp_path / name, "text")
+    assert str(tmp_path / name) in str(caught.value)
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
+    """As root, --output=/dev/null must not make a file of it."""
+    path, read = tmp_path / "pipe", []
+    os.mkfifo(path)
+    reader = threading.Thread(target=lambda: read.append(path.read_bytes()), daemon=True)
+    reader.start()
+    evaluation.write_whole(path, "猫\n")
+    reader.join(timeout=10)
+    assert read == ["猫\n".encode()]
+    assert path.is_fifo()

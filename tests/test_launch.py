@@ -1,0 +1,297 @@
+"""The launcher from end to end: what a user types, in processes of its own where that matters."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from transformer_jax import config as configs
+from transformer_jax import experiment
+from transformer_jax.config import Config, DataConfig, ModelConfig, TrainConfig, UserError
+from transformer_jax.data import corpora
+
+ROOT = Path(__file__).parents[1]
+TINY = {
+    "data.train_size": 500,
+    "data.vocab_size": 701,
+    "data.batch_rows": 4,
+    "model.num_layers": 1,
+    "model.d_model": 8,
+    "model.d_ff": 14,
+    "model.num_heads": 2,
+    "train.steps": 4,
+    "train.log_every": 1,
+    "train.checkpoint_every": 2,
+    "train.evaluate_every": 4,
+    "train.evaluate_sentences": 3,
+    "decode.method": "greedy",
+    "decode.extra_length": 2,
+}
+FLAGS = [f"--config.{name}={value}" for name, value in TINY.items()]
+
+
+def launch(*arguments, text=None):
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONIOENCODING": "utf-8"}
+    command = [sys.executable, str(ROOT / "launch.py"), *map(str, arguments)]
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment,
+        input=text or "",
+        encoding="utf-8",
+        capture_output=True,
+        timeout=300,
+    )
+
+
+def refusal(*arguments, text=None):
+    """The one line on standard error of a launch that fails."""
+    done = launch(*arguments, text=text)
+    assert done.returncode != 0
+    assert done.stderr.startswith("error: "), done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stdout == ""
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """What training left in a workdir, and what it printed. Not to be written to."""
+    workdir = tmp_path_factory.mktemp("runs") / "tiny"
+    done = launch(f"--workdir={workdir}", *FLAGS)
+    assert done.returncode == 0, done.stderr
+    return workdir, done
+
+
+@pytest.fixture
+def workdir(trained, tmp_path):
+    """A copy of it: a workdir can be moved."""
+    return Path(shutil.copytree(trained[0], tmp_path / "moved"))
+
+
+@pytest.fixture
+def few_held_out(monkeypatch):
+    monkeypatch.setattr(corpora, "_SMALL_WORLD_HELD_OUT_SIZE", 30)
+
+
+def config_of(workdir):
+    return configs.load(workdir / "config.json")
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+# ----------------------------------------------------------------------------------- end to end
+@pytest.mark.fast
+def test_training_evaluates_and_shows_the_demo(trained):
+    workdir, done = trained
+    assert "Traceback" not in done.stderr
+    assert "step 4/4" in done.stderr
+    assert "goes on from step" not in done.stderr
+    assert "我有一只猫 → " in done.stdout
+    assert "BLEU" in done.stdout
+    assert "test, weights average of step 2, 4" in done.stdout
+    names = {path.name for path in workdir.iterdir()}
+    assert {"config.json", "tokenizer.model", "checkpoints", "metrics.jsonl", "evaluation"} <= names
+    assert not list(workdir.rglob("*.tmp"))
+    options = configs.flatten(config_of(workdir))
+    assert {name: options[name] for name in TINY} == TINY
+    metrics = rows(workdir / "metrics.jsonl")
+    assert [row["step"] for row in metrics if "train" in row] == [1, 2, 3, 4]
+    assert [row["step"] for row in metrics if "valid" in row] == [4]
+    scores = json.loads((workdir / "evaluation" / "test" / "scores.json").read_text())
+    assert scores["steps"] == [2, 4]
+    assert scores["sentences"] == len(rows(workdir / "evaluation" / "test" / "translations.jsonl"))
+
+
+@pytest.mark.fast
+def test_three_lines_in_three_lines_out(workdir):
+    done = launch("--mode=translate", f"--workdir={workdir}", text="我有一只猫\n\n他是老师。\n")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.split("\n")
+    assert len(lines) == 4
+    assert (lines[1], lines[3]) == ("", "")
+    assert done.stderr == ""
+
+
+@pytest.mark.fast
+def test_describe():
+    done = launch("--mode=describe", *FLAGS)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    table = [line.split() for line in done.stdout.splitlines()]
+    assert table[-1] == ["total", f"{sum(int(row[-1].replace(',', '')) for row in table[:-1]):,}"]
+
+
+# --------------------------------------------------------------------------------------- train on
+def test_training_goes_on_from_its_step(workdir, few_held_out, capsys):
+    config = config_of(workdir)
+    config.train.steps, config.train.evaluate_every = 6, 0
+    experiment.train(config, workdir)
+    assert "goes on from step 4" in capsys.readouterr().err
+    assert [row["step"] for row in rows(workdir / "metrics.jsonl") if "train" in row] == (
+        [1, 2, 3, 4, 5, 6]
+    )
+    assert config_of(workdir) == config
+    trained_on = experiment.load(config, workdir, weights="latest")
+    assert trained_on.steps == [6]
+
+
+def test_another_configuration_is_refused(workdir):
+    before = config_of(workdir)
+    error = refusal(f"--workdir={workdir}", "--config.model.d_ff=18")
+    assert "model.d_ff: 14 in the workdir, 18 now" in error
+    assert config_of(workdir) == before
+
+
+# --------------------------------------------------------------------------------------- evaluate
+@pytest.mark.parametrize(("split", "weights"), [("longer", "average"), ("valid", "best")])
+def test_evaluate(workdir, few_held_out, capsys, split, weights):
+    scores = experiment.evaluate(config_of(workdir), workdir, split=split, weights=weights)
+    assert scores.sentences == 30
+    assert f"{split}, weights {weights} of step" in capsys.readouterr().out
+    folder = workdir / "evaluation" / split
+    pairs = corpora.load_split(config_of(workdir).data, split).pairs
+    records = rows(folder / "translations.jsonl")
+    assert [(record["source"], record["reference"]) for record in records] == pairs
+
+
+def test_an_unknown_split(workdir):
+    error = refusal("--mode=evaluate", f"--workdir={workdir}", "--split=nonsense")
+    assert "has no split 'nonsense', only train, valid, test, longer" in error
+    with pytest.raises(UserError, match=r"did you mean longer\?"):
+        experiment.evaluate(config_of(workdir), workdir, split="lnoger", weights="average")
+
+
+# -------------------------------------------------------------------------------------- translate
+def test_input_and_output_files(workdir, tmp_path, capsys):
+    lines = ["我有一只猫", "", "猫" * 1100, "他是老师。\r", "a\u2028b"]
+    (tmp_path / "in.txt").write_bytes("\n".join(lines).encode() + b"\n")
+    files = str(tmp_path / "in.txt"), str(tmp_path / "out.txt")
+    experiment.translate(config_of(workdir), workdir, *files, weights="latest", n_best=1)
+    out = (tmp_path / "out.txt").read_text(encoding="utf-8")
+    assert out.endswith("\n")
+    translations = out.split("\n")[:-1]
+    assert len(translations) == len(lines)
+    assert translations[1:3] == ["", ""]
+    captured = capsys.readouterr()
+    assert captured.err == "line 3: too long to translate, left empty\n"
+    assert captured.out == ""
+
+
+def test_the_n_best_have_scores(workdir, tmp_path, capsys):
+    (tmp_path / "in.txt").write_text("我有一只猫\n", encoding="utf-8")
+    config = config_of(workdir)
+    config.decode.method, config.decode.beam_size = "beam", 3
+    experiment.translate(
+        config, workdir, str(tmp_path / "in.txt"), None, weights="latest", n_best=2
+    )
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [len(line) for line in lines] == [2, 2]
+    assert float(lines[0][0]) >= float(lines[1][0])
+
+
+def test_an_output_that_cannot_be_written(workdir, tmp_path):
+    (tmp_path / "in.txt").write_text("我有一只猫\n", encoding="utf-8")
+    files = str(tmp_path / "in.txt"), str(tmp_path / "no" / "out.txt")
+    with pytest.raises(UserError, match="cannot write"):
+        experiment.translate(config_of(workdir), workdir, *files, weights="latest", n_best=1)
+
+
+# ----------------------------------------------------------------------- mistakes, in one line each
+def test_a_missing_workdir(tmp_path):
+    error = refusal("--mode=translate", f"--workdir={tmp_path}/nothing", text="我\n")
+    assert f"{tmp_path}/nothing has no tokenizer.model: train there first" in error
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_workdir_without_checkpoint(workdir):
+    shutil.rmtree(workdir / "checkpoints")
+    error = refusal("--mode=evaluate", f"--workdir={workdir}")
+    assert f"{workdir} has no checkpoint: train there first" in error
+
+
+def test_a_workdir_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    error = refusal(f"--workdir={tmp_path}/file/run", *FLAGS)
+    assert f"cannot write to {tmp_path}/file/run: Not a directory" in error
+
+
+def test_a_truncated_tokenizer(workdir, tmp_path):
+    path = workdir / "tokenizer.model"
+    path.write_bytes(path.read_bytes()[:1000])
+    output = tmp_path / "out.txt"
+    error = refusal("--mode=translate", f"--workdir={workdir}", f"--output={output}", text="我\n")
+    assert f"{path} is damaged" in error
+    assert not output.exists()
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--config.model.num_layer=2"], "did you mean model.num_layers?"),
+        (["--config=experiments/quikstart.py"], "did you mean experiments/quickstart.py?"),
+        (["--mode=trian"], "--mode=trian"),
+        (["--wrkdir=x"], "wrkdir"),
+        (["translate"], "what is 'translate'?"),
+        (["--mode=describe", "--config.model.num_heads=7"], "model.num_heads=7"),
+    ],
+)
+def test_a_mistyped_command_line(arguments, part):
+    assert part in refusal(*arguments)
+
+
+# --------------------------------------------------------------------------------------- bad corpora
+def write(folder, **files):
+    for name, content in files.items():
+        content = content.encode() if isinstance(content, str) else content
+        (folder / name.replace("_", ".")).write_bytes(content)
+
+
+def files_config(folder, **data):
+    given = {"train": "a.zh,a.en", "held_out_size": 3, "vocab_size": 300, "batch_rows": 2} | data
+    return Config(
+        data=DataConfig(corpus="files", path=str(folder), **given),
+        model=ModelConfig(num_layers=1, d_model=8, d_ff=14, num_heads=2),
+        train=TrainConfig(steps=1, checkpoint_every=1, evaluate_every=0, tensorboard=False),
+    )
+
+
+LINES = "".join(f"句子{i}\n" for i in range(60))
+
+
+@pytest.mark.parametrize(
+    ("files", "data", "parts"),
+    [
+        ({"a_zh": LINES, "a_en": LINES.replace("句子7\n", "")}, {}, ["60 lines", "59"]),
+        ({"a_zh": "", "a_en": ""}, {}, ["has no pairs"]),
+        ({"a_zh": LINES.encode("gb18030"), "a_en": LINES}, {}, ["a.zh, line 1", "not UTF-8"]),
+        ({"a_zh": LINES}, {}, ["a.en", "does not exist"]),
+        (
+            {"a_zh": LINES, "a_en": LINES},
+            {"source_row_length": 2, "vocab_size": 300},
+            ["none of 54 pairs", "data.source_row_length", " 2 and 64 "],
+        ),
+        ({"a_zh": LINES, "a_en": LINES}, {"vocab_size": 50_021}, ["data.vocab_size=50021"]),
+        ({"a_zh": LINES, "a_en": LINES}, {"vocab_size": 13}, ["data.vocab_size=13"]),
+        ({"a_zh": LINES, "a_en": LINES}, {"held_out_size": 40}, ["data.held_out_size=40"]),
+    ],
+    ids=[
+        *("line counts", "empty", "not UTF-8", "missing", "all too long"),
+        *("vocabulary too large", "vocabulary too small", "all held out"),
+    ],
+)
+def test_a_corpus_that_cannot_be_trained_on(tmp_path, files, data, parts):
+    write(tmp_path, **files)
+    with pytest.raises(UserError) as caught:
+        experiment.train(files_config(tmp_path, **data), tmp_path / "run")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(part in message for part in parts), message
+    assert not list((tmp_path / "run").rglob("*.tmp"))

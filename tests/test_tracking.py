@@ -1,0 +1,139 @@
+"""What a run tells: rows of metrics.jsonl, across restarts and without TensorBoard."""
+
+import json
+import sys
+
+import pytest
+
+from transformer_jax import tracking
+
+METRICS = {"loss": 2.5, "source_tokens": 30.0, "target_tokens": 34.0, "gradient_norm": 0.5}
+
+
+def tracker(workdir, **options):
+    given = {"first_step": 0, "num_steps": 7, "log_every": 3, "tensorboard": False} | options
+    return tracking.Tracker(workdir, **given)
+
+
+def rows(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def run(workdir, first, last, **options):
+    t = tracker(workdir, first_step=first, **options)
+    for step in range(first + 1, last + 1):
+        t.train_step(step, METRICS | {"loss": 10.0 * first + step})
+    t.close()
+
+
+@pytest.mark.fast
+def test_every_third_step_and_the_last_are_written(tmp_path):
+    run(tmp_path, 0, 7)
+    found = rows(tmp_path)
+    assert [row["step"] for row in found] == [3, 6, 7]
+    assert [row["train"]["loss"] for row in found] == [3.0, 6.0, 7.0]
+    for row in found:
+        assert set(row["train"]) == {*METRICS, "tokens_per_second"}
+        assert row["train"]["tokens_per_second"] > 0
+
+
+def test_tokens_per_second_counts_both_sides_since_the_last_row(tmp_path, monkeypatch):
+    clock = iter(range(0, 1000, 10))  # each look at the clock is ten seconds later
+    monkeypatch.setattr(tracking.time, "monotonic", lambda: next(clock))
+    t = tracker(tmp_path)
+    for step in range(1, 7):
+        t.train_step(step, METRICS)
+    t.close()
+    # Between two rows: one look when the clock restarts, one at the row.
+    assert [row["train"]["tokens_per_second"] for row in rows(tmp_path)] == [3 * 64 / 10] * 2
+
+
+def test_groups_are_written_beside_the_step(tmp_path):
+    t = tracker(tmp_path)
+    t.write(4, {"valid": {"loss": 1.5, "bleu": 20.0}})
+    assert rows(tmp_path)[0]["valid"] == {"loss": 1.5, "bleu": 20.0}, "at once, not at the end"
+    t.close()
+
+
+@pytest.mark.fast
+def test_a_restart_writes_anew_what_came_after_the_restored_step(tmp_path):
+    run(tmp_path, 0, 6, log_every=1)
+    run(tmp_path, 4, 7, log_every=1)
+    found = rows(tmp_path)
+    assert [row["step"] for row in found] == [1, 2, 3, 4, 5, 6, 7]
+    assert [row["train"]["loss"] for row in found] == [1, 2, 3, 4, 45, 46, 47]
+
+
+def test_a_run_from_the_start_forgets_everything(tmp_path):
+    run(tmp_path, 0, 6, log_every=1)
+    run(tmp_path, 0, 2, log_every=1)
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2]
+
+
+@pytest.mark.parametrize("torn", ['{"step": 4, "ti', '{"step": 4}', "{"])
+def test_a_torn_last_line_is_dropped(tmp_path, torn):
+    run(tmp_path, 0, 3, log_every=1)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(torn)
+    run(tmp_path, 4, 5, log_every=1)
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 5]
+
+
+def test_without_tensorboardx_the_run_goes_on_and_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    run(tmp_path, 0, 3, tensorboard=True)
+    assert [row["step"] for row in rows(tmp_path)] == [3]
+    error = capsys.readouterr().err
+    assert "pip install tensorboardX" in error
+    assert "--config.train.tensorboard=False" in error
+    assert not (tmp_path / "tensorboard").exists()
+
+
+def test_nothing_is_said_of_tensorboard_when_it_is_not_wanted(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    run(tmp_path, 0, 3, tensorboard=False)
+    assert "TensorBoard" not in capsys.readouterr().err
+
+
+def test_tensorboard_gets_the_same_numbers_as_the_rows(tmp_path, monkeypatch):
+    written, options = [], {}
+
+    class Writer:
+        def __init__(self, folder, **given):
+            options.update(given, folder=folder)
+
+        def add_scalar(self, name, value, step):
+            written.append((step, name, value))
+
+        def close(self):
+            written.append("closed")
+
+    pytest.importorskip("tensorboardX")
+    monkeypatch.setattr("tensorboardX.SummaryWriter", Writer)
+    run(tmp_path, 3, 6, tensorboard=True)
+    assert options == {"folder": str(tmp_path / "tensorboard"), "purge_step": 4}
+    assert written.pop() == "closed"
+    expected = rows(tmp_path)[0]["train"]
+    assert written == [(6, f"train/{name}", value) for name, value in expected.items()]
+
+
+def test_tensorboard_files_are_written(tmp_path):
+    pytest.importorskip("tensorboardX")
+    run(tmp_path, 0, 3, tensorboard=True)
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+def test_progress_goes_to_standard_error_line_by_line(tmp_path, capsys):
+    run(tmp_path, 0, 7)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert [line.split()[1] for line in lines] == ["3/7", "6/7", "7/7"]
+    assert all("loss" in line and "tokens/s" in line for line in lines)
+    assert lines[-1].endswith("0:00:00 left")
+
+
+def test_clock():
+    assert [tracking._clock(s) for s in (0, 59.9, 61, 3661, 90_000)] == [
+        "0:00:00", "0:00:59", "0:01:01", "1:01:01", "25:00:00",
+    ]  # fmt: skip
