@@ -213,6 +213,8 @@ def test_options_from_a_flag_file(run, folder):
         ("--config.num_layers=2", "model.num_layers"),
         ("--config.modle.d_ff=2", "model.d_ff"),
         ("--config.train.num_heads=2", "model.num_heads"),
+        ("--config.model.steps=2", "train.steps"),
+        ("--config.epsilon=2", "optimizer.epsilon"),
         ("--config.sed=2", "seed"),
         ("--noconfig.train.tensorbord", "train.tensorboard"),
         ("--config.model.num_layer", "model.num_layers"),

@@ -88,11 +88,13 @@ def test_intervals_are_there_when_asked_for():
 
 
 def test_intervals_when_hardly_anything_matches():
-    """Some resamples then score a float 0.0, some a float32: sacrebleu itself refuses to average."""
-    references = [f"I have a cat {i}" for i in range(31)]
-    scores = evaluation.score(["I", *["x y"] * 30], references, target_language="en", bootstrap=101)
-    assert 0 < scores.bleu < 1
-    assert scores.bleu_interval > 0
+    """Some resamples' chrF is then a float, some a float32: sacrebleu refuses to average them."""
+    translations = ["I have no dog", *["x y z w"] * 6]
+    scores = evaluation.score(
+        translations, ["I have a cat"] * 7, target_language="en", bootstrap=101
+    )
+    assert 0 < scores.chrf < 20
+    assert scores.chrf_interval > 0
 
 
 def test_different_numbers_of_sentences_are_refused():

@@ -115,9 +115,9 @@ def test_results_are_in_the_order_of_the_sentences(translators, params):
 
 def test_company_changes_nothing(translators, params):
     translator, rng = translators["beam"], random.Random(1)
-    alone = {text: translator.translate(params, [text])[0] for text in MIXED}
+    alone = {text: translator.translate(params, [text])[0] for text in SHORT}
     for _ in range(7):
-        some = rng.choices(MIXED, k=rng.randrange(1, 14))
+        some = rng.choices(SHORT, k=rng.randrange(1, 14))
         assert_same(translator.translate(params, some), [alone[text] for text in some])
 
 
@@ -257,7 +257,7 @@ def test_equal_sentences_are_sampled_apart(translators, params):
 
 @pytest.mark.fast
 def test_the_n_best_come_best_first(translators, params):
-    for hypotheses in translators["beam"].translate(params, MIXED):
+    for hypotheses in translators["beam"].translate(params, SHORT):
         assert 1 < len(hypotheses) <= DECODE.beam_size
         scores = [h.score for h in hypotheses]
         assert scores == sorted(scores, reverse=True)

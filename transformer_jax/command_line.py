@@ -119,15 +119,10 @@ def _check_overrides(argv: list[str], config: Config) -> None:
 
 
 def _nearest_option(option: str, known: dict[str, object]) -> str:
-    """The nearest full name, or the one whose last part is nearest."""
-    last = {name.rpartition(".")[2]: name for name in known}
-    direct = nearest(option, list(known))
-    if direct:
-        return direct
-    by_last = nearest(option.rpartition(".")[2], list(last))
-    if not by_last:
-        return ""
-    return f" (did you mean {last[by_last.split()[-1].rstrip('?)')]}?)"
+    """The option of that name in another section, or else the nearest whole name."""
+    last = option.rpartition(".")[2]
+    elsewhere = [name for name in known if name.rpartition(".")[2] == last]
+    return f" (did you mean {elsewhere[0]}?)" if elsewhere else nearest(option, list(known))
 
 
 def _check_type(option: str, value: str, default: object) -> None:

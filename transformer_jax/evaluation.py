@@ -80,25 +80,17 @@ def score(
     )
 
 
-class _PythonFloats:
-    # The rows of a bootstrap are float32, but a score without a match is a float, and sacrebleu's
-    # statistics.mean refuses the mixture with a TypeError: it is what a poor model gives.
+class _ChrF(CHRF):
+    # The rows of a bootstrap are float32, but an order without a match makes the score a float, and
+    # sacrebleu 2.6's statistics.mean refuses the mixture: what a poor model gives is a TypeError.
     def _compute_score_from_stats(self, stats: Any) -> Any:
         return super()._compute_score_from_stats([float(number) for number in stats])
-
-
-class _Bleu(_PythonFloats, BLEU):
-    pass
-
-
-class _ChrF(_PythonFloats, CHRF):
-    pass
 
 
 def _bleu(target_language: str) -> BLEU:
     # 13a, the default, takes a Chinese clause for one word: 95 where 82 is right.
     tokenize = {"zh": "zh", "ja": "char"}.get(target_language, "13a")
-    return _Bleu(tokenize=tokenize)
+    return BLEU(tokenize=tokenize)
 
 
 def _half_width(result: Any) -> float:

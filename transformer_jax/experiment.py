@@ -28,45 +28,64 @@ TOKENIZER_FILE = "tokenizer.model"
 
 
 def train(config: Config, workdir: Path) -> None:
-    """Trains, or goes on training, in `workdir`; then evaluates and translates the demo."""
+    """Trains in `workdir`, or goes on where its last checkpoint left off."""
     started = time.monotonic()
     configs.validate(config)
-    _open_workdir(config, workdir)
-    train_split = corpora.load_split(config.data, "train")
-    tokenizer = _tokenizer(config, workdir, train_split.pairs)
-    data = _packed(config, workdir, tokenizer, train_split)
-    devices = parallel.choose(config.parallel, config.data.batch_rows)
+    begun = _open_workdir(config, workdir)
+    corpus = corpora.load_split(config.data, "train")
+    valid = corpora.load_split(config.data, "valid")
+    corpora.load_split(config.data, "test")  # missing? Now is better than after the training
+    tokenizer = _tokenizer(config, workdir, corpus.pairs, begun=begun)
+    data = _packed(config, workdir, tokenizer, corpus, "training")
     model = Transformer(config.model, tokenizer.vocab_size)
-    state = training.create_state(config, model)
+    validate = _Validation(config, workdir, model, tokenizer, valid)
+    # Last: from here on the workdir is this experiment's.
+    configs.save(config, workdir / CONFIG_FILE)
     checkpoints = Checkpoints(workdir, keep=config.train.average_checkpoints)
-    state = checkpoints.restore(state)
+    try:
+        _run(config, workdir, model, data, checkpoints, validate)
+    except training.NonFiniteLoss as e:
+        pairs = _pairs_of_step(data, corpus.pairs, e.step)
+        raise UserError(f"{e}; its batch begins with: {pairs}") from None
+    finally:
+        checkpoints.close()
+    say(f"trained in {(time.monotonic() - started) / 60:.1f} minutes")
+
+
+def _run(
+    config: Config,
+    workdir: Path,
+    model: Transformer,
+    data: dataset.PackedDataset,
+    checkpoints: Checkpoints,
+    validate: "_Validation",
+) -> None:
+    """The loop, with what happens around it: metrics, validation, checkpoints."""
+    options = config.train
+    devices = parallel.choose(config.parallel, config.data.batch_rows)
+    state = checkpoints.restore(training.create_state(config, model))
     first_step = int(state.step)
     say(
-        f"{config.name}: {count_parameters(state.params):,} parameters, "
-        f"{config.train.steps} steps of {config.data.batch_rows} rows, {devices.description}"
+        f"{config.name}: {count_parameters(state.params):,} parameters, {options.steps} steps of "
+        f"{config.data.batch_rows} rows, {devices.description}"
         + (f"; goes on from step {first_step}" if first_step else "")
     )
     tracker = tracking.Tracker(
         workdir,
         first_step=first_step,
-        num_steps=config.train.steps,
-        log_every=config.train.log_every,
-        tensorboard=config.train.tensorboard,
+        num_steps=options.steps,
+        log_every=options.log_every,
+        tensorboard=options.tensorboard,
     )
-    validate = _Validation(config, workdir, model, tokenizer)
-
-    options = config.train
 
     def on_pause(step: int, state: Any) -> None:
-        one = devices.one_copy(state)
-        bleu = None
+        one, metrics = devices.one_copy(state), None
         every = options.evaluate_every
         if every and (step == options.steps or step % every == 0):
             metrics = validate(one.params)
-            bleu = metrics["bleu"]
             tracker.write(step, {"valid": metrics})
             say(f"step {step}  " + "  ".join(f"valid {k} {v:.3f}" for k, v in metrics.items()))
-        checkpoints.save(step, one, bleu)
+        checkpoints.save(step, one, metrics and metrics["bleu"])
         tracker.restart_clock()
 
     try:
@@ -81,39 +100,42 @@ def train(config: Config, workdir: Path) -> None:
             on_pause=on_pause,
             one_copy=devices.one_copy,
         )
-    except training.NonFiniteLoss as e:
-        pairs = _pairs_of_step(data, train_split.pairs, e.step)
-        raise UserError(f"{e}; its batch begins with: {pairs}") from None
     finally:
         tracker.close()
-        checkpoints.close()
-    say(f"trained in {(time.monotonic() - started) / 60:.1f} minutes")
 
 
-def _open_workdir(config: Config, workdir: Path) -> None:
-    """Makes the workdir, or checks that it is this experiment's."""
+# Training longer, or on other devices, or reporting otherwise, is the same experiment.
+_FREE_OPTIONS = (
+    *("name:", "demo:", "parallel.", "decode."),
+    *("train.steps:", "train.log_every:", "train.evaluate", "train.tensorboard:"),
+)
+
+
+def _open_workdir(config: Config, workdir: Path) -> bool:
+    """Makes the workdir, or checks that it is this experiment's; whether that has begun."""
     path = workdir / CONFIG_FILE
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            configs.save(config, path)
+        (workdir / "tokens").mkdir(exist_ok=True)
     except OSError as e:
         raise UserError(f"cannot write to {workdir}: {e.strerror}") from None
+    if not path.exists():
+        return False
     differing = configs.differences(configs.load(path), config)
-    # Training longer, or reporting otherwise, is the same experiment.
-    free = ("train.steps:", "train.log_every:", "train.evaluate", "train.tensorboard:", "decode.")
-    differing = [d for d in differing if not d.startswith((*free, "parallel.", "demo:", "name:"))]
+    differing = [d for d in differing if not d.startswith(_FREE_OPTIONS)]
     if differing:
         raise UserError(
             f"{workdir} holds another experiment ({'; '.join(differing)}): "
             "choose another --workdir, or give the options it was made with"
         )
-    configs.save(config, path)
+    return True
 
 
-def _tokenizer(config: Config, workdir: Path, pairs: Sequence[tuple[str, str]]) -> Tokenizer:
+def _tokenizer(
+    config: Config, workdir: Path, pairs: Sequence[tuple[str, str]], *, begun: bool
+) -> Tokenizer:
     path = workdir / TOKENIZER_FILE
-    if path.exists():
+    if begun:
         return Tokenizer.load(path)
     texts = (text for pair in pairs for text in pair)
     tokenizer = train_tokenizer(texts, vocab_size=config.data.vocab_size)
@@ -122,10 +144,10 @@ def _tokenizer(config: Config, workdir: Path, pairs: Sequence[tuple[str, str]]) 
 
 
 def _packed(
-    config: Config, workdir: Path, tokenizer: Tokenizer, corpus: corpora.Corpus
+    config: Config, workdir: Path, tokenizer: Tokenizer, corpus: corpora.Corpus, name: str
 ) -> dataset.PackedDataset:
     data = config.data
-    with tracking.progress_bar(len(corpus.pairs), "tokenizing") as bar:
+    with tracking.progress_bar(len(corpus.pairs), f"tokenizing {name}") as bar:
         tokens = dataset.tokenize_pairs(
             corpus.pairs, tokenizer, workdir / "tokens", progress=bar.update
         )
@@ -142,8 +164,8 @@ def _packed(
         )
     packed = dataset.PackedDataset(tokens, plan, batch_rows=data.batch_rows, seed=config.seed)
     say(
-        f"{len(plan.pairs):,} pairs in {plan.rows:,} rows, {100 * packed.real_share:.1f} % of "
-        f"positions real; {packed.steps_per_epoch:.1f} steps an epoch"
+        f"{name}: {len(plan.pairs):,} pairs in {plan.rows:,} rows, "
+        f"{100 * packed.real_share:.1f} % of positions real"
         + (f"; {corpus.empty:,} pairs with an empty side left out" if corpus.empty else "")
         + (f"; {plan.too_long:,} pairs longer than a row left out" if plan.too_long else "")
     )
@@ -168,15 +190,16 @@ class _Validation:
     """Loss and greedy BLEU on the validation split; compiled at its first call."""
 
     def __init__(
-        self, config: Config, workdir: Path, model: Transformer, tokenizer: Tokenizer
+        self,
+        config: Config,
+        workdir: Path,
+        model: Transformer,
+        tokenizer: Tokenizer,
+        split: corpora.Corpus,
     ) -> None:
-        self._pairs: list[tuple[str, str]] = []
         self._target_language = config.data.target_language
-        if not config.train.evaluate_every:
-            return
-        split = corpora.load_split(config.data, "valid")
         self._pairs = split.pairs[: config.train.evaluate_sentences or None]
-        self._batches = _packed(config, workdir, tokenizer, split).one_epoch()
+        self._batches = _packed(config, workdir, tokenizer, split, "validation").one_epoch()
         self._loss = jax.jit(lambda p, b: training.make_loss(model)(p, b, 0.0, Dropout()))
         greedy = dataclasses.replace(config.decode, method="greedy")
         self._translator = Translator(model, tokenizer, greedy)

@@ -1,6 +1,7 @@
 """From text to text: sentences → batches of fixed shapes → search → sentences, in their order."""
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -73,40 +74,38 @@ class Translator:
             if not text.strip():
                 results[number] = [Hypothesis("", 0.0, 0.0)]
         todo = [n for n, r in enumerate(results) if not r and len(ids[n]) <= self._lengths[-1]]
-        for chunk in self._chunks(todo, ids):
-            for number, hypotheses in zip(chunk, self._run(params, chunk, ids), strict=True):
+        # Two batch sizes, whatever is asked: one sentence (a prompt), or a full batch.
+        rows = 1 if len(todo) == 1 else self.decode.batch_size
+        for length, chunk in self._chunks(todo, ids):
+            found = self._run(params, [ids[n] for n in chunk], chunk, (rows, length))
+            for number, hypotheses in zip(chunk, found, strict=True):
                 results[number] = hypotheses
             progress(len(chunk))
         return results
 
-    def _chunks(self, todo: list[int], ids: list[list[int]]) -> Iterator[list[int]]:
-        """Sentences of similar length together, so that few positions are padding."""
-        ordered = sorted(todo, key=lambda n: (self._bucket(len(ids[n])), len(ids[n])))
-        start = 0
-        while start < len(ordered):
-            bucket = self._bucket(len(ids[ordered[start]]))
-            chunk = [
-                n
-                for n in ordered[start : start + self.decode.batch_size]
-                if self._bucket(len(ids[n])) == bucket
-            ]
-            yield chunk
-            start += len(chunk)
+    def _chunks(self, todo: list[int], ids: list[list[int]]) -> Iterator[tuple[int, list[int]]]:
+        """Sentences that share a source length, at most a batch of them, shortest first."""
 
-    def _bucket(self, length: int) -> int:
-        return next(s for s in self._lengths if s >= length)
+        def bucket(number: int) -> int:
+            return next(s for s in self._lengths if s >= len(ids[number]))
 
-    def _run(self, params: Any, chunk: list[int], ids: list[list[int]]) -> list[list[Hypothesis]]:
-        length = self._bucket(max(len(ids[n]) for n in chunk))
-        # Two batch sizes, whatever is asked: one sentence (a prompt), or a full batch.
-        rows = 1 if len(chunk) == 1 else self.decode.batch_size
-        source = np.full((rows, length), PAD_ID, np.int32)
-        for row, number in enumerate(chunk):
-            source[row, : len(ids[number])] = ids[number]
-        row_ids = np.zeros(rows, np.int32)
-        row_ids[: len(chunk)] = chunk
-        found = jax.device_get(self._search(params, source, row_ids, self._rng))
-        return [self._hypotheses(found, row) for row in range(len(chunk))]
+        # By length within a bucket too: a batch searches until its longest translation ends.
+        ordered = sorted(todo, key=lambda number: len(ids[number]))
+        for length, members in itertools.groupby(ordered, key=bucket):
+            numbers = list(members)
+            for start in range(0, len(numbers), self.decode.batch_size):
+                yield length, numbers[start : start + self.decode.batch_size]
+
+    def _run(
+        self, params: Any, sources: list[list[int]], numbers: list[int], shape: tuple[int, int]
+    ) -> list[list[Hypothesis]]:
+        source_tokens = np.full(shape, PAD_ID, np.int32)
+        for row, source in enumerate(sources):
+            source_tokens[row, : len(source)] = source
+        row_ids = np.zeros(shape[0], np.int32)
+        row_ids[: len(numbers)] = numbers
+        found = jax.device_get(self._search(params, source_tokens, row_ids, self._rng))
+        return [self._hypotheses(found, row) for row in range(len(sources))]
 
     def _hypotheses(self, found: decoding.SearchResult, row: int) -> list[Hypothesis]:
         kept = [k for k in range(found.score.shape[1]) if np.isfinite(found.score[row, k])]

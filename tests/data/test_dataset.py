@@ -178,13 +178,17 @@ def test_95_percent_of_positions_are_real_for_multi30k():
     assert PackedDataset(tokens, plan, batch_rows=64, seed=0).real_share >= 0.95
 
 
-def test_450_000_pairs_are_planned_in_time():
+def test_450_000_pairs_are_planned_in_time(monkeypatch):
+    fillings, fill_one_row = [], dataset._fill_one_row
+    monkeypatch.setattr(
+        dataset, "_fill_one_row", lambda left: fillings.append(1) or fill_one_row(left)
+    )
     lengths = likely_lengths(450_000)
     start = time.monotonic()
     plan = plan_of(*lengths, 128, 128)
-    seconds = time.monotonic() - start
+    assert time.monotonic() - start < 60  # about 1 on an idle core
     assert len(plan.pairs) + plan.too_long == 450_000
-    assert seconds < 60  # about 3 on an idle core; a plan pair by pair takes many minutes
+    assert len(fillings) < plan.rows / 10
 
 
 # ---------------------------------------------------------------------------------------- batches

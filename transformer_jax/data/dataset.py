@@ -6,6 +6,7 @@ state, and neither the number of hosts nor of devices changes what is learned.
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -92,10 +93,9 @@ def _encode(
     for start in range(0, len(pairs), _CHUNK):
         chunk = pairs[start : start + _CHUNK]
         for side in (0, 1):
-            encoded = tokenizer.encode([pair[side] for pair in chunk])
-            ids = [[*sentence, EOS_ID] for sentence in encoded]
-            lengths[side].extend(map(len, ids))
-            flat[side].append(np.concatenate([np.asarray(i, np.int32) for i in ids]))
+            sentences = [[*ids, EOS_ID] for ids in tokenizer.encode([p[side] for p in chunk])]
+            lengths[side].extend(map(len, sentences))
+            flat[side].append(np.fromiter(itertools.chain.from_iterable(sentences), np.int32))
         progress(len(chunk))
     tokens = [np.concatenate([*side, np.zeros(0, np.int32)]) for side in flat]
     offsets = [np.concatenate([[0], np.cumsum(side)]).astype(np.int64) for side in lengths]

@@ -25,7 +25,7 @@ class Tokenizer:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Piece ids of each text, without <bos> or <eos>."""
-        return self._processor.encode(list(texts), num_threads=2)
+        return self._processor.encode(list(texts))
 
     def decode(self, ids: Sequence[Sequence[int]] | np.ndarray) -> list[str]:
         """The text of each sequence of ids, up to its first <eos>; padding is skipped."""

@@ -1,0 +1,60 @@
+"""How long it takes to tokenise a corpus and to plan an epoch, and how full the rows are.
+
+    python benchmarks/packing.py --train=a.en,a.de --vocab_size=8000 --row_lengths=124,128
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from transformer_jax import tracking
+from transformer_jax.config import DataConfig
+from transformer_jax.data import corpora, dataset
+from transformer_jax.data.tokenizer import train_tokenizer
+
+
+def main() -> None:
+    """Prints the seconds of each part, and the share of real positions."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--train", required=True, help="a.en,a.de or pairs.tsv")
+    parser.add_argument("--vocab_size", type=int, default=8000)
+    parser.add_argument("--row_lengths", default="124,128", help="source,target")
+    flags = parser.parse_args()
+    data = DataConfig(corpus="files", train=flags.train, valid=flags.train, test=flags.train)
+    source_row, target_row = map(int, flags.row_lengths.split(","))
+
+    clock = time.perf_counter()
+
+    def lap(what: str) -> None:
+        nonlocal clock
+        now = time.perf_counter()
+        print(f"{what:32} {now - clock:6.1f} s", flush=True)
+        clock = now
+
+    pairs = corpora.load_split(data, "train").pairs
+    lap(f"read {len(pairs):,} pairs")
+    tokenizer = train_tokenizer((s for p in pairs for s in p), vocab_size=flags.vocab_size)
+    lap(f"train {tokenizer.vocab_size:,} pieces")
+    with tracking.progress_bar(len(pairs), "tokenizing") as bar:
+        tokens = dataset.tokenize_pairs(pairs, tokenizer, progress=bar.update)
+    lap("tokenise")
+    plan = dataset.plan_packing(
+        tokens.source_lengths,
+        tokens.target_lengths,
+        source_row_length=source_row,
+        target_row_length=target_row,
+    )
+    lap("plan the packing")
+    plan.epoch(seed=0, epoch=1)
+    lap("deal one epoch")
+    packed = dataset.PackedDataset(tokens, plan, batch_rows=1, seed=0)
+    source, target = tokens.source_lengths.mean(), tokens.target_lengths.mean()
+    print(f"{source:.1f} source and {target:.1f} target tokens a pair")
+    print(f"{100 * packed.real_share:.1f} % of positions real, {plan.too_long:,} pairs too long")
+
+
+if __name__ == "__main__":
+    main()
