@@ -1,6 +1,6 @@
 """How long it takes to tokenise a corpus and to plan an epoch, and how full the rows are.
 
-    python benchmarks/packing.py --train=a.en,a.de --vocab_size=8000 --row_lengths=124,128
+python benchmarks/packing.py --train=a.en,a.de --vocab_size=8000 --row_lengths=124,128
 """
 
 import argparse

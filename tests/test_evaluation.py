@@ -2,14 +2,11 @@
 
 import dataclasses
 import json
-import os
-import threading
 
 import pytest
 import sacrebleu
 
 from transformer_jax import evaluation
-from transformer_jax.config import UserError
 
 TRANSLATIONS = [
     "I have a cat.",
@@ -151,52 +148,3 @@ def test_side_by_side_shows_the_reference_only_where_it_differs():
     assert evaluation.side_by_side(["一", "二"], ["one", "too"], ["one", "two"]).splitlines() == [
         "  一", "    = one", "  二", "    ≠ too", "    reference: two",
     ]  # fmt: skip
-
-
-# ------------------------------------------------------------------------------------- write_whole
-@pytest.mark.fast
-def test_a_file_is_written_whole(tmp_path):
-    path = tmp_path / "out.de.txt"
-    evaluation.write_whole(path, "猫\n")
-    evaluation.write_whole(path, "狗\r\n")
-    assert path.read_bytes() == "狗\r\n".encode()
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    path = tmp_path / "out.txt"
-    path.write_text("before")
-
-    def half_written(self, content):
-        with self.open("wb") as file:
-            file.write(content[:1])
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(UnicodeEncodeError):
-        evaluation.write_whole(path, "a" * 9999 + "\ud800")
-    monkeypatch.setattr(type(path), "write_bytes", half_written)
-    with pytest.raises(UserError, match=r"cannot write .*out\.txt: No space left on device"):
-        evaluation.write_whole(path, "after")
-    assert path.read_text() == "before"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("name", ["no/such/folder/out.txt", "file/out.txt", "folder"])
-def test_a_place_that_cannot_be_written_is_named(tmp_path, name):
-    (tmp_path / "file").write_text("")
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(UserError, match="cannot write") as caught:
-        evaluation.write_whole(tmp_path / name, "text")
-    assert str(tmp_path / name) in str(caught.value)
-
-
-def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
-    """As root, --output=/dev/null must not make a file of it."""
-    path, read = tmp_path / "pipe", []
-    os.mkfifo(path)
-    reader = threading.Thread(target=lambda: read.append(path.read_bytes()), daemon=True)
-    reader.start()
-    evaluation.write_whole(path, "猫\n")
-    reader.join(timeout=10)
-    assert read == ["猫\n".encode()]
-    assert path.is_fifo()

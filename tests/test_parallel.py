@@ -81,6 +81,7 @@ def runs():
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_devices_are_what_was_asked_for(runs):
     assert runs["single"]["description"].startswith("1 ")
     assert runs["pmap"]["description"].startswith("2 ")
@@ -88,6 +89,7 @@ def test_devices_are_what_was_asked_for(runs):
     assert all(runs[name]["tokens"] == [36] * STEPS for name in RUNS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pmap", "pmap-accumulate"])
 def test_two_devices_learn_what_one_does(runs, name):
     """With dropout, and with unequal padding."""
@@ -97,6 +99,7 @@ def test_two_devices_learn_what_one_does(runs, name):
     np.testing.assert_allclose(two["params"], one["params"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_rows_must_divide_by_the_devices(runs):
     assert "data.batch_rows=7" in runs["error"]
     assert "2 devices" in runs["error"]

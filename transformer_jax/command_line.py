@@ -13,9 +13,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from transformer_jax import config as configs
-from transformer_jax.config import Config, UserError, nearest
-
-CONFIG_FILE = "config.json"
+from transformer_jax.config import CONFIG_FILE, Config, UserError, nearest
 
 
 def run(main: Callable[[list[str]], None], *, default_experiment: Path) -> None:

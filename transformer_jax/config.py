@@ -16,6 +16,9 @@ from typing import Any
 PAD_ID, UNK_ID, BOS_ID, EOS_ID = range(4)
 
 
+CONFIG_FILE = "config.json"  # in a workdir
+
+
 class UserError(ValueError):
     """What a user caused and can mend: the launcher prints it as one line, without a traceback."""
 
@@ -272,9 +275,31 @@ def differences(saved: Config, now: Config) -> list[str]:
     ]
 
 
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file whole or not at all; text in UTF-8.
+
+    Raises:
+      UserError: if it cannot be written.
+    """
+    content = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        if path.exists() and not path.is_file():  # a pipe, /dev/null: not to be replaced by a file
+            path.write_bytes(content)
+            return
+        try:
+            temporary.write_bytes(content)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as e:
+        raise UserError(f"cannot write {path}: {e.strerror}") from None
+
+
 def save(config: Config, path: Path) -> None:
     """Writes `config` as JSON."""
-    path.write_text(json.dumps(dataclasses.asdict(config), indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(dataclasses.asdict(config), indent=2, ensure_ascii=False)
+    write_whole(path, text + "\n")
 
 
 def load(path: Path) -> Config:
@@ -284,7 +309,7 @@ def load(path: Path) -> Config:
       UserError: if the file is missing, is not JSON, or has an option that does not exist.
     """
     try:
-        saved = json.loads(path.read_text())
+        saved = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path.parent} is not a workdir: it has no {path.name}") from None
     except ValueError as e:
@@ -294,11 +319,20 @@ def load(path: Path) -> Config:
     return config
 
 
-def _fill(node: Any, saved: dict[str, Any], path: Path) -> None:
+def _fill(node: Any, saved: Any, path: Path) -> None:
+    if not isinstance(saved, dict):
+        raise UserError(f"{path} is damaged: {saved!r} is not a group of options")
     for name, value in saved.items():
         if not hasattr(node, name):
             raise UserError(f"{path} has an option that this version lacks: {name}")
-        if isinstance(value, dict):
-            _fill(getattr(node, name), value, path)
+        default = getattr(node, name)
+        whole = type(default) is float and type(value) is int
+        if dataclasses.is_dataclass(default):
+            _fill(default, value, path)
+        elif type(value) is type(default) or whole:
+            setattr(node, name, type(default)(value))
         else:
-            setattr(node, name, value)
+            raise UserError(f"{path} is damaged: {name}={value!r} is not {_A[type(default)]}")
+
+
+_A = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

@@ -8,7 +8,7 @@ from typing import Any
 
 from sacrebleu.metrics import BLEU, CHRF
 
-from transformer_jax.config import UserError
+from transformer_jax.config import UserError, write_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +116,10 @@ def write_report(
       references: raw text.
       **about: what else scores.json should say: the split, the weights.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"cannot write to {folder}: {e.strerror}") from None
     rows = list(zip(sources, translations, references, strict=True))
     names = ("source", "translation", "reference")
     # A tab or a carriage return inside a sentence would shift the columns.
@@ -128,27 +131,6 @@ def write_report(
     write_whole(folder / "translations.jsonl", "\n".join(json_lines) + "\n")
     result = {**about, **dataclasses.asdict(scores)}
     write_whole(folder / "scores.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file whole or not at all.
-
-    Raises:
-      UserError: if it cannot be written.
-    """
-    content = text.encode()
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        if path.exists() and not path.is_file():  # a pipe, /dev/null: not to be replaced by a file
-            path.write_bytes(content)
-            return
-        try:
-            temporary.write_bytes(content)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as e:
-        raise UserError(f"cannot write {path}: {e.strerror}") from None
 
 
 def side_by_side(

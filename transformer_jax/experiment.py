@@ -16,14 +16,13 @@ import numpy as np
 from transformer_jax import config as configs
 from transformer_jax import evaluation, parallel, tracking, training
 from transformer_jax.checkpoint import Checkpoints
-from transformer_jax.config import Config, UserError
+from transformer_jax.config import CONFIG_FILE, Config, UserError
 from transformer_jax.data import corpora, dataset
 from transformer_jax.data.tokenizer import Tokenizer, train_tokenizer
 from transformer_jax.model import Dropout, Transformer
 from transformer_jax.tracking import say
 from transformer_jax.translation import Hypothesis, Translator
 
-CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.model"
 
 
@@ -299,7 +298,19 @@ def translate(
         standard output.
       weights: see `Checkpoints.restore_params`.
       n_best: how many translations of each; more than 1 gives lines "score<TAB>text".
+
+    Raises:
+      UserError: if the search gives fewer than `n_best`, or a file cannot be read or written.
     """
+    decode = config.decode
+    most = decode.beam_size if decode.method == "beam" else 1
+    if n_best > most:
+        raise UserError(
+            f"--n_best={n_best} is more than decode.method={decode.method!r} gives with "
+            f"decode.beam_size={decode.beam_size}: at most {most}"
+        )
+    if output_file and not Path(output_file).parent.is_dir():
+        raise UserError(f"cannot write {output_file}: there is no such folder")
     if input_file is None and sys.stdin.isatty():
         _prompt(load(config, workdir, weights=weights), n_best)
         return
@@ -314,7 +325,7 @@ def translate(
     if output_file is None:
         sys.stdout.write(text)
     else:
-        evaluation.write_whole(Path(output_file), text)
+        configs.write_whole(Path(output_file), text)
 
 
 def _standard_input() -> list[str]:

@@ -8,6 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from transformer_jax.config import write_whole
+
 
 def say(message: str) -> None:
     """One line to standard error, above a progress bar if there is one."""
@@ -80,7 +82,7 @@ def _forget_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     rows = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    path.write_text("".join(row for row in rows if json.loads(row)["step"] <= step))
+    write_whole(path, "".join(row for row in rows if json.loads(row)["step"] <= step))
 
 
 def _summary_writer(folder: Path, first_step: int) -> Any:

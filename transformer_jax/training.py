@@ -159,7 +159,7 @@ def make_train_step(
         metrics = {
             "loss": loss_sum / counts["target_tokens"],
             **counts,
-            "gradient_norm": optax.global_norm(grads),
+            "gradient_norm": optax.tree.norm(grads),
             "learning_rate": _learning_rate(config, h, step),
         }
         return state.replace(step=step, params=params, opt_state=opt_state), metrics

@@ -115,8 +115,8 @@ class PackingPlan:
       source_row_length: S, tokens of source in one row.
       target_row_length: T, tokens of target in one row.
       rows: number of rows in an epoch.
-      slot_row: int32 [slots], the row of each slot. Slots are ordered by the lengths they take.
-      slot_rank: int32 [slots], the slot's place within its row.
+      slot_row: int64 [slots], the row of each slot. Slots are ordered by the lengths they take.
+      slot_rank: int64 [slots], the slot's place within its row.
       pairs: int64 [slots], the pairs, ordered by the same lengths.
       lengths_id: int64 [slots], a number for the lengths of the slot, ascending.
       too_long: pairs longer than a row, which are left out.
@@ -189,7 +189,8 @@ def plan_packing(
 
 def _fill_rows(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """Slots (lengths id, row, rank) that use up counts[source length, target length]."""
-    rows, ids, slot_rows, ranks = 0, [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], []
+    rows, nothing = 0, np.zeros(0, np.int64)
+    ids, slot_rows, ranks = [nothing], [nothing], [nothing]
     left = counts.copy()
     while left.any():
         filling = _fill_one_row(left)
@@ -201,7 +202,7 @@ def _fill_rows(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
         slot_rows.append(np.repeat(np.arange(rows, rows + repeats), len(filling)))
         ranks.append(np.tile(np.arange(len(filling)), repeats))
         rows += repeats
-    return np.concatenate(ids), np.concatenate(slot_rows), np.concatenate([[], *ranks]), rows
+    return np.concatenate(ids), np.concatenate(slot_rows), np.concatenate(ranks), rows
 
 
 def _fill_one_row(left: np.ndarray) -> list[tuple[int, int]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
-from transformer_jax.config import BOS_ID, EOS_ID, PAD_ID, UNK_ID, UserError
+from transformer_jax.config import BOS_ID, EOS_ID, PAD_ID, UNK_ID, UserError, write_whole
 
 
 class Tokenizer:
@@ -37,9 +37,7 @@ class Tokenizer:
 
     def save(self, path: Path) -> None:
         """Writes the model, whole or not at all."""
-        temporary = path.with_suffix(".tmp")
-        temporary.write_bytes(self.model)
-        temporary.replace(path)
+        write_whole(path, self.model)
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
