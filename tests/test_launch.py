@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import pytest
 
 from transformer_jax import config as configs
@@ -38,7 +37,6 @@ FLAGS = [f"--config.{name}={value}" for name, value in TINY.items()]
 def launch(*arguments, text=None):
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "PYTHONIOENCODING": "utf-8",
     }
     command = [sys.executable, str(ROOT / "launch.py"), *map(str, arguments)]
@@ -61,15 +59,6 @@ def refusal(*arguments, text=None):
     assert done.stderr.count("\n") == 1, done.stderr
     assert done.stdout == ""
     return done.stderr
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """What runs once need not run fast."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module")

@@ -25,15 +25,6 @@ PRE_LEARNED = dataclasses.replace(LEARNED, norm="pre")
 CONFIGS = {"post": POST, "learned": LEARNED, "pre-bias-halves": PRE, "pre-learned": PRE_LEARNED}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Tiny programs: compiling them is all the time, so XLA optimises little here."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def tokens(seed, *shape):
     """Ids that are neither padding nor special."""
     return np.random.default_rng(seed).integers(4, V, shape).astype(np.int32)

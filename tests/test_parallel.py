@@ -45,7 +45,7 @@ def make_batch(seed):
 def run(state, strategy, accumulate):
     """What `experiment.train` does: the losses, and the parameters after some steps."""
     config = dataclasses.replace(CONFIG, train=TrainConfig(accumulate=accumulate))
-    devices = parallel.choose(ParallelConfig(strategy), ROWS)
+    devices = parallel.choose(ParallelConfig(strategy), batch_rows=ROWS, accumulate=accumulate)
     step = devices.compile(lambda *reduce: training.make_train_step(config, MODEL, *reduce))
     state = devices.put_state(jax.tree.map(jnp.copy, state))  # the step consumes its state
     losses, tokens, early = [], [], []
@@ -61,9 +61,9 @@ def run(state, strategy, accumulate):
     return {"losses": losses, "tokens": tokens, "params": early, "description": description}
 
 
-def error_of(rows):
+def error_of(rows, accumulate):
     try:
-        parallel.choose(ParallelConfig(), rows)
+        parallel.choose(ParallelConfig(), batch_rows=rows, accumulate=accumulate)
     except parallel.UserError as e:
         return str(e)
 
@@ -81,7 +81,6 @@ def runs():
     return json.loads(done.stdout)
 
 
-@pytest.mark.slow
 def test_devices_are_what_was_asked_for(runs):
     assert runs["single"]["description"].startswith("1 ")
     assert runs["pmap"]["description"].startswith("2 ")
@@ -89,7 +88,6 @@ def test_devices_are_what_was_asked_for(runs):
     assert all(runs[name]["tokens"] == [36] * STEPS for name in RUNS)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pmap", "pmap-accumulate"])
 def test_two_devices_learn_what_one_does(runs, name):
     """With dropout, and with unequal padding."""
@@ -99,10 +97,11 @@ def test_two_devices_learn_what_one_does(runs, name):
     np.testing.assert_allclose(two["params"], one["params"], atol=1e-5)
 
 
-@pytest.mark.slow
 def test_rows_must_divide_by_the_devices(runs):
     assert "data.batch_rows=7" in runs["error"]
     assert "2 devices" in runs["error"]
+    assert "data.batch_rows=6" in runs["micro_error"]
+    assert "2 devices times train.accumulate=2" in runs["micro_error"]
 
 
 @pytest.mark.fast
@@ -110,8 +109,8 @@ def test_strategy_on_this_machine():
     """One device: plain jit, unless replicas are asked for."""
     if jax.local_device_count() > 1:
         pytest.skip("several devices")
-    assert parallel.choose(ParallelConfig("auto"), 7).description.endswith("jit")
-    devices = parallel.choose(ParallelConfig("pmap"), 7)
+    assert parallel.choose(ParallelConfig("auto"), batch_rows=7).description.endswith("jit")
+    devices = parallel.choose(ParallelConfig("pmap"), batch_rows=7)
     assert devices.description.endswith("pmap")
     tree = {"x": np.arange(7), "scalar": np.float32(3)}
     replicated = devices.put_state(tree)
@@ -122,7 +121,6 @@ def test_strategy_on_this_machine():
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_disable_most_optimizations", True)  # less to compile
     first = training.create_state(CONFIG, MODEL)
     results = {name: run(first, *arguments) for name, arguments in RUNS.items()}
-    print(json.dumps(results | {"error": error_of(ROWS - 1)}))
+    print(json.dumps(results | {"error": error_of(ROWS - 1, 1), "micro_error": error_of(6, 2)}))

@@ -39,15 +39,6 @@ CONFIG = Config(
 MODEL = Transformer(CONFIG.model, V)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Tiny programs: compiling them is all the time, so XLA optimises little here."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def make_batch(pairs, rows, source_row_length, target_row_length):
     """A batch of (source ids, target ids), packed into rows as `rows` numbers them."""
     flat = [np.concatenate([pair[side] for pair in pairs]) for side in (0, 1)]

@@ -61,7 +61,9 @@ def _run(
 ) -> None:
     """The loop, with what happens around it: metrics, validation, checkpoints."""
     options = config.train
-    devices = parallel.choose(config.parallel, config.data.batch_rows)
+    devices = parallel.choose(
+        config.parallel, batch_rows=config.data.batch_rows, accumulate=options.accumulate
+    )
     state = checkpoints.restore(training.create_state(config, model))
     first_step = int(state.step)
     say(

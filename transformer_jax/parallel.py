@@ -36,18 +36,24 @@ class Devices:
     description: str
 
 
-def choose(parallel: ParallelConfig, batch_rows: int) -> Devices:
+def choose(parallel: ParallelConfig, *, batch_rows: int, accumulate: int = 1) -> Devices:
     """The devices that `parallel.strategy` asks for.
 
+    Args:
+      parallel: the strategy.
+      batch_rows: rows of a global batch.
+      accumulate: micro-batches that each replica cuts its rows into.
+
     Raises:
-      UserError: if the rows of a batch do not divide by the replicas.
+      UserError: if the rows of a batch do not divide by the replicas and their micro-batches.
     """
     number = jax.local_device_count()
     replicas = parallel.strategy == "pmap" or (parallel.strategy == "auto" and number > 1)
     if not replicas:
         return _single()
-    if batch_rows % number:
-        raise UserError(f"data.batch_rows={batch_rows} is not divisible by {number} devices")
+    if batch_rows % (number * accumulate):
+        micro = f" times train.accumulate={accumulate}" if accumulate > 1 else ""
+        raise UserError(f"data.batch_rows={batch_rows} is not divisible by {number} devices{micro}")
     return _pmap(number)
 
 

@@ -26,7 +26,7 @@ def attention_weights(query: Array, key: Array, mask: Array | None = None) -> Ar
     scores = scores * query.shape[-1] ** -0.5
     if mask is None:
         return jax.nn.softmax(scores, axis=-1)
-    # A finite floor, not -inf: a fully masked row would give nan, and nan gradients.
+    # A finite floor, not -inf: the softmax of a fully masked row would be nan on its way to 0.
     scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
     return jnp.where(mask, jax.nn.softmax(scores, axis=-1), 0.0)
 

@@ -98,7 +98,8 @@ def dropout(x: Array, rngs: Array | None, rate: Array | float | None) -> Array:
     """
     if rngs is None or rate is None:
         return x
-    threshold = jnp.round(jnp.asarray(rate, jnp.float32) * 65536).astype(jnp.uint32)
+    threshold = jnp.round(jnp.asarray(rate, jnp.float32) * 65536)
+    threshold = jnp.minimum(threshold, 65535).astype(jnp.uint32)  # a rate near 1 keeps something
     row_size = x[0].size
     bits = jax.vmap(lambda rng: jax.random.bits(rng, ((row_size + 1) // 2,), jnp.uint32))(rngs)
     halves = jnp.concatenate([bits & 0xFFFF, bits >> 16], axis=1)
