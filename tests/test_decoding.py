@@ -195,6 +195,7 @@ def test_beam_search_is_the_slow_one_that_never_stops_early(beam_size, form):
             check_row(result, row, slow_beam_search(table, sentence, beam_size, limit, alpha, form))
 
 
+@pytest.mark.fast
 def test_early_stop_saves_exactly_the_steps_it_can():
     calls = []
 
@@ -235,6 +236,7 @@ def test_early_stop_expects_the_shortest_where_length_is_punished():
     assert result.tokens[0, :, :3].tolist() == [[EOS, PAD, PAD], [2, 2, EOS]]
 
 
+@pytest.mark.fast
 def test_one_beam_without_penalty_is_greedy_search():
     sentences = np.arange(17) * 41
     limits = np.full(17, 11)
@@ -328,6 +330,7 @@ def test_a_dead_end_takes_no_place():
     assert np.all(decoding._best_extensions(nothing, jnp.zeros((1, 2)), 4)[2] == -np.inf)
 
 
+@pytest.mark.fast
 def test_beam_step_docstring_example():
     a, b = 2, 3
     live = decoding.SearchResult(
@@ -432,6 +435,7 @@ def test_positions_of_a_sample_are_independent():
     assert np.mean(result.tokens[:, 0, 0] == result.tokens[:, 0, 1]) < 0.06  # 1 / 52 expected
 
 
+@pytest.mark.fast
 def test_a_second_call_does_not_retrace():
     traces = []
 

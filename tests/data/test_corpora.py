@@ -476,6 +476,7 @@ def wmt14(source="de", target="en", **options):
     )
 
 
+@pytest.mark.fast
 def test_tfds_in_both_directions(tfds):
     with tfds.testing.mock_data(num_examples=4):
         forward = {split: load_split(wmt14(), split).pairs for split in SPLITS}

@@ -48,6 +48,7 @@ def test_docstring_example():
 
 
 # ---------------------------------------------------------------------------------- determinism
+@pytest.mark.fast
 def test_another_process_and_hash_seed_give_the_same_pairs():
     program = (
         "from transformer_jax.data.small_world import pairs;"
