@@ -34,6 +34,7 @@ benchmark: $(VENV)/installed
 	$(BIN)/python benchmarks/train_step.py $(BENCHMARK_FLAGS)
 
 $(VENV)/bin/pip:
+	@command -v $(PYTHON) > /dev/null || { echo "there is no $(PYTHON): apt install python3"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	    || { echo "Python 3.11 or newer is needed, and $(PYTHON) is older: make PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null \
@@ -49,4 +50,4 @@ $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf .venv* .pytest_cache .ruff_cache

@@ -33,7 +33,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from transformer_jax import training
-from transformer_jax.config import BOS_ID, PAD_ID, Config, DataConfig, ModelConfig, TrainConfig
+from transformer_jax.config import BOS_ID, PAD_ID, Config, ModelConfig
 from transformer_jax.data import corpora, dataset
 from transformer_jax.data.tokenizer import train_tokenizer
 from transformer_jax.functional.positions import sinusoidal_positions
@@ -42,10 +42,17 @@ from transformer_jax.model import Transformer
 
 @dataclasses.dataclass
 class Loop:
-    """One contestant: `step()` trains on the next batch; gives its real tokens and operations."""
+    """One contestant.
+
+    Attributes:
+      name: what the report calls it.
+      step: trains on the next batch; gives its real tokens and operations.
+      finish: waits for what is in flight, which belongs to the time measured.
+    """
 
     name: str
     step: Callable[[], tuple[int, float]]
+    finish: Callable[[], object] = lambda: None
 
 
 def operations(
@@ -181,7 +188,7 @@ def jax_loop(config: Config, vocab_size: int, data: dataset.PackedDataset) -> Lo
         held["metrics"], held["step"] = metrics, number + 1
         return _work(config, vocab_size, data.pairs, chosen)
 
-    return Loop("packed", step)
+    return Loop("packed", step, lambda: jax.block_until_ready(held))
 
 
 def matmul_peak() -> float:
@@ -203,6 +210,7 @@ def measure(loop: Loop, steps: int) -> tuple[float, float]:
     """(real tokens a second, operations a second) over some steps."""
     start = time.perf_counter()
     work = [loop.step() for _ in range(steps)]
+    loop.finish()
     seconds = time.perf_counter() - start
     return sum(w[0] for w in work) / seconds, sum(w[1] for w in work) / seconds
 
@@ -230,8 +238,8 @@ def padding_of(batches: Iterator[np.ndarray], pairs: dataset.TokenizedPairs) -> 
     return 1 - real / total
 
 
-def main() -> None:
-    """Runs the benchmark."""
+def parse_flags() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", required=True, help="folder with train.en and train.de")
     parser.add_argument("--vocab_size", type=int, default=8000)
@@ -243,26 +251,14 @@ def main() -> None:
     parser.add_argument("--row_lengths", default="62,64", help="source,target")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=3, help="of each loop in each round")
-    flags = parser.parse_args()
+    return parser.parse_args()
+
+
+def load_data(flags: argparse.Namespace) -> dataset.PackedDataset:
+    """The pairs, tokenised and packed."""
     source_row, target_row = map(int, flags.row_lengths.split(","))
-    config = Config(
-        data=DataConfig(
-            corpus="files",
-            path=flags.data,
-            train="train.en,train.de",
-            source_language="en",
-            target_language="de",
-        ),
-        model=ModelConfig(
-            num_layers=flags.num_layers,
-            d_model=flags.d_model,
-            d_ff=flags.d_ff,
-            num_heads=flags.num_heads,
-        ),
-        train=TrainConfig(),
-    )
-    text = [*corpora.read_lines(Path(flags.data) / "train.en")]
-    text = list(zip(text, corpora.read_lines(Path(flags.data) / "train.de"), strict=True))
+    sides = [corpora.read_lines(Path(flags.data) / f"train.{side}") for side in ("en", "de")]
+    text = list(zip(*sides, strict=True))
     tokenizer = train_tokenizer((s for pair in text for s in pair), vocab_size=flags.vocab_size)
     pairs = dataset.tokenize_pairs(text, tokenizer)
     plan = dataset.plan_packing(
@@ -271,8 +267,20 @@ def main() -> None:
         source_row_length=source_row,
         target_row_length=target_row,
     )
-    data = dataset.PackedDataset(pairs, plan, batch_rows=flags.rows, seed=0)
-    size = round(len(plan.pairs) / plan.rows * flags.rows)
+    return dataset.PackedDataset(pairs, plan, batch_rows=flags.rows, seed=0)
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    flags = parse_flags()
+    model = ModelConfig(
+        num_layers=flags.num_layers,
+        d_model=flags.d_model,
+        d_ff=flags.d_ff,
+        num_heads=flags.num_heads,
+    )
+    config, data = Config(model=model), load_data(flags)
+    pairs, size = data.pairs, round(len(data.plan.pairs) / data.plan.rows * flags.rows)
     lengths = pairs.source_lengths + pairs.target_lengths
     makers = {
         "random": lambda: random_batches(len(pairs), size),
@@ -287,9 +295,9 @@ def main() -> None:
         f"layers, d_ff {flags.d_ff}, {flags.vocab_size} pieces; jax {jax.__version__}, torch "
         f"{torch.__version__}, {torch.get_num_threads()} threads"
     )
+    rates, shares = [], []
     for loop in loops:
         measure(loop, 2)  # compiles, warms up
-    rates, shares = [], []
     for number in range(flags.rounds):
         peak = matmul_peak()
         measured = [measure(loop, flags.steps) for loop in loops]

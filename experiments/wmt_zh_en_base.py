@@ -22,6 +22,6 @@ def get_config() -> Config:
     config.data.train = "train.zh,train.en"
     config.data.valid = "valid.zh,valid.en"
     config.data.test = "test.zh,test.en"
-    # One more shared vocabulary than languages share letters: 8,000 pieces are Chinese characters.
+    # More than 37,000, because some 8,000 pieces are single Chinese characters.
     config.data.vocab_size = 45_000
     return config

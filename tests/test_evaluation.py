@@ -148,3 +148,16 @@ def test_side_by_side_shows_the_reference_only_where_it_differs():
     assert evaluation.side_by_side(["一", "二"], ["one", "too"], ["one", "two"]).splitlines() == [
         "  一", "    = one", "  二", "    ≠ too", "    reference: two",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("references", "language", "mistaken"),
+    [
+        (["我有一只猫。", "他是老师。"], "target", True),
+        (["我有一只猫。", "他是老师。"], "zh", False),
+        (["我有一只猫。", "他是老师。"], "zh_TW", False),
+        (["I have a cat.", "猫 means cat.", "He is a teacher."], "en", False),
+    ],
+)
+def test_chinese_references_under_the_wrong_tokenizer(references, language, mistaken):
+    assert evaluation.is_mistaken_for_words(references, language) == mistaken

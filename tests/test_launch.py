@@ -11,6 +11,7 @@ import pytest
 
 from transformer_jax import config as configs
 from transformer_jax import experiment
+from transformer_jax import trained as trained_workdir
 from transformer_jax.config import Config, DataConfig, ModelConfig, TrainConfig, UserError
 from transformer_jax.data import corpora, dataset
 
@@ -146,7 +147,7 @@ def test_training_goes_on_from_its_step(workdir, few_held_out, capsys, monkeypat
         [1, 2, 3, 4, 5, 6]
     )
     assert config_of(workdir) == config
-    trained_on = experiment.load(config, workdir, weights="latest")
+    trained_on = trained_workdir.load(config, workdir, weights="latest")
     assert trained_on.steps == [6]
 
 
@@ -158,9 +159,91 @@ def test_another_configuration_is_refused(workdir):
 
 
 # --------------------------------------------------------------------------------------- evaluate
+def test_weights_of_another_shape_are_refused(workdir):
+    config = config_of(workdir)
+    config.model.d_ff = 18
+    with pytest.raises(UserError, match=r"model.d_ff: 14 in the workdir, 18 now"):
+        trained_workdir.load(config, workdir, weights="latest")
+
+
+def test_another_training_text_is_refused(workdir, few_held_out):
+    (workdir / "training_data.sha256").write_text("0123456789abcdef\n")
+    with pytest.raises(UserError, match="the training text is not the one"):
+        experiment.train(config_of(workdir), workdir)
+
+
+def test_the_tokenizer_of_a_workdir_is_used(workdir, tmp_path, few_held_out):
+    given = (workdir / "tokenizer.model").read_bytes()
+    config = config_of(workdir)
+    config.data.train_size = 300  # enough text to train another
+    for size in (config.data.vocab_size + 1, config.data.vocab_size):
+        fresh = tmp_path / str(size)
+        fresh.mkdir()
+        (fresh / "tokenizer.model").write_bytes(given)
+        config.data.vocab_size = size
+        if size == 702:
+            with pytest.raises(UserError, match=r"has 701 pieces, but data.vocab_size=702"):
+                experiment.train(config, fresh)
+        else:
+            config.train.steps = 1
+            experiment.train(config, fresh)
+        assert (fresh / "tokenizer.model").read_bytes() == given
+
+
+def test_a_loss_that_is_not_finite_names_its_batch(tmp_path, few_held_out):
+    config = Config(
+        data=DataConfig(train_size=500, vocab_size=701, batch_rows=4),
+        model=ModelConfig(num_layers=1, d_model=8, d_ff=14, num_heads=2),
+        train=TrainConfig(steps=9, checkpoint_every=9, evaluate_every=0, tensorboard=False),
+    )
+    config.optimizer.learning_rate_scale = 1e30
+    with pytest.raises(UserError, match=r"step \d+: .* is (nan|inf); the \d+ pairs of its batch"):
+        experiment.train(config, tmp_path)
+    (path,) = tmp_path.glob("batch_of_step_*.tsv")
+    known = set(corpora.load_split(config.data, "train").pairs)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines
+    assert {tuple(line.split("\t")) for line in lines} <= known
+
+
+def test_a_damaged_checkpoint_is_named(workdir):
+    for path in (workdir / "checkpoints" / "4" / "params").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"checkpoints/4 is damaged"):
+        trained_workdir.load(config_of(workdir), workdir, weights="latest")
+
+
+def test_a_stretched_schedule_is_said(workdir, few_held_out, capsys):
+    config = config_of(workdir)
+    config.optimizer.schedule = "cosine"
+    configs.save(config, workdir / "config.json")
+    config.train.steps = 5
+    experiment.train(config, workdir)
+    assert "the rest of the cosine schedule is stretched" in capsys.readouterr().err
+
+
+def test_a_profile_of_a_few_steps(workdir, few_held_out, tmp_path):
+    config = config_of(workdir)
+    config.train.steps = 20
+    experiment.train(config, workdir, profile=str(tmp_path / "trace"))
+    assert list((tmp_path / "trace").rglob("*.xplane.pb"))
+
+
+@pytest.mark.parametrize("question", ["我有一只猫", "猫" * 3000])
+def test_the_prompt(workdir, question, monkeypatch, capsys):
+    answers = iter([question, "他是老师", ""])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(answers))
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    trained_workdir.translate(config_of(workdir), workdir, None, None, weights="latest", n_best=1)
+    out = capsys.readouterr().out
+    assert out.count("\n") == 2
+    assert out.startswith("too long to translate\n") == (len(question) > 1000)
+
+
 def test_evaluate(workdir, few_held_out, capsys):
     split, weights = "longer", "best"
-    scores = experiment.evaluate(config_of(workdir), workdir, split=split, weights=weights)
+    scores = trained_workdir.evaluate(config_of(workdir), workdir, split=split, weights=weights)
     assert scores.sentences == 30
     assert f"{split}, weights {weights} of step" in capsys.readouterr().out
     folder = workdir / "evaluation" / split
@@ -173,7 +256,7 @@ def test_an_unknown_split(workdir):
     error = refusal("--mode=evaluate", f"--workdir={workdir}", "--split=nonsense")
     assert "has no split 'nonsense', only train, valid, test, longer" in error
     with pytest.raises(UserError, match=r"did you mean longer\?"):
-        experiment.evaluate(config_of(workdir), workdir, split="lnoger", weights="average")
+        trained_workdir.evaluate(config_of(workdir), workdir, split="lnoger", weights="average")
 
 
 # -------------------------------------------------------------------------------------- translate
@@ -181,7 +264,7 @@ def test_input_and_output_files(workdir, tmp_path, capsys):
     lines = ["我有一只猫", "", "猫" * 1100, "他是老师。\r", "a\u2028b"]
     (tmp_path / "in.txt").write_bytes("\n".join(lines).encode() + b"\n")
     files = str(tmp_path / "in.txt"), str(tmp_path / "out.txt")
-    experiment.translate(config_of(workdir), workdir, *files, weights="latest", n_best=1)
+    trained_workdir.translate(config_of(workdir), workdir, *files, weights="latest", n_best=1)
     out = (tmp_path / "out.txt").read_text(encoding="utf-8")
     assert out.endswith("\n")
     translations = out.split("\n")[:-1]
@@ -196,25 +279,35 @@ def test_the_n_best_have_scores(workdir, tmp_path, capsys):
     (tmp_path / "in.txt").write_text("我有一只猫\n", encoding="utf-8")
     config = config_of(workdir)
     config.decode.method, config.decode.beam_size = "beam", 3
-    experiment.translate(
+    trained_workdir.translate(
         config, workdir, str(tmp_path / "in.txt"), None, weights="latest", n_best=2
     )
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-    assert [len(line) for line in lines] == [2, 2]
-    assert float(lines[0][0]) >= float(lines[1][0])
+    assert [len(line) for line in lines] == [3, 3]
+    assert [line[0] for line in lines] == ["1", "1"]
+    assert float(lines[0][1]) >= float(lines[1][1])
+
+
+def test_more_translations_than_the_search_gives(workdir, tmp_path):
+    with pytest.raises(UserError, match=r"n_best=2 .* at most 1"):
+        trained_workdir.translate(
+            config_of(workdir), workdir, None, None, weights="latest", n_best=2
+        )
 
 
 def test_an_output_that_cannot_be_written(workdir, tmp_path):
     (tmp_path / "in.txt").write_text("我有一只猫\n", encoding="utf-8")
     files = str(tmp_path / "in.txt"), str(tmp_path / "no" / "out.txt")
     with pytest.raises(UserError, match="cannot write"):
-        experiment.translate(config_of(workdir), workdir, *files, weights="latest", n_best=1)
+        trained_workdir.translate(config_of(workdir), workdir, *files, weights="latest", n_best=1)
 
 
 # ----------------------------------------------------------------------- mistakes, in one line each
 def test_a_missing_workdir(tmp_path):
     error = refusal("--mode=translate", f"--workdir={tmp_path}/nothing", text="我\n")
-    assert f"{tmp_path}/nothing has no tokenizer.model: train there first" in error
+    assert (
+        f"{tmp_path}/nothing is not a workdir (it has no config.json): train there first" in error
+    )
     assert not (tmp_path / "nothing").exists()
 
 

@@ -6,16 +6,16 @@ alone. What the configuration gives (the hyperparameters) is not saved.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from transformer_jax.config import UserError
-from transformer_jax.training import TrainState
+from transformer_jax.config import WEIGHTS, UserError
 
-WEIGHTS = ("average", "latest", "best")
+if TYPE_CHECKING:  # for its name alone: imports run downward
+    from transformer_jax.training import TrainState
 
 
 class Checkpoints:
@@ -38,7 +38,7 @@ class Checkpoints:
             item_names=("params", "optimizer"),
         )
 
-    def save(self, step: int, state: TrainState, valid_bleu: float | None) -> None:
+    def save(self, step: int, state: "TrainState", valid_bleu: float | None) -> None:
         """Starts to save `state`, and returns when the device's copy is no longer needed."""
         self._manager.save(
             step,
@@ -53,7 +53,7 @@ class Checkpoints:
         """The steps that have a complete checkpoint, ascending."""
         return sorted(self._manager.all_steps())
 
-    def restore(self, state: TrainState) -> TrainState:
+    def restore(self, state: "TrainState") -> "TrainState":
         """The last saved state; `state` when there is none. Shapes and dtypes are as in `state`."""
         step = self._manager.latest_step()
         if step is None:
@@ -108,7 +108,15 @@ class Checkpoints:
             name: ocp.args.StandardRestore(jax.tree.map(shape, item))
             for name, item in items.items()
         }
-        return self._manager.restore(step, args=ocp.args.Composite(**args))
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**args))
+        except (ValueError, OSError, KeyError) as e:
+            reason = str(e).partition("\n")[0][:200]
+            folder = self._manager.directory / str(step)
+            raise UserError(
+                f"checkpoint {folder} is damaged, or of another model ({reason}): "
+                "remove that folder, and the one before it serves"
+            ) from None
 
     def close(self) -> None:
         """Waits until everything is on disk."""

@@ -5,6 +5,7 @@ what it lacks: a wrong name, type or file gives one clear line, and names the ne
 """
 
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,9 @@ def run(main: Callable[[list[str]], None], *, default_experiment: Path) -> None:
         app.run(main, argv=argv, flags_parser=_parse)
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as e:  # a disk that is full, a file that is not ours
+        print(f"error: {e.filename or 'input or output'}: {e.strerror or e}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
@@ -79,6 +83,9 @@ def load_experiment(path: Path) -> Config:
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
         raise UserError(f"--config={name} has no function get_config()")
+    takes = len(inspect.signature(module.get_config).parameters)
+    if argument and not takes:
+        raise UserError(f"--config={path}: get_config() of {name} takes no argument")
     config = module.get_config(argument) if argument else module.get_config()
     if not isinstance(config, Config):
         raise UserError(f"get_config() of {name} returned a {type(config).__name__}, not a Config")

@@ -16,7 +16,10 @@ from typing import Any
 PAD_ID, UNK_ID, BOS_ID, EOS_ID = range(4)
 
 
-CONFIG_FILE = "config.json"  # in a workdir
+# In a workdir.
+CONFIG_FILE = "config.json"
+TOKENIZER_FILE = "tokenizer.model"
+WEIGHTS = ("average", "latest", "best")  # which checkpoints to translate with
 
 
 class UserError(ValueError):
@@ -41,7 +44,7 @@ class DataConfig:
     train_size: int = 0
     # Pairs held out of training for each of valid and test that is not given.
     held_out_size: int = 1000
-    # A piece may not cross a word boundary; 256 of them are bytes, so that nothing is unknown.
+    # Pieces, shared by both languages; 256 of them are bytes, so that nothing is unknown.
     vocab_size: int = 8000
     # Tokens in one packed row. A pair that is longer than a row is left out, and counted.
     source_row_length: int = 64
@@ -255,6 +258,8 @@ def _validate_together(config: Config) -> None:
             f"train.evaluate_every={train.evaluate_every} is not a multiple of "
             f"train.checkpoint_every={train.checkpoint_every}"
         )
+    if config.seed >= 2**32:
+        raise UserError(f"seed={config.seed} must be less than 2^32")
     if config.decode.top_p > 1:
         raise UserError(f"decode.top_p={config.decode.top_p} must be at most 1")
 
@@ -273,6 +278,15 @@ def differences(saved: Config, now: Config) -> list[str]:
         for name, value in after.items()
         if before[name] != value
     ]
+
+
+def refuse_differences(workdir: Path, differing: list[str]) -> None:
+    """Raises UserError, naming them, if there are differences between `workdir` and now."""
+    if differing:
+        raise UserError(
+            f"{workdir} holds another experiment ({'; '.join(differing)}): "
+            "choose another --workdir, or give the options it was made with"
+        )
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -311,7 +325,9 @@ def load(path: Path) -> Config:
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path.parent} is not a workdir: it has no {path.name}") from None
+        raise UserError(
+            f"{path.parent} is not a workdir (it has no {path.name}): train there first"
+        ) from None
     except ValueError as e:
         raise UserError(f"{path} is damaged: {e}") from None
     config = Config()

@@ -60,7 +60,8 @@ def score(
     Args:
       translations: one per sentence.
       references: one per sentence.
-      target_language: "zh" and "ja" choose sacrebleu's tokenizers of those languages.
+      target_language: for "zh…" BLEU counts characters by sacrebleu's tokenizer for Chinese, for
+        "ja" every character; else words, by 13a.
       bootstrap: resamples for the 95 % intervals; 0 = none.
     """
     metric_bleu = _bleu(target_language)
@@ -87,9 +88,21 @@ class _ChrF(CHRF):
         return super()._compute_score_from_stats([float(number) for number in stats])
 
 
+def is_mistaken_for_words(references: Sequence[str], target_language: str) -> bool:
+    """Whether most references are Chinese, and `target_language` would cut them at spaces."""
+    chinese = sum(any("\u4e00" <= c <= "\u9fff" for c in r) for r in references)
+    return "tok:13a" in _signature(target_language) and chinese > len(references) / 2
+
+
+def _signature(target_language: str) -> str:
+    metric = _bleu(target_language)
+    metric.corpus_score(["a"], [["a"]])  # sacrebleu signs only what it has scored
+    return str(metric.get_signature())
+
+
 def _bleu(target_language: str) -> BLEU:
     # 13a, the default, takes a Chinese clause for one word: 95 where 82 is right.
-    tokenize = {"zh": "zh", "ja": "char"}.get(target_language, "13a")
+    tokenize = {"zh": "zh", "cm": "zh", "ja": "char"}.get(target_language[:2], "13a")
     return BLEU(tokenize=tokenize)
 
 

@@ -3,9 +3,11 @@
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 from tqdm import tqdm
 
 from transformer_jax.config import write_whole
@@ -19,6 +21,25 @@ def say(message: str) -> None:
 def progress_bar(total: int, description: str) -> tqdm:
     """A bar on a terminal, nothing elsewhere."""
     return tqdm(total=total, desc=description, disable=None, leave=False, dynamic_ncols=True)
+
+
+def profiled(step: Callable[..., Any], folder: str, *, after: int = 10, steps: int = 5) -> Any:
+    """`step`, with a jax profiler trace in `folder` of some calls once compiling is over."""
+    calls = 0
+
+    def traced(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == after:
+            jax.profiler.start_trace(folder)
+        result = step(*arguments)
+        if calls == after + steps:
+            jax.block_until_ready(result)
+            jax.profiler.stop_trace()
+            say(f"a trace of {steps} steps is in {folder}")
+        return result
+
+    return traced
 
 
 class Tracker:

@@ -180,11 +180,7 @@ def _sum_over_micro_batches(sums: Callable[[Batch], Any], batch: Batch, number: 
 
 
 class NonFiniteLoss(ArithmeticError):
-    """The loss or the gradient of `step` is not a finite number."""
-
-    def __init__(self, step: int, name: str, value: float) -> None:
-        super().__init__(f"step {step}: {name} is {value}")
-        self.step = step
+    """The loss or the gradient of a step is not a finite number."""
 
 
 def train(
@@ -198,6 +194,7 @@ def train(
     pauses_at: Callable[[int], bool],
     on_pause: Callable[[int, TrainState], None],
     one_copy: Callable[[Any], Any] = lambda tree: tree,
+    name_batch: Callable[[int], str] = lambda step: "",
 ) -> TrainState:
     """Runs steps first_step + 1 … num_steps. Never waits for the step it has just dispatched.
 
@@ -212,31 +209,33 @@ def train(
       on_pause: called then, with the step and its state: to evaluate it, to save it. The metrics
         of every step so far have been read, so nothing is in flight on the devices.
       one_copy: takes metrics from all replicas to one copy.
+      name_batch: says for a person what was in the batch of a step whose loss is not finite.
 
     Returns:
       The last state.
 
     Raises:
-      NonFiniteLoss: naming the step; noticed one step late, like all metrics.
+      NonFiniteLoss: naming the step and its batch; noticed one step late, like all metrics.
     """
+
+    def read(step: int, metrics: Metrics) -> None:
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        for name in ("loss", "gradient_norm"):
+            if not math.isfinite(values[name]):
+                batch = name_batch(step)
+                raise NonFiniteLoss(f"step {step}: {name} is {values[name]}; {batch}".strip("; "))
+        on_metrics(step, values)
+
     pending: tuple[int, Metrics] | None = None
     for step in range(first_step + 1, num_steps + 1):
         state, metrics = train_step(state, next(batches))
         if pending:
-            on_metrics(pending[0], _finite(*pending))
+            read(*pending)
         pending = step, one_copy(metrics)
         if pauses_at(step):
-            on_metrics(step, _finite(*pending))
+            read(*pending)
             pending = None
             on_pause(step, state)
     if pending:
-        on_metrics(pending[0], _finite(*pending))
+        read(*pending)
     return state
-
-
-def _finite(step: int, metrics: Metrics) -> dict[str, float]:
-    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    for name in ("loss", "gradient_norm"):
-        if not math.isfinite(values[name]):
-            raise NonFiniteLoss(step, name, values[name])
-    return values

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -33,6 +33,11 @@ class Hypothesis:
     text: str
     score: float
     log_prob: float
+
+
+def first_best(hypotheses: Iterable[Sequence[Hypothesis]]) -> list[str]:
+    """The best text of each sentence; "" where there is none."""
+    return [h[0].text if h else "" for h in hypotheses]
 
 
 class Translator:

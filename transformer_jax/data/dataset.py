@@ -67,7 +67,7 @@ def tokenize_pairs(
     """
     if cache_dir is None:
         return TokenizedPairs(*_encode(pairs, tokenizer, progress))
-    folder = cache_dir / _content_hash(pairs, tokenizer)
+    folder = cache_dir / content_hash(pairs, tokenizer)
     names = [f.name for f in dataclasses.fields(TokenizedPairs)]
     if not folder.is_dir():
         temporary = folder.with_suffix(".tmp")
@@ -78,7 +78,8 @@ def tokenize_pairs(
     return TokenizedPairs(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in names))
 
 
-def _content_hash(pairs: Sequence[tuple[str, str]], tokenizer: Tokenizer) -> str:
+def content_hash(pairs: Sequence[tuple[str, str]], tokenizer: Tokenizer) -> str:
+    """Names what training reads: 16 hexadecimal digits of SHA-256 over tokenizer and text."""
     digest = hashlib.sha256(tokenizer.model)
     for source, target in pairs:
         digest.update(f"{source}\t{target}\n".encode())
