@@ -120,6 +120,12 @@ def test_strategy_on_this_machine():
     assert copy["scalar"] == 3
 
 
+def test_several_hosts_are_refused(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    with pytest.raises(parallel.UserError, match="3 hosts"):
+        parallel.choose(ParallelConfig(), batch_rows=7)
+
+
 if __name__ == "__main__":
     first = training.create_state(CONFIG, MODEL)
     results = {name: run(first, *arguments) for name, arguments in RUNS.items()}

@@ -45,8 +45,11 @@ def choose(parallel: ParallelConfig, *, batch_rows: int, accumulate: int = 1) ->
       accumulate: micro-batches that each replica cuts its rows into.
 
     Raises:
-      UserError: if the rows of a batch do not divide by the replicas and their micro-batches.
+      UserError: if the rows of a batch do not divide by the replicas and their micro-batches, or
+        on several hosts.
     """
+    if jax.process_count() > 1:  # each host would read the whole batch as its own
+        raise UserError(f"{jax.process_count()} hosts: training runs on one host so far")
     number = jax.local_device_count()
     replicas = parallel.strategy == "pmap" or (parallel.strategy == "auto" and number > 1)
     if not replicas:
