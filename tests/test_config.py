@@ -107,13 +107,13 @@ def test_values_that_do_not_go_together_are_both_named(changes, named):
 def test_heads_need_not_divide_when_their_widths_are_given():
     config = with_option("model.num_heads", 7)
     config.model.d_key = config.model.d_value = 64
-    configs.validate(config)
+    assert configs.validate(config) is config
 
 
 def test_an_odd_width_is_allowed_with_learned_positions():
     config = with_option("model.d_model", 7)
     config.model.num_heads, config.model.positions = 1, "learned"
-    configs.validate(config)
+    assert configs.validate(config) is config
 
 
 # ------------------------------------------------------------------------------------ save and load

@@ -85,7 +85,8 @@ def test_decoding_ends_at_eos_and_skips_padding(tokenizer):
 
 def test_bytes_that_are_no_character_decode_to_something(tokenizer):
     half = tokenizer.encode(["龘"])[0][:-1]
-    tokenizer.decode([half])[0].encode()  # valid Unicode
+    (text,) = tokenizer.decode([half])
+    assert text.encode().decode() == text  # valid Unicode: a lone surrogate would not encode
 
 
 def test_pieces_spell_the_text(tokenizer):
