@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from transformer_jax import tracking
 from transformer_jax.config import DataConfig
 from transformer_jax.data import corpora, dataset
-from transformer_jax.data.tokenizer import train_tokenizer
+from transformer_jax.data.tokenizer import train_tokenizers
 
 
 def main() -> None:
@@ -36,10 +36,10 @@ def main() -> None:
 
     pairs = corpora.load_split(data, "train").pairs
     lap(f"read {len(pairs):,} pairs")
-    tokenizer = train_tokenizer((s for p in pairs for s in p), vocab_size=flags.vocab_size)
-    lap(f"train {tokenizer.vocab_size:,} pieces")
+    tokenizers = train_tokenizers(pairs, vocab_size=flags.vocab_size, shared=True)
+    lap(f"train {flags.vocab_size:,} pieces")
     with tracking.progress_bar(len(pairs), "tokenizing") as bar:
-        tokens = dataset.tokenize_pairs(pairs, tokenizer, progress=bar.update)
+        tokens = dataset.tokenize_pairs(pairs, tokenizers, progress=bar.update)
     lap("tokenise")
     plan = dataset.plan_packing(
         tokens.source_lengths,

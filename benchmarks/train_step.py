@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from transformer_jax import training
 from transformer_jax.config import BOS_ID, PAD_ID, Config, ModelConfig
 from transformer_jax.data import corpora, dataset
-from transformer_jax.data.tokenizer import train_tokenizer
+from transformer_jax.data.tokenizer import train_tokenizers
 from transformer_jax.functional.positions import sinusoidal_positions
 from transformer_jax.model import Transformer
 
@@ -259,8 +259,8 @@ def load_data(flags: argparse.Namespace) -> dataset.PackedDataset:
     source_row, target_row = map(int, flags.row_lengths.split(","))
     sides = [corpora.read_lines(Path(flags.data) / f"train.{side}") for side in ("en", "de")]
     text = list(zip(*sides, strict=True))
-    tokenizer = train_tokenizer((s for pair in text for s in pair), vocab_size=flags.vocab_size)
-    pairs = dataset.tokenize_pairs(text, tokenizer)
+    tokenizers = train_tokenizers(text, vocab_size=flags.vocab_size, shared=True)
+    pairs = dataset.tokenize_pairs(text, tokenizers)
     plan = dataset.plan_packing(
         pairs.source_lengths,
         pairs.target_lengths,

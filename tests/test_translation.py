@@ -12,12 +12,13 @@ import pytest
 from transformer_jax import decoding, translation
 from transformer_jax.config import BOS_ID, EOS_ID, PAD_ID, DecodeConfig, ModelConfig, UserError
 from transformer_jax.data import small_world
-from transformer_jax.data.tokenizer import train_tokenizer
+from transformer_jax.data.tokenizer import train_tokenizers
 from transformer_jax.model import Transformer
 from transformer_jax.translation import Translator
 
 PAIRS = small_world.pairs("train", size=300)
-TOKENIZER = train_tokenizer((text for pair in PAIRS for text in pair), vocab_size=701)
+TOKENIZERS = train_tokenizers(PAIRS, vocab_size=701, shared=True)
+TOKENIZER = TOKENIZERS.target
 LENGTHS = (4, 9)
 MODEL = ModelConfig(num_layers=1, d_model=8, d_ff=14, num_heads=2)
 DECODE = DecodeConfig(beam_size=3, extra_length=2, batch_size=5)
@@ -53,7 +54,7 @@ def params():
 
 def make_translator(seed=0, model=MODEL, **options):
     decode = dataclasses.replace(DECODE, **options)
-    return Translator(Transformer(model, TOKENIZER.vocab_size), TOKENIZER, decode, seed=seed)
+    return Translator(Transformer(model, TOKENIZER.vocab_size), TOKENIZERS, decode, seed=seed)
 
 
 @pytest.fixture(scope="module")

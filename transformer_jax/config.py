@@ -18,7 +18,6 @@ PAD_ID, UNK_ID, BOS_ID, EOS_ID = range(4)
 
 # In a workdir.
 CONFIG_FILE = "config.json"
-TOKENIZER_FILE = "tokenizer.model"
 WEIGHTS = ("average", "latest", "best")  # which checkpoints to translate with
 
 
@@ -44,8 +43,10 @@ class DataConfig:
     train_size: int = 0
     # Pairs held out of training for each of valid and test that is not given.
     held_out_size: int = 1000
-    # Pieces, shared by both languages; 256 of them are bytes, so that nothing is unknown.
+    # Pieces; 256 of them are bytes, so that nothing is unknown.
     vocab_size: int = 8000
+    # One vocabulary for both languages, as in the paper; or one of vocab_size for each.
+    shared_vocabulary: bool = True
     # Tokens in one packed row. A pair that is longer than a row is left out, and counted.
     source_row_length: int = 64
     target_row_length: int = 64
@@ -68,6 +69,8 @@ class ModelConfig:
     dropout_rate: float = 0.1
     # On attention weights; not in the paper.
     attention_dropout_rate: float = 0.0
+    # In the feed-forward network: "relu", the paper; "gelu"; "swish", Marian's.
+    activation: str = "relu"
     # "post": LayerNorm(x + Sublayer(x)), the paper; "pre": x + Sublayer(LayerNorm(x)).
     norm: str = "post"
     # Tensor2Tensor's 1e-6; PyTorch's default is 1e-5.
@@ -80,6 +83,13 @@ class ModelConfig:
     max_positions: int = 1024
     # The paper's formulas have none; PyTorch's and Marian's attention has.
     attention_bias: bool = False
+    # Which embeddings are one table. "all": source, target and softmax, the paper (section 3.4);
+    # "source_target"; "target_softmax"; "none". Separate vocabularies need one of the last two.
+    tied_embeddings: str = "all"
+    # Embeddings times √d_model, as in section 3.4.
+    scale_embeddings: bool = True
+    # A bias on the logits, which the paper's softmax has not and Marian's has.
+    logits_bias: bool = False
     # Tensor2Tensor's and PyTorch's "glorot_uniform", or any of "glorot_normal", "lecun_normal".
     kernel_init: str = "glorot_uniform"
     # Standard deviation of the embeddings; 0 = d_model^-0.5, Tensor2Tensor's.
@@ -167,9 +177,11 @@ class Config:
 
 
 _CHOICES = {
+    "model.activation": ("relu", "gelu", "swish"),
     "model.norm": ("post", "pre"),
     "model.positions": ("sinusoidal", "learned"),
     "model.sinusoid_layout": ("interleaved", "halves"),
+    "model.tied_embeddings": ("all", "source_target", "target_softmax", "none"),
     "model.kernel_init": ("glorot_uniform", "glorot_normal", "lecun_normal"),
     "model.compute_dtype": ("float32", "bfloat16"),
     "optimizer.schedule": ("inverse_sqrt", "cosine"),
@@ -243,6 +255,11 @@ def _validate_together(config: Config) -> None:
         )
     if model.d_model % 2 and model.positions == "sinusoidal":
         raise UserError(f"model.d_model={model.d_model} must be even for sinusoidal positions")
+    if not data.shared_vocabulary and model.tied_embeddings in ("all", "source_target"):
+        raise UserError(
+            f"data.shared_vocabulary=False cannot go with model.tied_embeddings="
+            f"{model.tied_embeddings!r}: give target_softmax or none"
+        )
     longest = max(data.source_row_length, data.target_row_length)
     if model.positions == "learned" and model.max_positions < longest:
         raise UserError(

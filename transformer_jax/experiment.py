@@ -15,9 +15,9 @@ import numpy as np
 from transformer_jax import config as configs
 from transformer_jax import evaluation, parallel, tracking, training
 from transformer_jax.checkpoint import Checkpoints
-from transformer_jax.config import CONFIG_FILE, TOKENIZER_FILE, Config, UserError
+from transformer_jax.config import CONFIG_FILE, Config, UserError
 from transformer_jax.data import corpora, dataset
-from transformer_jax.data.tokenizer import Tokenizer, train_tokenizer
+from transformer_jax.data.tokenizer import Tokenizers, train_tokenizers
 from transformer_jax.model import NO_DROPOUT, Transformer
 from transformer_jax.tracking import say
 from transformer_jax.translation import Translator, first_best
@@ -39,13 +39,13 @@ def train(config: Config, workdir: Path, *, profile: str | None = None) -> None:
     corpus = corpora.load_split(config.data, "train")
     valid = corpora.load_split(config.data, "valid")
     corpora.load_split(config.data, "test")  # missing? Now is better than after the training
-    tokenizer = _tokenizer(config, workdir, corpus.pairs)
-    _check_data(workdir, dataset.content_hash(corpus.pairs, tokenizer), begun=begun)
-    data = _packed(config, workdir, tokenizer, corpus, "training")
-    model = Transformer(config.model, tokenizer.vocab_size)
-    validate = _Validation(config, workdir, model, tokenizer, valid)
+    tokenizers = _tokenizers(config, workdir, corpus.pairs)
+    _check_data(workdir, dataset.content_hash(corpus.pairs, tokenizers), begun=begun)
+    data = _packed(config, workdir, tokenizers, corpus, "training")
+    model = Transformer(config.model, tokenizers.target.vocab_size, tokenizers.source.vocab_size)
+    validate = _Validation(config, workdir, model, tokenizers, valid)
     # Last: from here on the workdir is this experiment's.
-    tokenizer.save(workdir / TOKENIZER_FILE)
+    tokenizers.save(workdir)
     configs.save(config, workdir / CONFIG_FILE)
     checkpoints = Checkpoints(workdir, keep=config.train.average_checkpoints)
     try:
@@ -164,24 +164,33 @@ def _check_data(workdir: Path, content_hash: str, *, begun: bool) -> None:
     configs.write_whole(path, content_hash + "\n")
 
 
-def _tokenizer(config: Config, workdir: Path, pairs: Sequence[tuple[str, str]]) -> Tokenizer:
-    """The workdir's tokenizer, or a new one, which `train` saves."""
-    path, size = workdir / TOKENIZER_FILE, config.data.vocab_size
-    if not path.exists():
-        return train_tokenizer((text for pair in pairs for text in pair), vocab_size=size)
-    tokenizer = Tokenizer.load(path)
-    if tokenizer.vocab_size != size:
-        raise UserError(f"{path} has {tokenizer.vocab_size} pieces, but data.vocab_size={size}")
-    return tokenizer
+def _tokenizers(config: Config, workdir: Path, pairs: Sequence[tuple[str, str]]) -> Tokenizers:
+    """The workdir's tokenizers, or new ones, which `train` saves."""
+    size, shared = config.data.vocab_size, config.data.shared_vocabulary
+    if not Tokenizers.exist(workdir):
+        return train_tokenizers(pairs, vocab_size=size, shared=shared)
+    tokenizers = Tokenizers.load(workdir)
+    for tokenizer in tokenizers:
+        if tokenizer.vocab_size != size:
+            raise UserError(
+                f"the tokenizer in {workdir} has {tokenizer.vocab_size} pieces, but "
+                f"data.vocab_size={size}"
+            )
+    if shared != (tokenizers.source.vocabulary == tokenizers.target.vocabulary):
+        raise UserError(
+            f"data.shared_vocabulary={shared}, but the tokenizers in {workdir} have "
+            f"{'a vocabulary for each side' if shared else 'one vocabulary'}"
+        )
+    return tokenizers
 
 
 def _packed(
-    config: Config, workdir: Path, tokenizer: Tokenizer, corpus: corpora.Corpus, name: str
+    config: Config, workdir: Path, tokenizers: Tokenizers, corpus: corpora.Corpus, name: str
 ) -> dataset.PackedDataset:
     data = config.data
     with tracking.progress_bar(len(corpus.pairs), f"tokenizing {name}") as bar:
         tokens = dataset.tokenize_pairs(
-            corpus.pairs, tokenizer, workdir / "tokens", progress=bar.update
+            corpus.pairs, tokenizers, workdir / "tokens", progress=bar.update
         )
     plan = dataset.plan_packing(
         tokens.source_lengths,
@@ -233,15 +242,15 @@ class _Validation:
         config: Config,
         workdir: Path,
         model: Transformer,
-        tokenizer: Tokenizer,
+        tokenizers: Tokenizers,
         split: corpora.Corpus,
     ) -> None:
         self._target_language = config.data.target_language
         self._pairs = split.pairs[: config.train.evaluate_sentences or None]
-        self._batches = _packed(config, workdir, tokenizer, split, "validation").one_epoch()
+        self._batches = _packed(config, workdir, tokenizers, split, "validation").one_epoch()
         self._loss = jax.jit(lambda p, b: training.make_loss(model)(p, b, 0.0, NO_DROPOUT))
         greedy = dataclasses.replace(config.decode, method="greedy")
-        self._translator = Translator(model, tokenizer, greedy)
+        self._translator = Translator(model, tokenizers, greedy)
 
     def __call__(self, params: Any) -> dict[str, float]:
         sums = [jax.device_get(self._loss(params, batch)) for batch in self._batches]

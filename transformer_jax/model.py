@@ -117,7 +117,8 @@ class FeedForward(nn.Module):
         b1 = self.param("b1", zeros, (c.d_ff,))
         w2 = self.param("w2", init, (c.d_ff, c.d_model))
         b2 = self.param("b2", zeros, (c.d_model,))
-        return layers.feed_forward(x, *_cast((w1, b1, w2, b2), x.dtype))
+        weights = _cast((w1, b1, w2, b2), x.dtype)
+        return layers.feed_forward(x, *weights, activation=c.activation)
 
 
 class LayerNorm(nn.Module):
@@ -223,20 +224,44 @@ class DecoderLayer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The encoder–decoder Transformer (Figure 1); one table embeds and predicts (section 3.4)."""
+    """The encoder–decoder Transformer (Figure 1).
+
+    Attributes:
+      config: the architecture.
+      vocab_size: V, of the target, and of the source too unless given apart.
+      source_vocab_size: of the source; None = the same.
+    """
 
     config: ModelConfig
     vocab_size: int
+    source_vocab_size: int | None = None
 
     def setup(self) -> None:
         c = self.config
-        stddev = c.embedding_stddev or c.d_model**-0.5
-        init = nn.initializers.normal(stddev)
-        self.embedding = self.param("embedding", init, (self.vocab_size, c.d_model))
+        init = nn.initializers.normal(c.embedding_stddev or c.d_model**-0.5)
+
+        def table(name: str, rows: int) -> Array:
+            return self.param(name, init, (rows, c.d_model))
+
+        source_size = self.source_vocab_size or self.vocab_size
+        if c.tied_embeddings in ("all", "source_target"):
+            if source_size != self.vocab_size:
+                raise ValueError(
+                    f"source_vocab_size={source_size} and vocab_size={self.vocab_size} cannot "
+                    f"share a table: model.tied_embeddings={c.tied_embeddings!r}"
+                )
+            self.source_embedding = self.target_embedding = table("embedding", self.vocab_size)
+        else:
+            self.source_embedding = table("source_embedding", source_size)
+            self.target_embedding = table("target_embedding", self.vocab_size)
+        tied = c.tied_embeddings in ("all", "target_softmax")
+        self.softmax = self.target_embedding if tied else table("softmax", self.vocab_size)
+        zeros = nn.initializers.zeros
+        bias = self.param("logits_bias", zeros, (self.vocab_size,)) if c.logits_bias else None
+        self.logits_bias = bias
         if c.positions == "learned":
-            shape = (c.max_positions, c.d_model)
-            self.source_positions = self.param("source_positions", init, shape)
-            self.target_positions = self.param("target_positions", init, shape)
+            self.source_positions = table("source_positions", c.max_positions)
+            self.target_positions = table("target_positions", c.max_positions)
         self.encoder = [EncoderLayer(c) for _ in range(c.num_layers)]
         self.decoder = [DecoderLayer(c) for _ in range(c.num_layers)]
         if c.norm == "pre":
@@ -245,6 +270,8 @@ class Transformer(nn.Module):
 
     def _embed(self, tokens: Array, positions_: Array, side: str, dropout: Dropout) -> Array:
         c = self.config
+        table = self.source_embedding if side == "source" else self.target_embedding
+        embedded = layers.embed(tokens, table, scale=c.scale_embeddings)
         if c.positions == "learned":
             table = self.source_positions if side == "source" else self.target_positions
             encoding = jnp.take(table, positions_, axis=0)
@@ -252,7 +279,7 @@ class Transformer(nn.Module):
             encoding = positions.sinusoidal_positions(
                 positions_, c.d_model, layout=c.sinusoid_layout
             )
-        return dropout(layers.embed(tokens, self.embedding) + encoding).astype(c.compute_dtype)
+        return dropout(embedded + encoding).astype(c.compute_dtype)
 
     def encode(
         self,
@@ -396,7 +423,7 @@ class Transformer(nn.Module):
     def _logits(self, x: Array) -> Array:
         if self.config.norm == "pre":
             x = self.decoder_norm(x)
-        return layers.logits(x, self.embedding.astype(x.dtype))
+        return layers.logits(x, self.softmax.astype(x.dtype), self.logits_bias)
 
 
 def _layout(tokens: Array, segments: Array | None, positions_: Array | None) -> tuple[Array, Array]:

@@ -13,9 +13,9 @@ import numpy as np
 from transformer_jax import config as configs
 from transformer_jax import evaluation, tracking, training
 from transformer_jax.checkpoint import Checkpoints
-from transformer_jax.config import CONFIG_FILE, TOKENIZER_FILE, Config, UserError
+from transformer_jax.config import CONFIG_FILE, Config, UserError
 from transformer_jax.data import corpora
-from transformer_jax.data.tokenizer import Tokenizer
+from transformer_jax.data.tokenizer import Tokenizers
 from transformer_jax.model import Transformer
 from transformer_jax.tracking import say
 from transformer_jax.translation import Hypothesis, Translator, first_best
@@ -47,13 +47,13 @@ def load(config: Config, workdir: Path, *, weights: str) -> Trained:
     configs.refuse_differences(
         workdir, [d for d in differing if d.startswith(("model.", "data.vocab_size:"))]
     )
-    tokenizer = Tokenizer.load(workdir / TOKENIZER_FILE)
-    model = Transformer(config.model, tokenizer.vocab_size)
+    tokenizers = Tokenizers.load(workdir)
+    model = Transformer(config.model, tokenizers.target.vocab_size, tokenizers.source.vocab_size)
     params_like = jax.eval_shape(lambda: training.create_state(config, model)).params
     checkpoints = Checkpoints(workdir, keep=config.train.average_checkpoints)
     params, steps = checkpoints.restore_params(params_like, weights)
     checkpoints.close()
-    translator = Translator(model, tokenizer, config.decode, seed=config.seed)
+    translator = Translator(model, tokenizers, config.decode, seed=config.seed)
     return Trained(config, translator, params, steps)
 
 

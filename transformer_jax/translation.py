@@ -13,7 +13,7 @@ import numpy as np
 
 from transformer_jax import decoding
 from transformer_jax.config import BOS_ID, EOS_ID, PAD_ID, DecodeConfig, ModelConfig, UserError
-from transformer_jax.data.tokenizer import Tokenizer
+from transformer_jax.data.tokenizer import Tokenizers
 from transformer_jax.model import Transformer
 
 # Source lengths that searches are compiled for. A longer sentence is not translated.
@@ -44,14 +44,14 @@ class Translator:
     """Translates sentences with one model; compiles once for each shape it meets."""
 
     def __init__(
-        self, model: Transformer, tokenizer: Tokenizer, decode: DecodeConfig, *, seed: int = 0
+        self, model: Transformer, tokenizers: Tokenizers, decode: DecodeConfig, *, seed: int = 0
     ) -> None:
         """`seed` decides what is drawn when `decode.method` is "sample".
 
         Raises:
           UserError: if learned positions do not suffice for one source token and extra_length.
         """
-        self.tokenizer, self.decode = tokenizer, decode
+        self.tokenizers, self.decode = tokenizers, decode
         self._lengths = _source_lengths(model.config, decode)
         self._search = jax.jit(partial(search, model, decode))
         self._rng = jax.random.key(seed)
@@ -74,7 +74,7 @@ class Translator:
           progress: told how many more sentences are done, now and then.
         """
         results: list[list[Hypothesis]] = [[] for _ in sentences]
-        ids = [[*pieces, EOS_ID] for pieces in self.tokenizer.encode(sentences)]
+        ids = [[*pieces, EOS_ID] for pieces in self.tokenizers.source.encode(sentences)]
         for number, text in enumerate(sentences):
             if not text.strip():
                 results[number] = [Hypothesis("", 0.0, 0.0)]
@@ -115,7 +115,8 @@ class Translator:
     def _hypotheses(self, found: decoding.SearchResult, row: int) -> list[Hypothesis]:
         kept = [k for k in range(found.score.shape[1]) if np.isfinite(found.score[row, k])]
         # <0x0A> is a piece, and a line in must give a line out.
-        texts = [re.sub(r"[\r\n]", " ", t) for t in self.tokenizer.decode(found.tokens[row, kept])]
+        decoded = self.tokenizers.target.decode(found.tokens[row, kept])
+        texts = [re.sub(r"[\r\n]", " ", text) for text in decoded]
         numbers = zip(found.score[row, kept], found.log_prob[row, kept], strict=True)
         return [Hypothesis(t, float(s), float(p)) for t, (s, p) in zip(texts, numbers, strict=True)]
 

@@ -172,7 +172,7 @@ def test_95_percent_of_positions_are_real_for_multi30k():
     )  # fmt: skip
     pairs = corpora.load_split(data, "train").pairs
     tokenizer = train_tokenizer((text for pair in pairs for text in pair), vocab_size=4000)
-    tokens = tokenize_pairs(pairs, tokenizer)
+    tokens = tokenize_pairs(pairs, [tokenizer] * 2)
     # The row lengths of experiments/multi30k_en_de.py.
     plan = plan_of(tokens.source_lengths, tokens.target_lengths, 62, 64)
     assert PackedDataset(tokens, plan, batch_rows=64, seed=0).real_share >= 0.95
@@ -305,14 +305,14 @@ def assert_are_tokens_of(tokens, pairs):
 def test_tokens_end_in_eos_whatever_the_chunks(monkeypatch, chunk):
     monkeypatch.setattr(dataset, "_CHUNK", chunk)
     ticks = []
-    assert_are_tokens_of(tokenize_pairs(PAIRS, Spelling(), progress=ticks.append), PAIRS)
+    assert_are_tokens_of(tokenize_pairs(PAIRS, [Spelling()] * 2, progress=ticks.append), PAIRS)
     assert sum(ticks) == len(PAIRS)
 
 
 def test_tokens_are_encoded_once_and_read_from_the_disk(tmp_path):
     first, second = Spelling(), Spelling()
-    tokenize_pairs(PAIRS, first, tmp_path)
-    tokens = tokenize_pairs(PAIRS, second, tmp_path)
+    tokenize_pairs(PAIRS, [first] * 2, tmp_path)
+    tokens = tokenize_pairs(PAIRS, [second] * 2, tmp_path)
     assert (first.texts, second.texts) == (6, 0)
     assert isinstance(tokens.source, np.memmap)
     assert tokens.source.dtype == tokens.target.dtype == np.int32
@@ -330,9 +330,9 @@ def test_tokens_are_encoded_once_and_read_from_the_disk(tmp_path):
     ids=["text", "order", "direction", "tokenizer"],
 )
 def test_what_changes_the_tokens_encodes_again(tmp_path, pairs, model):
-    tokenize_pairs(PAIRS, Spelling(), tmp_path)
+    tokenize_pairs(PAIRS, [Spelling()] * 2, tmp_path)
     again = Spelling(model)
-    assert_are_tokens_of(tokenize_pairs(pairs, again, tmp_path), pairs)
+    assert_are_tokens_of(tokenize_pairs(pairs, [again] * 2, tmp_path), pairs)
     assert again.texts == 6
 
 
@@ -348,9 +348,9 @@ def test_what_a_killed_run_left_is_harmless(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(np, "save", save_one)
         with pytest.raises(KeyboardInterrupt):
-            tokenize_pairs(PAIRS, Spelling(), tmp_path)
+            tokenize_pairs(PAIRS, [Spelling()] * 2, tmp_path)
     assert saved
     again = Spelling()
-    assert_are_tokens_of(tokenize_pairs(PAIRS, again, tmp_path), PAIRS)
+    assert_are_tokens_of(tokenize_pairs(PAIRS, [again] * 2, tmp_path), PAIRS)
     assert again.texts == 6
     assert not list(tmp_path.glob("*.tmp"))

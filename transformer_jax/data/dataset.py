@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from transformer_jax.config import BOS_ID, EOS_ID, PAD_ID
-from transformer_jax.data.tokenizer import Tokenizer
+from transformer_jax.data.tokenizer import Tokenizers
 
 _CHUNK = 10_000  # pairs encoded between two ticks of the progress bar
 
@@ -52,7 +52,7 @@ class TokenizedPairs:
 
 def tokenize_pairs(
     pairs: Sequence[tuple[str, str]],
-    tokenizer: Tokenizer,
+    tokenizers: Tokenizers,
     cache_dir: Path | None = None,
     *,
     progress: Callable[[int], None] = lambda count: None,
@@ -61,39 +61,41 @@ def tokenize_pairs(
 
     Args:
       pairs: (source, target) strings.
-      tokenizer: encodes them.
-      cache_dir: where to keep the tokens, named by a hash of text and tokenizer; None = in memory.
+      tokenizers: encode them.
+      cache_dir: where to keep the tokens, named by a hash of text and tokenizers; None = in memory.
       progress: told how many more pairs are done, now and then.
     """
     if cache_dir is None:
-        return TokenizedPairs(*_encode(pairs, tokenizer, progress))
-    folder = cache_dir / content_hash(pairs, tokenizer)
+        return TokenizedPairs(*_encode(pairs, tokenizers, progress))
+    folder = cache_dir / content_hash(pairs, tokenizers)
     names = [f.name for f in dataclasses.fields(TokenizedPairs)]
     if not folder.is_dir():
         temporary = folder.with_suffix(".tmp")
         temporary.mkdir(parents=True, exist_ok=True)
-        for name, array in zip(names, _encode(pairs, tokenizer, progress), strict=True):
+        for name, array in zip(names, _encode(pairs, tokenizers, progress), strict=True):
             np.save(temporary / f"{name}.npy", array)
         temporary.replace(folder)
     return TokenizedPairs(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in names))
 
 
-def content_hash(pairs: Sequence[tuple[str, str]], tokenizer: Tokenizer) -> str:
-    """Names what training reads: 16 hexadecimal digits of SHA-256 over tokenizer and text."""
-    digest = hashlib.sha256(tokenizer.model)
+def content_hash(pairs: Sequence[tuple[str, str]], tokenizers: Tokenizers) -> str:
+    """Names what training reads: 16 hexadecimal digits of SHA-256 over tokenizers and text."""
+    digest = hashlib.sha256()
+    for tokenizer in tokenizers:
+        digest.update(tokenizer.model)
     for source, target in pairs:
         digest.update(f"{source}\t{target}\n".encode())
     return digest.hexdigest()[:16]
 
 
 def _encode(
-    pairs: Sequence[tuple[str, str]], tokenizer: Tokenizer, progress: Callable[[int], None]
+    pairs: Sequence[tuple[str, str]], tokenizers: Tokenizers, progress: Callable[[int], None]
 ) -> tuple[np.ndarray, ...]:
     flat: tuple[list, list] = [], []
     lengths: tuple[list, list] = [], []
     for start in range(0, len(pairs), _CHUNK):
         chunk = pairs[start : start + _CHUNK]
-        for side in (0, 1):
+        for side, tokenizer in enumerate(tokenizers):
             sentences = [[*ids, EOS_ID] for ids in tokenizer.encode([p[side] for p in chunk])]
             lengths[side].extend(map(len, sentences))
             flat[side].append(np.fromiter(itertools.chain.from_iterable(sentences), np.int32))

@@ -1,8 +1,11 @@
-"""Sub-word pieces by SentencePiece (Kudo & Richardson 2018): one vocabulary for both languages."""
+"""Sub-word pieces by SentencePiece (Kudo & Richardson 2018), for each side of a translation."""
 
 import io
+import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import sentencepiece
@@ -13,41 +16,58 @@ from transformer_jax.config import BOS_ID, EOS_ID, PAD_ID, UNK_ID, UserError, wr
 class Tokenizer:
     """Text ↔ piece ids. Every Unicode string has pieces: what is rare falls back to bytes."""
 
-    def __init__(self, model: bytes) -> None:
-        """`model` is the serialised SentencePiece model: the content of `tokenizer.model`."""
-        self.model = model
+    def __init__(self, model: bytes, vocabulary: Sequence[str] | None = None) -> None:
+        """The tokenizer of a serialised SentencePiece model.
+
+        Args:
+          model: the content of a `.model` or `.spm` file.
+          vocabulary: the pieces in the order of their ids, for an imported model whose ids are not
+            SentencePiece's own; a piece that it lacks is unknown.
+        """
+        self.model, self.imported = model, vocabulary is not None
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        size = self._processor.get_piece_size()
+        own = self._processor.id_to_piece(list(range(size)))
+        self.vocabulary = list(own if vocabulary is None else vocabulary)
+        self._ids = {piece: i for i, piece in enumerate(self.vocabulary)}
 
     @property
     def vocab_size(self) -> int:
         """V."""
-        return self._processor.get_piece_size()
+        return len(self.vocabulary)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Piece ids of each text, without <bos> or <eos>."""
-        return self._processor.encode(list(texts))
+        if not self.imported:
+            return self._processor.encode(list(texts))
+        return [[self._ids.get(p, UNK_ID) for p in self.pieces(text)] for text in texts]
 
     def decode(self, ids: Sequence[Sequence[int]] | np.ndarray) -> list[str]:
         """The text of each sequence of ids, up to its first <eos>; padding is skipped."""
-        return self._processor.decode([_until_eos(row) for row in ids])
+        rows = [_until_eos(row) for row in ids]
+        if not self.imported:
+            return self._processor.decode(rows)
+        return [self._processor.decode([self.vocabulary[i] for i in row]) for row in rows]
 
     def pieces(self, text: str) -> list[str]:
         """The pieces of one text as strings, e.g. ["▁a", "▁c", "at"]."""
-        return self._processor.encode(text, out_type=str)
+        # A multilingual Marian model is told the target language so: ">>fra<< I have a cat".
+        languages = re.findall(r"^>>[^<>\s]+<<", text) if self.imported else []
+        return languages + self._processor.encode(text[len("".join(languages)) :], out_type=str)
 
     def save(self, path: Path) -> None:
         """Writes the model, whole or not at all."""
         write_whole(path, self.model)
 
     @classmethod
-    def load(cls, path: Path) -> "Tokenizer":
-        """Reads a model.
+    def load(cls, path: Path, vocabulary: Sequence[str] | None = None) -> "Tokenizer":
+        """Reads a model; see `__init__` for `vocabulary`.
 
         Raises:
           UserError: if the file is missing or damaged.
         """
         try:
-            tokenizer = cls(path.read_bytes())
+            tokenizer = cls(path.read_bytes(), vocabulary)
             tokenizer.encode(["a"])  # an empty file makes a processor that fails here only
         except (FileNotFoundError, NotADirectoryError):
             raise UserError(f"{path.parent} has no {path.name}: train there first") from None
@@ -56,6 +76,66 @@ class Tokenizer:
         except RuntimeError:
             raise UserError(f"{path} is damaged: it is not a SentencePiece model") from None
         return tokenizer
+
+
+_SHARED_FILE = "tokenizer.model"
+_SIDE_FILES = ("tokenizer.source.model", "tokenizer.target.model")
+_VOCABULARIES_FILE = "vocabularies.json"
+
+
+class Tokenizers(NamedTuple):
+    """The two tokenizers of a translation; one and the same when the vocabulary is shared."""
+
+    source: Tokenizer
+    target: Tokenizer
+
+    def save(self, workdir: Path) -> None:
+        """Writes tokenizer.model, or one file for each side."""
+        if self.source is self.target:
+            self.source.save(workdir / _SHARED_FILE)
+            return
+        if self.source.imported:
+            vocabularies = [t.vocabulary for t in self]
+            write_whole(workdir / _VOCABULARIES_FILE, json.dumps(vocabularies, ensure_ascii=False))
+        for tokenizer, name in zip(self, _SIDE_FILES, strict=True):
+            tokenizer.save(workdir / name)
+
+    @classmethod
+    def load(cls, workdir: Path) -> "Tokenizers":
+        """Reads what `save` wrote.
+
+        Raises:
+          UserError: if a file is missing or damaged.
+        """
+        if not (workdir / _SIDE_FILES[0]).exists():
+            tokenizer = Tokenizer.load(workdir / _SHARED_FILE)
+            return cls(tokenizer, tokenizer)
+        vocabularies, path = (None, None), workdir / _VOCABULARIES_FILE
+        if path.exists():
+            try:
+                vocabularies = json.loads(path.read_text(encoding="utf-8"))
+                if not all(type(piece) is str for side in vocabularies for piece in side):
+                    raise ValueError("pieces are text")
+            except (ValueError, TypeError) as e:
+                raise UserError(f"{path} is damaged: {e}") from None
+        files = zip(_SIDE_FILES, vocabularies, strict=True)
+        return cls(*(Tokenizer.load(workdir / name, vocabulary) for name, vocabulary in files))
+
+    @classmethod
+    def exist(cls, workdir: Path) -> bool:
+        """Whether `workdir` has a tokenizer."""
+        return any((workdir / name).exists() for name in (_SHARED_FILE, *_SIDE_FILES))
+
+
+def train_tokenizers(
+    pairs: Sequence[tuple[str, str]], *, vocab_size: int, shared: bool
+) -> Tokenizers:
+    """Trains one tokenizer on both sides of `pairs`, or one on each; see `train_tokenizer`."""
+    if shared:
+        tokenizer = train_tokenizer((text for p in pairs for text in p), vocab_size=vocab_size)
+        return Tokenizers(tokenizer, tokenizer)
+    sides = zip(*pairs, strict=True)
+    return Tokenizers(*(train_tokenizer(side, vocab_size=vocab_size) for side in sides))
 
 
 def _until_eos(row: Sequence[int]) -> list[int]:

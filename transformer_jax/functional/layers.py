@@ -1,8 +1,19 @@
 """What surrounds attention: layer norm, feed-forward, embeddings, dropout."""
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+# "relu" is the paper's (section 3.3); "gelu" the exact one (Hendrycks & Gimpel 2016), as PyTorch's;
+# "swish" x · sigmoid(x) (Ramachandran et al. 2017), as Marian's.
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": jax.nn.relu,
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "swish": jax.nn.swish,
+}
 
 
 def layer_norm(x: Array, scale: Array, bias: Array, *, epsilon: float) -> Array:
@@ -26,7 +37,9 @@ def layer_norm(x: Array, scale: Array, bias: Array, *, epsilon: float) -> Array:
     return (centred * jax.lax.rsqrt(variance + epsilon) * scale + bias).astype(x.dtype)
 
 
-def feed_forward(x: Array, w1: Array, b1: Array, w2: Array, b2: Array) -> Array:
+def feed_forward(
+    x: Array, w1: Array, b1: Array, w2: Array, b2: Array, *, activation: str = "relu"
+) -> Array:
     """FFN(x) = max(0, xW₁ + b₁)W₂ + b₂ (Vaswani et al. 2017, section 3.3).
 
     Args:
@@ -35,37 +48,42 @@ def feed_forward(x: Array, w1: Array, b1: Array, w2: Array, b2: Array) -> Array:
       b1: [F].
       w2: [F, D].
       b2: [D].
+      activation: what stands for max(0, ·), one of `ACTIVATIONS`.
 
     Returns:
       [B, T, D].
     """
-    return jax.nn.relu(x @ w1 + b1) @ w2 + b2
+    return ACTIVATIONS[activation](x @ w1 + b1) @ w2 + b2
 
 
-def embed(tokens: Array, table: Array) -> Array:
+def embed(tokens: Array, table: Array, *, scale: bool = True) -> Array:
     """Looks tokens up and multiplies by √d_model (Vaswani et al. 2017, section 3.4).
 
     Args:
       tokens: int32 [B, T].
       table: [V, D].
+      scale: whether to multiply.
 
     Returns:
       [B, T, D].
     """
-    return jnp.take(table, tokens, axis=0) * table.shape[-1] ** 0.5
+    embedded = jnp.take(table, tokens, axis=0)
+    return embedded * table.shape[-1] ** 0.5 if scale else embedded
 
 
-def logits(x: Array, table: Array) -> Array:
+def logits(x: Array, table: Array, bias: Array | None = None) -> Array:
     """The pre-softmax linear transformation, by the embedding table itself (section 3.4).
 
     Args:
       x: [B, T, D].
       table: [V, D].
+      bias: float32 [V], or None as in the paper.
 
     Returns:
       float32 [B, T, V].
     """
-    return jnp.einsum("btd,vd->btv", x, table, preferred_element_type=jnp.float32)
+    products = jnp.einsum("btd,vd->btv", x, table, preferred_element_type=jnp.float32)
+    return products if bias is None else products + bias
 
 
 def fold_in_rows(rngs: Array | None, number: int) -> Array | None:
