@@ -7,16 +7,27 @@ from absl import flags, logging
 from transformer_jax import command_line
 from transformer_jax.config import WEIGHTS, UserError
 
-_MODES = ["train", "evaluate", "translate", "describe"]
+_MODES = ["train", "evaluate", "translate", "score", "compare", "describe", "import", "export"]
+_FORMATS = ["marian", "ctranslate2", "safetensors"]
 _MODE = flags.DEFINE_enum("mode", "train", _MODES, "What to do.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; runs/<name> by default.")
-_SPLIT = flags.DEFINE_string("split", "test", "evaluate: which split.")
-_WEIGHTS = flags.DEFINE_enum(
-    "weights", "average", WEIGHTS, "evaluate, translate: which checkpoints."
+_SPLIT = flags.DEFINE_string("split", "test", "evaluate, score, compare: which split.")
+_WEIGHTS = flags.DEFINE_enum("weights", "average", WEIGHTS, "Which checkpoints to use.")
+_ENSEMBLE = flags.DEFINE_list(
+    "ensemble", [], "evaluate, translate, score: further workdirs; the mean of probabilities."
 )
-_INPUT = flags.DEFINE_string("input", None, "translate: a file of sentences instead of stdin.")
-_OUTPUT = flags.DEFINE_string("output", None, "translate: a file instead of stdout.")
+_INPUT = flags.DEFINE_string(
+    "input", None, "translate, score: a file of sentences; import: the model to import."
+)
+_TARGET = flags.DEFINE_string("target", None, "score: a file of the translations of --input.")
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "translate, score: a file instead of stdout; export: the folder to make."
+)
+_PREFIXES = flags.DEFINE_string("prefixes", None, "translate: a file; how each line has to begin.")
 _N_BEST = flags.DEFINE_integer("n_best", 1, "translate: translations of each line.", lower_bound=1)
+_OTHER = flags.DEFINE_string("other", None, "compare: the workdir to compare --workdir with.")
+_FORMAT = flags.DEFINE_enum("format", None, _FORMATS, "import (marian alone), export: of what.")
+_QUANTIZATION = flags.DEFINE_string("quantization", "", "export to ctranslate2: int8, float16, ….")
 _PROFILE = flags.DEFINE_string("profile", None, "train: a folder for a jax profiler trace.")
 
 
@@ -31,17 +42,34 @@ def main(argv: list[str]) -> None:
     config = flags.FLAGS.config
     workdir = Path(_WORKDIR.value or f"runs/{config.name}")
     weights = _WEIGHTS.value
+    options = {"weights": weights, "ensemble": [Path(path) for path in _ENSEMBLE.value]}
     if _MODE.value == "train":
         experiment.train(config, workdir, profile=_PROFILE.value)
         trained.evaluate(config, workdir, split="test", weights=weights)
         trained.demo(config, workdir)
     elif _MODE.value == "evaluate":
-        trained.evaluate(config, workdir, split=_SPLIT.value, weights=weights)
+        trained.evaluate(config, workdir, split=_SPLIT.value, **options)
     elif _MODE.value == "translate":
         files = _INPUT.value, _OUTPUT.value
-        trained.translate(config, workdir, *files, weights=weights, n_best=_N_BEST.value)
+        trained.translate(
+            config,
+            workdir,
+            *files,
+            prefix_file=_PREFIXES.value,
+            n_best=_N_BEST.value,
+            **options,
+        )
+    elif _MODE.value == "score":
+        files = _INPUT.value, _TARGET.value, _OUTPUT.value
+        trained.score(config, workdir, *files, split=_SPLIT.value, **options)
     else:
         print(experiment.describe(config))
+
+
+def _path(flag: flags.FlagHolder) -> Path:
+    if not flag.value:
+        raise UserError(f"--mode={_MODE.value} needs --{flag.name}=…")
+    return Path(flag.value)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,28 @@
 """What every test shares."""
 
 import os
+import shutil
+from pathlib import Path
+
+import pytest
 
 # Before jax is imported. Nearly all of a tiny test's time is compiling, and this halves it; the
 # subprocesses that tests start inherit it. JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests what users run.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+from launching import FLAGS, launch
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """What training left in a workdir, and what it printed. Not to be written to."""
+    workdir = tmp_path_factory.mktemp("runs") / "tiny"
+    done = launch(f"--workdir={workdir}", *FLAGS)
+    assert done.returncode == 0, done.stderr
+    return workdir, done
+
+
+@pytest.fixture
+def workdir(trained, tmp_path):
+    """A copy of it: a workdir can be moved."""
+    return Path(shutil.copytree(trained[0], tmp_path / "moved"))

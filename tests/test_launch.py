@@ -1,80 +1,17 @@
 """The launcher from end to end: what a user types, in processes of its own where that matters."""
 
 import json
-import os
 import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from launching import FLAGS, TINY, launch, refusal
 
 from transformer_jax import config as configs
 from transformer_jax import experiment
 from transformer_jax import trained as trained_workdir
 from transformer_jax.config import Config, DataConfig, ModelConfig, TrainConfig, UserError
 from transformer_jax.data import corpora, dataset
-
-ROOT = Path(__file__).parents[1]
-TINY = {
-    "data.train_size": 500,
-    "data.vocab_size": 701,
-    "data.batch_rows": 4,
-    "model.num_layers": 1,
-    "model.d_model": 8,
-    "model.d_ff": 14,
-    "model.num_heads": 2,
-    "train.steps": 4,
-    "train.log_every": 1,
-    "train.checkpoint_every": 2,
-    "train.evaluate_every": 4,
-    "train.evaluate_sentences": 3,
-    "decode.method": "greedy",
-    "decode.extra_length": 2,
-}
-FLAGS = [f"--config.{name}={value}" for name, value in TINY.items()]
-
-
-def launch(*arguments, text=None):
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONIOENCODING": "utf-8",
-    }
-    command = [sys.executable, str(ROOT / "launch.py"), *map(str, arguments)]
-    return subprocess.run(
-        command,
-        cwd=ROOT,
-        env=environment,
-        input=text or "",
-        encoding="utf-8",
-        capture_output=True,
-        timeout=300,
-    )
-
-
-def refusal(*arguments, text=None):
-    """The one line on standard error of a launch that fails."""
-    done = launch(*arguments, text=text)
-    assert done.returncode != 0
-    assert done.stderr.startswith("error: "), done.stderr
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert done.stdout == ""
-    return done.stderr
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """What training left in a workdir, and what it printed. Not to be written to."""
-    workdir = tmp_path_factory.mktemp("runs") / "tiny"
-    done = launch(f"--workdir={workdir}", *FLAGS)
-    assert done.returncode == 0, done.stderr
-    return workdir, done
-
-
-@pytest.fixture
-def workdir(trained, tmp_path):
-    """A copy of it: a workdir can be moved."""
-    return Path(shutil.copytree(trained[0], tmp_path / "moved"))
 
 
 @pytest.fixture
@@ -148,7 +85,7 @@ def test_training_goes_on_from_its_step(workdir, few_held_out, capsys, monkeypat
     )
     assert config_of(workdir) == config
     trained_on = trained_workdir.load(config, workdir, weights="latest")
-    assert trained_on.steps == [6]
+    assert trained_on.steps == ([6],)
 
 
 def test_another_configuration_is_refused(workdir):

@@ -350,9 +350,10 @@ def test_learns_to_reverse_sequences():
     pairs = reversals(rng, 211, held_out=True)
     source = make_batch(pairs, np.arange(211)[:, None], 8, 8)["source_tokens"]
     decode = DecodeConfig(method="greedy", extra_length=2)
+    free = jnp.zeros((211, 1), jnp.int32)
     found = jax.jit(
         lambda params: translation.search(
-            model, decode, params, source, jnp.arange(211), jax.random.key(0)
+            [model], decode, [params], source, free, jnp.arange(211), jax.random.key(0)
         )
     )(state.params)
     exact = [

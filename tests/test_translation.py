@@ -30,9 +30,9 @@ def traced():
     """Few source lengths; and the shape of every search that was traced, hence compiled."""
     shapes, search = [], translation.search
 
-    def counted(model, decode, params, source_tokens, row_ids, rng):
+    def counted(models, decode, params, source_tokens, *args):
         shapes.append((decode.method, *source_tokens.shape))
-        return search(model, decode, params, source_tokens, row_ids, rng)
+        return search(models, decode, params, source_tokens, *args)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(translation, "SOURCE_LENGTHS", LENGTHS)
@@ -49,12 +49,12 @@ def make_params(model, seed=0):
 
 @pytest.fixture(scope="module")
 def params():
-    return make_params(Transformer(MODEL, TOKENIZER.vocab_size))
+    return [make_params(Transformer(MODEL, TOKENIZER.vocab_size))]
 
 
 def make_translator(seed=0, model=MODEL, **options):
     decode = dataclasses.replace(DECODE, **options)
-    return Translator(Transformer(model, TOKENIZER.vocab_size), TOKENIZERS, decode, seed=seed)
+    return Translator([Transformer(model, TOKENIZER.vocab_size)], TOKENIZERS, decode, seed=seed)
 
 
 @pytest.fixture(scope="module")
@@ -135,13 +135,13 @@ def test_greedy_is_what_the_whole_model_finds(translators, params):
     source = jnp.asarray([[*TOKENIZER.encode([text])[0], EOS_ID]], jnp.int32)
     limit = source.shape[1] + DECODE.extra_length
     next_log_probs = jax.jit(
-        lambda inputs: jax.nn.log_softmax(model.apply({"params": params}, source, inputs)[0])
+        lambda inputs: jax.nn.log_softmax(model.apply({"params": params[0]}, source, inputs)[0])
     )
     found, log_prob = [], 0.0
     while len(found) < limit and EOS_ID not in found:
         inputs = jnp.asarray([[BOS_ID, *found, *[PAD_ID] * (limit - len(found))]], jnp.int32)
         log_probs = np.array(next_log_probs(inputs)[len(found)])
-        found.append(int(log_probs.argmax()))
+        found.append(int(np.where(np.isin(range(701), [PAD_ID, BOS_ID]), -9e9, log_probs).argmax()))
         log_prob += float(log_probs[found[-1]])
     (hypothesis,) = translators["greedy"].translate(params, [text])[0]
     assert hypothesis.text == TOKENIZER.decode([found])[0]
@@ -223,7 +223,7 @@ def test_learned_positions_limit_the_source(max_positions, lengths):
 
 def test_with_learned_positions_a_longer_sentence_has_no_translation():
     model = dataclasses.replace(MODEL, positions="learned", max_positions=5)
-    params = make_params(Transformer(model, TOKENIZER.vocab_size))
+    params = [make_params(Transformer(model, TOKENIZER.vocab_size))]
     translator = make_translator(model=model, method="greedy")
     fits, too_long = translator.translate(params, sentences_of(3, 4))
     assert len(fits) == 1
@@ -267,3 +267,69 @@ def test_the_n_best_come_best_first(translators, params):
 @pytest.mark.parametrize("method", ["greedy", "sample"])
 def test_without_a_beam_there_is_one(translators, params, method):
     assert {len(h) for h in translators[method].translate(params, SHORT)} == {1}
+
+
+# ------------------------------------------------------------------------------ prefixes, ensembles
+def test_a_translation_begins_with_its_prefix(translators, params):
+    begins = ["She", "", "The", "a b", "Is", ""]
+    for method, translator in translators.items():
+        free = translator.translate(params, SHORT[:6])
+        found = translator.translate(params, SHORT[:6], prefixes=begins)
+        for begin, hypotheses in zip(begins, found, strict=True):
+            assert all(h.text.startswith(begin) for h in hypotheses)
+        assert sum(f[0].text != h[0].text for f, h in zip(free, found, strict=True)) == 4
+        # Beside forced rows, a free one is translated as ever.
+        assert_same([found[1], found[5]], [free[1], free[5]])
+        (ids,) = translator.tokenizers.target.encode([begins[0]])
+        assert found[0][0].ids[: len(ids)] == tuple(ids), method
+
+
+def test_a_prefix_without_room_for_a_translation(translators, params):
+    source = sentences_of(4)[0]  # 4 tokens with <eos>: room for 6
+    target = translators["greedy"].tokenizers.target
+    begins = [" ".join("abcdefgh"[:n]) for n in range(1, 9)]
+    found = translators["greedy"].translate(params, [source] * 8, prefixes=begins)
+    fits = [len(ids) < 4 + DECODE.extra_length for ids in target.encode(begins)]
+    assert True in fits and False in fits
+    assert [bool(h) for h in found] == fits
+
+
+def test_a_hypothesis_says_its_pieces_and_their_log_probs(translators, params):
+    for hypotheses in translators["beam"].translate(params, SHORT):
+        for h in hypotheses:
+            assert len(h.ids) == len(h.token_log_probs)
+            assert EOS_ID not in h.ids[:-1] and not {PAD_ID, BOS_ID} & set(h.ids)
+            np.testing.assert_allclose(sum(h.token_log_probs), h.log_prob, rtol=1e-5)
+            assert TOKENIZER.decode([h.ids]) == [h.text]
+
+
+def test_an_ensemble_searches_the_mean_of_probabilities():
+    """Two different architectures; greedy search by the definition, from whole-target logits."""
+    configs = [MODEL, dataclasses.replace(MODEL, d_model=12, norm="pre", num_heads=3)]
+    models = [Transformer(c, TOKENIZER.vocab_size) for c in configs]
+    # Sharp ones, or their mean would be nearly uniform.
+    params = [jax.tree.map(lambda x: 2 * x, make_params(m, seed)) for seed, m in enumerate(models)]
+    decode = dataclasses.replace(DECODE, method="greedy")
+    text = sentences_of(4)[0]
+    (found,), *_ = Translator(models, TOKENIZERS, decode).translate(params, [text])
+    source = np.array([[*TOKENIZERS.source.encode([text])[0], EOS_ID]])
+    tokens, log_probs = [], []
+    while len(tokens) < 4 + DECODE.extra_length and EOS_ID not in tokens:
+        logits = [
+            m.apply({"params": p}, source, np.array([[BOS_ID, *tokens]]))[0, -1]
+            for m, p in zip(models, params, strict=True)
+        ]
+        mean = np.mean([jax.nn.softmax(x.astype(jnp.float32)) for x in logits], axis=0)
+        tokens.append(int(np.argmax(np.where(np.isin(np.arange(701), [PAD_ID, BOS_ID]), 0, mean))))
+        log_probs.append(np.log(mean[tokens[-1]]))
+    assert found.ids == tuple(tokens)
+    np.testing.assert_allclose(found.token_log_probs, log_probs, rtol=1e-4, atol=1e-5)
+    (alone,), *_ = Translator(models[:1], TOKENIZERS, decode).translate(params[:1], [text])
+    assert abs(alone.log_prob - found.log_prob) > 0.1, "or one of the two was not asked"
+
+
+def test_an_ensemble_of_one_model_twice_is_that_model(params):
+    model = Transformer(MODEL, TOKENIZER.vocab_size)
+    twice = Translator([model, model], TOKENIZERS, DECODE).translate([*params, *params], SHORT[:5])
+    once = Translator([model], TOKENIZERS, DECODE).translate(params, SHORT[:5])
+    assert_same(twice, once)

@@ -94,6 +94,8 @@ class ModelConfig:
     kernel_init: str = "glorot_uniform"
     # Standard deviation of the embeddings; 0 = d_model^-0.5, Tensor2Tensor's.
     embedding_stddev: float = 0.0
+    # Word vectors that the embeddings start from, word2vec's or GloVe's text form; "" = none.
+    pretrained_embeddings: str = ""
     # dtype of matmuls; parameters, softmax, statistics, logits and loss are always float32.
     compute_dtype: str = "float32"
 

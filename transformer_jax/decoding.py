@@ -13,6 +13,12 @@ Options of all three searches:
   length_limit: int32 [B] or scalar, the most tokens a row may generate, at most T. A row of limit 0
     (one that pads the batch) gets length 0 and delays nobody.
   bos_id, eos_id, pad_id: what a row starts with, ends with, and is padded with.
+  prefix: int32 [B, P] or None, the tokens that each row has to begin with, padded with `pad_id`;
+    they count as generated, and their log-probs like any.
+
+`pad_id` and `bos_id` are never generated (`allowed_tokens`): they mean something else than text.
+The probability that a model gives them is not shared out among the rest, so that log-probs are the
+model's own, as in scoring a given text (Hugging Face's `bad_words_ids` does the same).
 
 A length counts generated tokens: without `bos_id`, with `eos_id`. Every function is pure, meant for
 use inside `jax.jit`, and leaves its loop when every row is done. What a row gets depends on that
@@ -69,10 +75,14 @@ def greedy_search(
     bos_id: int,
     eos_id: int,
     pad_id: int,
+    prefix: jax.Array | None = None,
 ) -> SearchResult:
     """Takes the most probable token at every step; see the module's docstring for the arguments."""
     state = _start(cache, (batch_size, 1), max_length, length_limit, bos_id, pad_id)
-    return _search_rows(decode_step, lambda x, step: jnp.argmax(x, axis=-1), state, eos_id, pad_id)
+    allowed = partial(allowed_tokens, prefix, bos_id=bos_id, pad_id=pad_id)
+    return _search_rows(
+        decode_step, lambda x, step: jnp.argmax(x, axis=-1), state, allowed, eos_id, pad_id
+    )
 
 
 def sample(
@@ -90,6 +100,7 @@ def sample(
     bos_id: int,
     eos_id: int,
     pad_id: int,
+    prefix: jax.Array | None = None,
 ) -> SearchResult:
     """Draws every token from the model's distribution, sharpened and truncated as asked.
 
@@ -118,7 +129,8 @@ def sample(
         return jnp.take_along_axis(tokens, picks[:, None], axis=1)[:, 0]
 
     state = _start(cache, (batch_size, 1), max_length, length_limit, bos_id, pad_id)
-    return _search_rows(decode_step, choose, state, eos_id, pad_id)
+    allowed = partial(allowed_tokens, prefix, bos_id=bos_id, pad_id=pad_id)
+    return _search_rows(decode_step, choose, state, allowed, eos_id, pad_id)
 
 
 def beam_search(
@@ -134,6 +146,7 @@ def beam_search(
     bos_id: int,
     eos_id: int,
     pad_id: int,
+    prefix: jax.Array | None = None,
 ) -> SearchResult:
     """Beam search (Vaswani et al. 2017, section 6.1: beam 4, penalty 0.6, limit source + 50).
 
@@ -156,7 +169,13 @@ def beam_search(
         logits, cache = decode_step(state.cache, state.last.reshape(-1))
         logits = logits.reshape(batch_size, beam_size, -1)
         live, parent, finished = beam_step(
-            logits, state.live, state.finished, normalizer(length), step=step, eos_id=eos_id
+            logits,
+            allowed_tokens(prefix, step, logits.shape[-1], bos_id=bos_id, pad_id=pad_id),
+            state.live,
+            state.finished,
+            normalizer(length),
+            step=step,
+            eos_id=eos_id,
         )
         # A row that has stopped must not change while the others go on.
         live, finished = _select(state.active, (live, finished), (state.live, state.finished))
@@ -174,6 +193,7 @@ def beam_search(
 
 def beam_step(
     logits: jax.Array,
+    allowed: jax.Array,
     live: SearchResult,
     finished: SearchResult,
     normalizer: ArrayLike,
@@ -198,6 +218,7 @@ def beam_step(
 
     Args:
       logits: float [B, K, V].
+      allowed: bool [B or 1, V], the tokens that may come next, from `allowed_tokens`.
       live: hypotheses of length `step`, log_prob -inf where there is none.
       finished: hypotheses by falling score, -inf where there is none.
       normalizer: float32 scalar, `length_normalizer` of step + 1.
@@ -205,7 +226,7 @@ def beam_step(
     Returns (live, parent int32 [B, K]: the beam that each live hypothesis grew from, finished).
     """
     beam_size = live.log_prob.shape[1]
-    parent, token, token_log_prob = _best_extensions(logits, live.log_prob, 2 * beam_size)
+    parent, token, token_log_prob = _best_extensions(logits, allowed, live.log_prob, 2 * beam_size)
     grown = _append(_gather_beams(live, parent), step, token, token_log_prob)
     grown = grown._replace(score=grown.log_prob / normalizer, length=grown.length + 1)
     ends = token == eos_id
@@ -217,6 +238,32 @@ def beam_step(
     grown = grown._replace(log_prob=jnp.where(ends, -jnp.inf, grown.log_prob))
     best = lax.top_k(grown.log_prob, beam_size)[1]
     return *_gather_beams((grown, parent), best), finished
+
+
+def allowed_tokens(
+    prefix: jax.Array | None, step: ArrayLike, vocab_size: int, *, bos_id: int, pad_id: int
+) -> jax.Array:
+    """Which tokens may come next, bool [B, V] ([1, V] without a prefix).
+
+    Where `prefix` has a token at `step`, that one; elsewhere any but `bos_id` and `pad_id`.
+
+    >>> prefix = jnp.array([[4, 3], [4, 0]])
+    >>> allowed_tokens(prefix, 1, 5, bos_id=2, pad_id=0).astype(int)
+    Array([[0, 0, 0, 1, 0],
+           [0, 1, 0, 1, 1]], dtype=int32)
+
+    Args:
+      prefix: int32 [B, P], padded with `pad_id`; or None.
+      step: int32 scalar, the number of tokens generated so far.
+      vocab_size: V.
+    """
+    tokens = jnp.arange(vocab_size)[None]
+    free = (tokens != bos_id) & (tokens != pad_id)
+    if prefix is None:
+        return free
+    # Beyond the prefix's room nothing is forced.
+    forced = jnp.take(prefix, step, axis=1, mode="fill", fill_value=pad_id)[:, None]
+    return jnp.where(forced == pad_id, free, tokens == forced)
 
 
 def length_normalizer(length: jax.Array, *, length_penalty: ArrayLike, form: str) -> jax.Array:
@@ -254,15 +301,21 @@ def _start(
 
 
 def _search_rows(
-    decode_step: DecodeStep, choose: Choose, state: _State, eos_id: int, pad_id: int
+    decode_step: DecodeStep,
+    choose: Choose,
+    state: _State,
+    allowed: Callable[[jax.Array, int], jax.Array],
+    eos_id: int,
+    pad_id: int,
 ) -> SearchResult:
-    """One hypothesis per row, of the tokens that `choose` picks."""
+    """One hypothesis per row, of the tokens that `choose` picks among the `allowed` ones."""
 
     def body(state: _State) -> _State:
         step, live, active = state.step, state.live, state.active[:, None]
         logits, cache = decode_step(state.cache, state.last[:, 0])
         logits = logits.astype(jnp.float32)
-        token = jnp.where(active, choose(logits, step)[:, None], pad_id).astype(jnp.int32)
+        choosable = jnp.where(allowed(step, logits.shape[-1]), logits, -jnp.inf)
+        token = jnp.where(active, choose(choosable, step)[:, None], pad_id).astype(jnp.int32)
         token_log_prob = jnp.take_along_axis(jax.nn.log_softmax(logits), token, axis=1)
         token_log_prob = jnp.where(active, token_log_prob, 0.0)
         live = _append(live, step, token, token_log_prob)
@@ -285,7 +338,9 @@ def _truncate(logits: jax.Array, top_k: int, top_p: float) -> tuple[jax.Array, j
     return kept, tokens
 
 
-def _best_extensions(logits: jax.Array, log_prob: jax.Array, count: int) -> tuple[jax.Array, ...]:
+def _best_extensions(
+    logits: jax.Array, allowed: jax.Array, log_prob: jax.Array, count: int
+) -> tuple[jax.Array, ...]:
     """The C = min(count, K*V) best extensions of hypotheses of log_prob [B, K], logits [B, K, V].
 
     Returns parent int32, token int32, token_log_prob float32 (-inf if impossible), all [B, C].
@@ -294,7 +349,7 @@ def _best_extensions(logits: jax.Array, log_prob: jax.Array, count: int) -> tupl
     # The best of each beam, then the best of those: the same answer as one top_k over K*V, measured
     # faster on two CPU cores (B=64, K=4, V=8192: 5 ms against 6.5).
     per_beam = min(count, logits.shape[-1])
-    top, tokens = lax.top_k(logits, per_beam)
+    top, tokens = lax.top_k(jnp.where(allowed[:, None], logits, -jnp.inf), per_beam)
     # At most 0, whatever the rounding: the early stop relies on sums that only fall.
     token_log_prob = jnp.minimum(top - jax.nn.logsumexp(logits, axis=-1, keepdims=True), 0.0)
     token_log_prob = jnp.where(top > -jnp.inf, token_log_prob, -jnp.inf)  # -inf - -inf is nan

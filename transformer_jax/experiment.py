@@ -16,7 +16,7 @@ from transformer_jax import config as configs
 from transformer_jax import evaluation, parallel, tracking, training
 from transformer_jax.checkpoint import Checkpoints
 from transformer_jax.config import CONFIG_FILE, Config, UserError
-from transformer_jax.data import corpora, dataset
+from transformer_jax.data import corpora, dataset, word_vectors
 from transformer_jax.data.tokenizer import Tokenizers, train_tokenizers
 from transformer_jax.model import NO_DROPOUT, Transformer
 from transformer_jax.tracking import say
@@ -44,15 +44,17 @@ def train(config: Config, workdir: Path, *, profile: str | None = None) -> None:
     data = _packed(config, workdir, tokenizers, corpus, "training")
     model = Transformer(config.model, tokenizers.target.vocab_size, tokenizers.source.vocab_size)
     validate = _Validation(config, workdir, model, tokenizers, valid)
-    # Last: from here on the workdir is this experiment's.
-    tokenizers.save(workdir)
-    configs.save(config, workdir / CONFIG_FILE)
     checkpoints = Checkpoints(workdir, keep=config.train.average_checkpoints)
     try:
+        state = _first_state(config, model, tokenizers, checkpoints)
+        # Last: from here on the workdir is this experiment's.
+        tokenizers.save(workdir)
+        configs.save(config, workdir / CONFIG_FILE)
         _run(
             config,
             workdir,
             model,
+            state,
             data,
             checkpoints,
             validate,
@@ -66,10 +68,29 @@ def train(config: Config, workdir: Path, *, profile: str | None = None) -> None:
     say(f"trained in {(time.monotonic() - started) / 60:.1f} minutes")
 
 
+def _first_state(
+    config: Config, model: Transformer, tokenizers: Tokenizers, checkpoints: Checkpoints
+) -> training.TrainState:
+    """The last checkpoint's; without one a new one, whose embeddings may be word vectors."""
+    state = training.create_state(config, model)
+    c = config.model
+    if checkpoints.steps() or not c.pretrained_embeddings:
+        return checkpoints.restore(state)
+    params, summary = word_vectors.initialise(
+        state.params,
+        Path(c.pretrained_embeddings).expanduser(),
+        tokenizers,
+        stddev=c.embedding_stddev or c.d_model**-0.5,
+    )
+    say(summary)
+    return state.replace(params=params)
+
+
 def _run(
     config: Config,
     workdir: Path,
     model: Transformer,
+    state: training.TrainState,
     data: dataset.PackedDataset,
     checkpoints: Checkpoints,
     validate: "_Validation",
@@ -82,7 +103,6 @@ def _run(
     devices = parallel.choose(
         config.parallel, batch_rows=config.data.batch_rows, accumulate=options.accumulate
     )
-    state = checkpoints.restore(training.create_state(config, model))
     first_step = int(state.step)
     say(
         f"{config.name}: {count_parameters(state.params):,} parameters, {options.steps} steps of "
@@ -143,7 +163,10 @@ def _open_workdir(config: Config, workdir: Path) -> bool:
     if not path.exists():
         return False
     saved = configs.load(path)
-    differing = [d for d in configs.differences(saved, config) if not d.startswith(_FREE_OPTIONS)]
+    free = _FREE_OPTIONS
+    if saved.model.pretrained_embeddings and config.model.pretrained_embeddings:
+        free += ("model.pretrained_embeddings:",)  # the file moved, which a checkpoint replaces
+    differing = [d for d in configs.differences(saved, config) if not d.startswith(free)]
     configs.refuse_differences(workdir, differing)
     if saved.train.steps != config.train.steps and config.optimizer.schedule == "cosine":
         say(
@@ -250,13 +273,13 @@ class _Validation:
         self._batches = _packed(config, workdir, tokenizers, split, "validation").one_epoch()
         self._loss = jax.jit(lambda p, b: training.make_loss(model)(p, b, 0.0, NO_DROPOUT))
         greedy = dataclasses.replace(config.decode, method="greedy")
-        self._translator = Translator(model, tokenizers, greedy)
+        self._translator = Translator([model], tokenizers, greedy)
 
     def __call__(self, params: Any) -> dict[str, float]:
         sums = [jax.device_get(self._loss(params, batch)) for batch in self._batches]
         loss = sum(s for s, _ in sums) / sum(counts["target_tokens"] for _, counts in sums)
         sources, references = zip(*self._pairs, strict=True)
-        best = first_best(self._translator.translate(params, sources))
+        best = first_best(self._translator.translate([params], sources))
         bleu = evaluation.bleu(best, references, target_language=self._target_language)
         return {"loss": float(loss), "bleu": bleu}
 

@@ -1,7 +1,10 @@
-"""What a trained workdir can do: `--mode=evaluate` and `--mode=translate`."""
+"""What a trained workdir can do: `--mode=evaluate`, `--mode=translate` and `--mode=score`."""
 
 import dataclasses
+import functools
 import itertools
+import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,29 +20,51 @@ from transformer_jax.config import CONFIG_FILE, Config, UserError
 from transformer_jax.data import corpora
 from transformer_jax.data.tokenizer import Tokenizers
 from transformer_jax.model import Transformer
+from transformer_jax.scoring import Scorer, TokenScores, perplexity
 from transformer_jax.tracking import say
 from transformer_jax.translation import Hypothesis, Translator, first_best
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What a workdir alone gives: everything to translate with."""
+    """What a workdir alone gives: everything to translate with; of several workdirs, an ensemble.
+
+    Attributes:
+      config: the first workdir's, whose decode options are used.
+      tokenizers: the first's; the others have the same vocabularies.
+      models: one for each workdir.
+      params: each model's.
+      steps: of each model, the steps of the checkpoints that `params` is the mean of.
+    """
 
     config: Config
-    translator: Translator
-    params: Any
-    steps: list[int]
+    tokenizers: Tokenizers
+    models: tuple[Transformer, ...]
+    params: tuple[Any, ...]
+    steps: tuple[list[int], ...]
+
+    @functools.cached_property
+    def translator(self) -> Translator:
+        """Translates with `params`."""
+        config = self.config
+        return Translator(self.models, self.tokenizers, config.decode, seed=config.seed)
 
     def translate(self, sentences: Sequence[str]) -> list[list[Hypothesis]]:
         """See `Translator.translate`."""
         return self.translator.translate(self.params, sentences)
 
 
-def load(config: Config, workdir: Path, *, weights: str) -> Trained:
-    """Loads tokenizer and weights from `workdir`; `config` is the workdir's own, or changed.
+def load(config: Config, workdir: Path, *, weights: str, ensemble: Sequence[Path] = ()) -> Trained:
+    """Loads tokenizers and weights from `workdir`; `config` is the workdir's own, or changed.
+
+    Args:
+      config: the options to use.
+      workdir: a trained one.
+      weights: see `Checkpoints.restore_params`.
+      ensemble: further workdirs, whose models are used besides.
 
     Raises:
-      UserError: if something is missing or damaged.
+      UserError: if something is missing or damaged, or vocabularies differ.
     """
     configs.validate(config)
     saved = configs.load(workdir / CONFIG_FILE)
@@ -47,28 +72,49 @@ def load(config: Config, workdir: Path, *, weights: str) -> Trained:
     configs.refuse_differences(
         workdir, [d for d in differing if d.startswith(("model.", "data.vocab_size:"))]
     )
+    members = [_load_one(config, workdir, weights)]
+    for other in ensemble:
+        members.append(_load_one(configs.load(other / CONFIG_FILE), other, weights))
+        sides = [[side.vocabulary for side in tokenizers] for tokenizers, *_ in members]
+        if sides[0] != sides[-1]:
+            raise UserError(
+                f"{workdir} and {other} cannot be an ensemble: their vocabularies differ"
+            )
+    tokenizers, models, params, steps = zip(*members, strict=True)
+    return Trained(config, tokenizers[0], models, params, steps)
+
+
+def _load_one(
+    config: Config, workdir: Path, weights: str
+) -> tuple[Tokenizers, Transformer, Any, list[int]]:
     tokenizers = Tokenizers.load(workdir)
     model = Transformer(config.model, tokenizers.target.vocab_size, tokenizers.source.vocab_size)
     params_like = jax.eval_shape(lambda: training.create_state(config, model)).params
     checkpoints = Checkpoints(workdir, keep=config.train.average_checkpoints)
     params, steps = checkpoints.restore_params(params_like, weights)
     checkpoints.close()
-    translator = Translator(model, tokenizers, config.decode, seed=config.seed)
-    return Trained(config, translator, params, steps)
+    return tokenizers, model, params, steps
 
 
-def evaluate(config: Config, workdir: Path, *, split: str, weights: str) -> evaluation.Scores:
-    """Translates a split, prints its scores and some sentences, and writes them to the workdir."""
-    trained = load(config, workdir, weights=weights)
+def evaluate(
+    config: Config, workdir: Path, *, split: str, weights: str, ensemble: Sequence[Path] = ()
+) -> evaluation.Scores:
+    """Translates a split, prints its scores and some sentences, and writes them to the workdir.
+
+    They go to evaluation/SPLIT, or, of an ensemble, to evaluation/SPLIT-ensemble.
+    """
+    trained = load(config, workdir, weights=weights, ensemble=ensemble)
     corpus = corpora.load_split(config.data, split)
     pairs = corpus.pairs
     sources, references = map(list, zip(*pairs, strict=True))
     with tracking.progress_bar(len(sources), f"translating {split}") as bar:
         found = trained.translator.translate(trained.params, sources, progress=bar.update)
     translations = first_best(found)
-    _warn(corpus, found, references, config.data.target_language)
+    degeneracy = evaluation.degeneracy(sources, translations, references)
+    _warn(corpus, found, references, config.data.target_language, degeneracy)
     scores = evaluation.score(translations, references, target_language=config.data.target_language)
-    folder = workdir / "evaluation" / split
+    folder = workdir / "evaluation" / (f"{split}-ensemble" if ensemble else split)
+    about = {"ensemble": [str(path) for path in ensemble]} if ensemble else {}
     evaluation.write_report(
         folder,
         scores,
@@ -77,12 +123,15 @@ def evaluate(config: Config, workdir: Path, *, split: str, weights: str) -> eval
         references,
         split=split,
         weights=weights,
-        steps=trained.steps,
+        steps=trained.steps if ensemble else trained.steps[0],
+        **about,
         decode=dataclasses.asdict(config.decode),
+        degeneracy=dataclasses.asdict(degeneracy),
     )
     shown = np.random.default_rng(0).choice(len(pairs), size=min(10, len(pairs)), replace=False)
     rows = [[side[n] for n in sorted(shown)] for side in (sources, translations, references)]
-    print(f"\n{split}, weights {weights} of step {', '.join(map(str, trained.steps))}")
+    steps = "; ".join(", ".join(map(str, model)) for model in trained.steps)
+    print(f"\n{split}, weights {weights} of step {steps}")
     print(evaluation.side_by_side(*rows))
     print(f"{scores}\n(all of them: {folder}/translations.tsv)")
     return scores
@@ -93,8 +142,9 @@ def _warn(
     found: Sequence[Sequence[Hypothesis]],
     references: Sequence[str],
     target_language: str,
+    degeneracy: evaluation.Degeneracy,
 ) -> None:
-    """Says what makes scores mean less than they seem to."""
+    """Says what makes scores mean less than they seem to, and what is plainly wrong."""
     untranslated = sum(not hypotheses for hypotheses in found)
     if corpus.empty:
         say(f"{corpus.empty:,} pairs with an empty side left out")
@@ -105,6 +155,8 @@ def _warn(
             f"the references are Chinese and data.target_language={target_language!r}: BLEU takes "
             "a clause for a word; give --config.data.target_language=zh"
         )
+    for warning in evaluation.warnings(degeneracy):
+        say(warning)
 
 
 def demo(config: Config, workdir: Path) -> None:
@@ -125,6 +177,8 @@ def translate(
     *,
     weights: str,
     n_best: int,
+    prefix_file: str | None = None,
+    ensemble: Sequence[Path] = (),
 ) -> None:
     """Translates every line of the input to a line of the output; with a terminal, one by one.
 
@@ -137,6 +191,8 @@ def translate(
       weights: see `Checkpoints.restore_params`.
       n_best: how many translations of each; more than 1 gives lines
         "number of the input line<TAB>score<TAB>text".
+      prefix_file: line k is how the translation of line k has to begin; may be blank.
+      ensemble: see `load`.
 
     Raises:
       UserError: if the search gives fewer than `n_best`, or a file cannot be read or written.
@@ -148,28 +204,117 @@ def translate(
             f"--n_best={n_best} is more than decode.method={decode.method!r} gives with "
             f"decode.beam_size={decode.beam_size}: at most {most}"
         )
-    if output_file and not Path(output_file).parent.is_dir():
-        raise UserError(f"cannot write {output_file}: there is no such folder")
+    _check_writable(output_file)
     if input_file is None and sys.stdin.isatty():
-        _prompt(load(config, workdir, weights=weights), n_best)
+        if prefix_file:
+            raise UserError("--prefixes goes with lines of text: give --input=FILE")
+        _prompt(load(config, workdir, weights=weights, ensemble=ensemble), n_best)
         return
     sentences = corpora.read_lines(Path(input_file)) if input_file else _standard_input()
-    trained = load(config, workdir, weights=weights)
+    prefixes = corpora.read_lines(Path(prefix_file)) if prefix_file else None
+    if prefixes is not None and len(prefixes) != len(sentences):
+        raise UserError(
+            f"{prefix_file} has {len(prefixes)} lines, and there are {len(sentences)} to "
+            "translate: give one for each, which may be blank"
+        )
+    trained = load(config, workdir, weights=weights, ensemble=ensemble)
     with tracking.progress_bar(len(sentences), "translating") as bar:
-        found = trained.translator.translate(trained.params, sentences, progress=bar.update)
+        found = trained.translator.translate(
+            trained.params, sentences, prefixes=prefixes, progress=bar.update
+        )
     text = ""
     for number, hypotheses in enumerate(found, start=1):
         if not hypotheses:
-            say(f"line {number}: too long to translate, left empty")
+            which = "it or its prefix is " if prefixes else ""
+            say(f"line {number}: {which}too long to translate, left empty")
         text += _format(number, hypotheses, n_best)
-    if output_file is None:
-        sys.stdout.write(text)
+    _write(output_file, text)
+
+
+def score(
+    config: Config,
+    workdir: Path,
+    input_file: str | None,
+    target_file: str | None,
+    output_file: str | None,
+    *,
+    split: str,
+    weights: str,
+    ensemble: Sequence[Path] = (),
+) -> None:
+    """Scores given translations: a line of JSON for each, and their perplexity on stderr.
+
+    A line has source, translation, log_prob (nats), perplexity (per piece), pieces and log_probs
+    (of each piece, <eos> included); the numbers of a pair too long to score are null.
+
+    Args:
+      config: the workdir's.
+      workdir: a trained one.
+      input_file: sources, one a line, with `target_file`; None = the pairs of `split`.
+      target_file: their translations.
+      output_file: None = standard output.
+      split: the workdir's "train", "valid", "test", ….
+      weights: see `Checkpoints.restore_params`.
+      ensemble: see `load`.
+
+    Raises:
+      UserError: if one file is given without the other, their lines differ in number, or a file
+        cannot be read or written.
+    """
+    _check_writable(output_file)
+    if bool(input_file) != bool(target_file):
+        raise UserError("--mode=score takes --input=SOURCES --target=TRANSLATIONS, or neither")
+    if input_file and target_file:
+        sources, targets = (corpora.read_lines(Path(f)) for f in (input_file, target_file))
+        if len(sources) != len(targets):
+            raise UserError(
+                f"{input_file} has {len(sources)} lines and {target_file} {len(targets)}: line k "
+                "of one has to translate line k of the other"
+            )
+        pairs = list(zip(sources, targets, strict=True))
     else:
-        configs.write_whole(Path(output_file), text)
+        pairs = corpora.load_split(config.data, split).pairs
+    trained = load(config, workdir, weights=weights, ensemble=ensemble)
+    scorer = Scorer(trained.models, trained.tokenizers)
+    with tracking.progress_bar(len(pairs), "scoring") as bar:
+        found = scorer.score(trained.params, pairs, progress=bar.update)
+    _write(output_file, "".join(map(_score_line, pairs, found)))
+    scored = [scores for scores in found if scores]
+    log_prob = math.fsum(scores.log_prob for scores in scored)
+    pieces = sum(len(scores.pieces) for scores in scored)
+    if len(scored) < len(found):
+        say(f"{len(found) - len(scored):,} pairs too long to score")
+    if scored:
+        say(
+            f"{len(scored):,} translations, {pieces:,} pieces: {log_prob:.2f} nats, "
+            f"perplexity {perplexity(log_prob, pieces):.3f} per piece"
+        )
+
+
+def _score_line(pair: tuple[str, str], scores: TokenScores | None) -> str:
+    line: dict[str, Any] = dict(zip(("source", "translation"), pair, strict=True))
+    line["log_prob"] = scores and scores.log_prob
+    # JSON has no infinity.
+    line["perplexity"] = scores and (scores.perplexity if scores.perplexity < math.inf else None)
+    line["pieces"] = scores and scores.pieces
+    line["log_probs"] = scores and scores.log_probs
+    return json.dumps(line, ensure_ascii=False) + "\n"
 
 
 def _standard_input() -> list[str]:
     return corpora.split_lines(sys.stdin.buffer.read(), "standard input")
+
+
+def _check_writable(output_file: str | None) -> None:
+    if output_file and not Path(output_file).parent.is_dir():
+        raise UserError(f"cannot write {output_file}: there is no such folder")
+
+
+def _write(output_file: str | None, text: str) -> None:
+    if output_file is None:
+        sys.stdout.write(text)
+    else:
+        configs.write_whole(Path(output_file), text)
 
 
 def _prompt(trained: Trained, n_best: int) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from transformer_jax import decoding
 from transformer_jax.config import BOS_ID, EOS_ID, PAD_ID, DecodeConfig, ModelConfig, UserError
 from transformer_jax.data.tokenizer import Tokenizers
+from transformer_jax.functional import probabilities
 from transformer_jax.model import Transformer
 
 # Source lengths that searches are compiled for. A longer sentence is not translated.
@@ -28,11 +29,15 @@ class Hypothesis:
       text: detokenised.
       score: what the search ranks by: the log-probability over the length penalty.
       log_prob: natural logarithm of the probability of the pieces and their <eos>.
+      ids: the pieces, <eos> included unless it was cut off.
+      token_log_probs: of each piece; log_prob is their sum.
     """
 
     text: str
     score: float
     log_prob: float
+    ids: tuple[int, ...] = ()
+    token_log_probs: tuple[float, ...] = ()
 
 
 def first_best(hypotheses: Iterable[Sequence[Hypothesis]]) -> list[str]:
@@ -41,48 +46,67 @@ def first_best(hypotheses: Iterable[Sequence[Hypothesis]]) -> list[str]:
 
 
 class Translator:
-    """Translates sentences with one model; compiles once for each shape it meets."""
+    """Translates sentences, by the mean of several models' probabilities if there are several.
+
+    Compiles once for each shape it meets.
+    """
 
     def __init__(
-        self, model: Transformer, tokenizers: Tokenizers, decode: DecodeConfig, *, seed: int = 0
+        self,
+        models: Sequence[Transformer],
+        tokenizers: Tokenizers,
+        decode: DecodeConfig,
+        *,
+        seed: int = 0,
     ) -> None:
-        """`seed` decides what is drawn when `decode.method` is "sample".
+        """`models` share the tokenizers; `seed` decides what is drawn when sampling.
 
         Raises:
           UserError: if learned positions do not suffice for one source token and extra_length.
         """
         self.tokenizers, self.decode = tokenizers, decode
-        self._lengths = _source_lengths(model.config, decode)
-        self._search = jax.jit(partial(search, model, decode))
+        self._lengths = source_lengths([model.config for model in models], decode.extra_length)
+        self._search = jax.jit(partial(search, tuple(models), decode))
         self._rng = jax.random.key(seed)
 
     def translate(
         self,
-        params: Any,
+        params: Sequence[Any],
         sentences: Sequence[str],
         *,
+        prefixes: Sequence[str] | None = None,
         progress: Callable[[int], None] = lambda count: None,
     ) -> list[list[Hypothesis]]:
         """The n best translations of each sentence, best first, in the order of `sentences`.
 
         A blank sentence has one blank translation; a sentence of more pieces than the largest
-        shape has none.
+        shape has none, nor has one whose prefix leaves no room for a translation.
 
         Args:
-          params: the model's parameters.
+          params: each model's parameters.
           sentences: raw text.
+          prefixes: the text that each translation has to begin with; None = any. It is cut into
+            pieces alone, so that the translation goes on from its last piece.
           progress: told how many more sentences are done, now and then.
         """
         results: list[list[Hypothesis]] = [[] for _ in sentences]
         ids = [[*pieces, EOS_ID] for pieces in self.tokenizers.source.encode(sentences)]
+        begins = self.tokenizers.target.encode(prefixes or [""] * len(sentences))
         for number, text in enumerate(sentences):
             if not text.strip():
                 results[number] = [Hypothesis("", 0.0, 0.0)]
-        todo = [n for n, r in enumerate(results) if not r and len(ids[n]) <= self._lengths[-1]]
+        room = [
+            len(i) + self.decode.extra_length - len(b) for i, b in zip(ids, begins, strict=True)
+        ]
+        todo = [
+            n
+            for n, r in enumerate(results)
+            if not r and len(ids[n]) <= self._lengths[-1] and room[n] > 0
+        ]
         # Two batch sizes, whatever is asked: one sentence (a prompt), or a full batch.
         rows = 1 if len(todo) == 1 else self.decode.batch_size
         for length, chunk in self._chunks(todo, ids):
-            found = self._run(params, [ids[n] for n in chunk], chunk, (rows, length))
+            found = self._run(params, [(ids[n], begins[n]) for n in chunk], chunk, (rows, length))
             for number, hypotheses in zip(chunk, found, strict=True):
                 results[number] = hypotheses
             progress(len(chunk))
@@ -102,54 +126,88 @@ class Translator:
                 yield length, numbers[start : start + self.decode.batch_size]
 
     def _run(
-        self, params: Any, sources: list[list[int]], numbers: list[int], shape: tuple[int, int]
+        self,
+        params: Sequence[Any],
+        rows: list[tuple[list[int], list[int]]],
+        numbers: list[int],
+        shape: tuple[int, int],
     ) -> list[list[Hypothesis]]:
-        source_tokens = np.full(shape, PAD_ID, np.int32)
-        for row, source in enumerate(sources):
-            source_tokens[row, : len(source)] = source
+        sources, begins = zip(*rows, strict=True)
+        source_tokens = padded(sources, shape)
+        prefix = padded(begins, (shape[0], shape[1] + self.decode.extra_length))
         row_ids = np.zeros(shape[0], np.int32)
         row_ids[: len(numbers)] = numbers
-        found = jax.device_get(self._search(params, source_tokens, row_ids, self._rng))
-        return [self._hypotheses(found, row) for row in range(len(sources))]
+        found = self._search(tuple(params), source_tokens, prefix, row_ids, self._rng)
+        found = jax.device_get(found)
+        return [self._hypotheses(found, row) for row in range(len(rows))]
 
     def _hypotheses(self, found: decoding.SearchResult, row: int) -> list[Hypothesis]:
         kept = [k for k in range(found.score.shape[1]) if np.isfinite(found.score[row, k])]
         # <0x0A> is a piece, and a line in must give a line out.
         decoded = self.tokenizers.target.decode(found.tokens[row, kept])
         texts = [re.sub(r"[\r\n]", " ", text) for text in decoded]
-        numbers = zip(found.score[row, kept], found.log_prob[row, kept], strict=True)
-        return [Hypothesis(t, float(s), float(p)) for t, (s, p) in zip(texts, numbers, strict=True)]
+        lengths = found.length[row, kept]
+        return [
+            Hypothesis(
+                text,
+                float(found.score[row, k]),
+                float(found.log_prob[row, k]),
+                tuple(found.tokens[row, k, :length].tolist()),
+                tuple(found.token_log_probs[row, k, :length].tolist()),
+            )
+            for text, k, length in zip(texts, kept, lengths, strict=True)
+        ]
 
 
-def _source_lengths(model: ModelConfig, decode: DecodeConfig) -> tuple[int, ...]:
-    if model.positions != "learned":
+def padded(rows: Sequence[Sequence[int]], shape: tuple[int, int]) -> np.ndarray:
+    """int32 of that shape, with each row's tokens at its start and padding elsewhere."""
+    tokens = np.full(shape, PAD_ID, np.int32)
+    for number, row in enumerate(rows):
+        tokens[number, : len(row)] = row
+    return tokens
+
+
+def source_lengths(models: Sequence[ModelConfig], extra_length: int) -> tuple[int, ...]:
+    """The shapes of `SOURCE_LENGTHS` for which the models have positions, ascending.
+
+    Args:
+      models: their architectures; sinusoidal positions never end.
+      extra_length: how much longer than the source a target may be.
+
+    Raises:
+      UserError: if learned positions do not suffice for one source token and `extra_length`.
+    """
+    learned = [model.max_positions for model in models if model.positions == "learned"]
+    if not learned:
         return SOURCE_LENGTHS
-    limit = model.max_positions - decode.extra_length
+    limit = min(learned) - extra_length
     if limit < 1:
         raise UserError(
-            f"decode.extra_length={decode.extra_length} leaves no source token of "
-            f"model.max_positions={model.max_positions}: lower it"
+            f"decode.extra_length={extra_length} leaves no source token of "
+            f"model.max_positions={min(learned)}: lower it"
         )
     shorter = tuple(s for s in SOURCE_LENGTHS if s < limit)
     return shorter if shorter == SOURCE_LENGTHS else (*shorter, limit)
 
 
 def search(
-    model: Transformer,
+    models: Sequence[Transformer],
     decode: DecodeConfig,
-    params: Any,
+    params: Sequence[Any],
     source_tokens: jax.Array,
+    prefix: jax.Array,
     row_ids: jax.Array,
     rng: jax.Array,
 ) -> decoding.SearchResult:
     """Encodes a batch and searches its translations, in one program.
 
     Args:
-      model: the model.
+      models: one, or several with the same vocabularies, whose probabilities are averaged.
       decode: the method and its options.
-      params: the model's parameters.
+      params: each model's parameters.
       source_tokens: int32 [B, S], each sentence with its <eos>, padded; a row of padding alone
         yields a translation of nothing.
+      prefix: int32 [B, P], what each translation has to begin with, padded; P is free.
       row_ids: int32 [B], numbers that decide what each row draws when sampling.
       rng: PRNG key for sampling.
 
@@ -159,16 +217,25 @@ def search(
     batch_size, source_length = source_tokens.shape
     beam_size = decode.beam_size if decode.method == "beam" else 1
     max_length = source_length + decode.extra_length
-    memory, cache = model.apply(
-        {"params": params},
-        source_tokens,
-        max_length=max_length,
-        beam_size=beam_size,
-        method="start_decoding",
-    )
+    starts = [
+        model.apply(
+            {"params": p},
+            source_tokens,
+            max_length=max_length,
+            beam_size=beam_size,
+            method="start_decoding",
+        )
+        for model, p in zip(models, params, strict=True)
+    ]
+    memories, caches = zip(*starts, strict=True)
 
-    def decode_step(cache: Any, tokens: jax.Array) -> tuple[jax.Array, Any]:
-        return model.apply({"params": params}, memory, cache, tokens, method="decode_step")
+    def decode_step(caches: Any, tokens: jax.Array) -> tuple[jax.Array, Any]:
+        steps = [
+            model.apply({"params": p}, memory, cache, tokens, method="decode_step")
+            for model, p, memory, cache in zip(models, params, memories, caches, strict=True)
+        ]
+        logits, caches = zip(*steps, strict=True)
+        return probabilities.ensemble(logits), caches
 
     # A row of padding alone (the batch was not full) ends after one token.
     lengths = jnp.sum(source_tokens != PAD_ID, axis=1)
@@ -180,13 +247,14 @@ def search(
         "bos_id": BOS_ID,
         "eos_id": EOS_ID,
         "pad_id": PAD_ID,
+        "prefix": prefix,
     }
     if decode.method == "greedy":
-        return decoding.greedy_search(decode_step, cache, **options)
+        return decoding.greedy_search(decode_step, caches, **options)
     if decode.method == "sample":
         return decoding.sample(
             decode_step,
-            cache,
+            caches,
             rng=rng,
             row_ids=row_ids,
             temperature=decode.temperature,
@@ -196,7 +264,7 @@ def search(
         )
     return decoding.beam_search(
         decode_step,
-        cache,
+        caches,
         beam_size=beam_size,
         length_penalty=decode.length_penalty,
         length_penalty_form=decode.length_penalty_form,

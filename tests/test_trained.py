@@ -1,0 +1,157 @@
+"""What can be done with trained workdirs: scoring, ensembles, forced prefixes."""
+
+import json
+import math
+import shutil
+
+import pytest
+from launching import FLAGS, launch, refusal
+
+from transformer_jax import config as configs
+from transformer_jax import trained as trained_workdir
+from transformer_jax.config import UserError
+
+LINES = ["我有一只猫", "", "他是老师。", "她有三本书。"]
+
+
+@pytest.fixture(scope="module")
+def other(trained, tmp_path_factory):
+    """A second model of the same vocabulary: another seed and width, on the first's text."""
+    workdir = tmp_path_factory.mktemp("runs") / "other"
+    workdir.mkdir()
+    shutil.copy(trained[0] / "tokenizer.model", workdir)
+    more = ["--config.seed=1", "--config.model.d_model=12", "--config.decode.beam_size=2"]
+    done = launch(f"--workdir={workdir}", *FLAGS, *more)
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "source"
+    path.write_text("".join(line + "\n" for line in LINES), encoding="utf-8")
+    return path
+
+
+def config_of(workdir):
+    return configs.load(workdir / "config.json")
+
+
+def translate(workdir, source, output, **options):
+    config = config_of(workdir)
+    options = {"weights": "average", "n_best": 1, **options}
+    trained_workdir.translate(config, workdir, str(source), str(output), **options)
+    return output.read_text(encoding="utf-8").splitlines()
+
+
+def score(workdir, *files, split="test", **options):
+    *inputs, output = [str(f) if f else None for f in files]
+    options = {"weights": "average", "split": split, **options}
+    trained_workdir.score(config_of(workdir), workdir, *inputs, output, **options)
+    with open(output, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+# -------------------------------------------------------------------------------------------- score
+@pytest.mark.fast
+def test_score_gives_what_translate_reported(workdir, source, tmp_path):
+    """The text of a translation has the pieces that it was found in, here; see `Scorer.score`."""
+    config = config_of(workdir)
+    found = trained_workdir.load(config, workdir, weights="average").translate(LINES)
+    target = tmp_path / "target"
+    target.write_text("".join(h[0].text + "\n" for h in found), encoding="utf-8")
+    done = launch(
+        *("--mode=score", f"--workdir={workdir}", f"--input={source}", f"--target={target}")
+    )
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["source"] for row in rows] == LINES
+    tokenizer = trained_workdir.load(config, workdir, weights="average").tokenizers.target
+    compared = 0
+    for row, (best, *_) in zip(rows, found, strict=True):
+        assert row["translation"] == best.text
+        ids = [*tokenizer.encode([best.text])[0], 3]
+        if tuple(ids) == best.ids:  # else cut off before <eos>, or found in other pieces
+            assert row["log_prob"] == pytest.approx(best.log_prob, rel=1e-4)
+            assert row["log_probs"] == pytest.approx(best.token_log_probs, rel=1e-3)
+            compared += 1
+        assert len(row["pieces"]) == len(row["log_probs"]) == len(ids)
+        assert row["log_prob"] == pytest.approx(sum(row["log_probs"]), rel=1e-6)
+        mean = row["log_prob"] / len(ids)
+        assert row["perplexity"] == pytest.approx(math.exp(-mean), rel=1e-6)
+    assert f"{len(LINES)} translations, {sum(len(r['pieces']) for r in rows)} pieces" in done.stderr
+
+
+def test_score_of_a_split_and_of_what_is_too_long(workdir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("transformer_jax.data.corpora._SMALL_WORLD_HELD_OUT_SIZE", 7)
+    monkeypatch.setattr("transformer_jax.translation.SOURCE_LENGTHS", (13,))
+    rows = score(workdir, None, None, tmp_path / "scores", split="longer")
+    assert len(rows) == 7
+    assert [row["log_prob"] is None for row in rows] == [row["pieces"] is None for row in rows]
+    too_long = sum(row["log_prob"] is None for row in rows)
+    assert too_long > 0 and f"{too_long} pairs too long to score" in capsys.readouterr().err
+
+
+def test_files_to_score_that_do_not_go_together(workdir, source, tmp_path):
+    short = tmp_path / "short"
+    short.write_text("one\n")
+    with pytest.raises(UserError, match=r"has 4 lines and .*short 1"):
+        score(workdir, source, short, tmp_path / "out")
+    with pytest.raises(UserError, match="--input=SOURCES --target=TRANSLATIONS"):
+        score(workdir, source, None, tmp_path / "out")
+
+
+# ----------------------------------------------------------------------------------------- ensemble
+def test_an_ensemble_translates_evaluates_and_scores(workdir, other, source, tmp_path, monkeypatch):
+    alone = [translate(w, source, tmp_path / "out", weights="latest") for w in (workdir, other)]
+    options = {"ensemble": [other], "weights": "latest"}
+    both = translate(workdir, source, tmp_path / "out", **options)
+    assert len(both) == len(LINES) and both[1] == ""
+    assert both not in alone, "one of the two was not asked"
+    target = tmp_path / "target"
+    target.write_text("".join(line + "\n" for line in ["I", "", "you", "she"]))
+    scores = [
+        score(workdir, source, target, tmp_path / "a", weights="latest"),
+        score(other, source, target, tmp_path / "b", weights="latest"),
+        score(workdir, source, target, tmp_path / "c", **options),
+    ]
+    for a, b, mean in zip(*scores, strict=True):
+        # Of the first piece, where nothing stands before it, it is the mean of both probabilities.
+        expected = (math.exp(a["log_probs"][0]) + math.exp(b["log_probs"][0])) / 2
+        assert math.exp(mean["log_probs"][0]) == pytest.approx(expected, rel=1e-4)
+    monkeypatch.setattr("transformer_jax.data.corpora._SMALL_WORLD_HELD_OUT_SIZE", 7)
+    before = (workdir / "evaluation" / "test" / "scores.json").read_bytes()
+    trained_workdir.evaluate(config_of(workdir), workdir, split="test", **options)
+    report = json.loads((workdir / "evaluation" / "test-ensemble" / "scores.json").read_text())
+    assert report["ensemble"] == [str(other)]
+    assert report["steps"] == [[4], [4]]
+    assert (workdir / "evaluation" / "test" / "scores.json").read_bytes() == before
+
+
+def test_an_ensemble_needs_one_vocabulary(workdir, tmp_path):
+    alien = tmp_path / "alien"
+    done = launch(f"--workdir={alien}", *FLAGS, "--config.data.vocab_size=703")
+    assert done.returncode == 0, done.stderr
+    error = refusal(*("--mode=translate", f"--workdir={workdir}", f"--ensemble={alien}"), text="我")
+    assert f"{workdir} and {alien} cannot be an ensemble: their vocabularies differ" in error
+    error = refusal("--mode=evaluate", f"--workdir={workdir}", f"--ensemble={alien}/none")
+    assert f"{alien}/none is not a workdir" in error
+
+
+# ----------------------------------------------------------------------------------------- prefixes
+def test_translations_begin_as_the_prefixes_do(workdir, source, tmp_path):
+    prefixes = tmp_path / "prefixes"
+    prefixes.write_text("I\nno\n\nThe\n")
+    free = translate(workdir, source, tmp_path / "free")
+    found = translate(workdir, source, tmp_path / "forced", prefix_file=str(prefixes))
+    assert found[0].startswith("I") and found[3].startswith("The")
+    assert found[1:3] == ["", free[2]]
+
+
+def test_prefixes_that_do_not_fit(workdir, source, tmp_path, capsys):
+    prefixes = tmp_path / "prefixes"
+    prefixes.write_text("I\n")
+    with pytest.raises(UserError, match="prefixes has 1 lines, and there are 4"):
+        translate(workdir, source, tmp_path / "out", prefix_file=str(prefixes))
+    prefixes.write_text("I have a cat and a dog\n\n\n\n")
+    assert translate(workdir, source, tmp_path / "out", prefix_file=str(prefixes))[0] == ""
+    assert "line 1" in capsys.readouterr().err
