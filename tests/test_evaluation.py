@@ -1,12 +1,18 @@
 """Scores are sacrebleu's own; the report's files agree and keep their rows."""
 
 import dataclasses
+import itertools
 import json
 
 import pytest
 import sacrebleu
+from hypothesis import given
+from hypothesis import strategies as st
 
-from transformer_jax import evaluation
+from transformer_jax import evaluation, trained
+from transformer_jax.data.corpora import Corpus
+from transformer_jax.evaluation import Degeneracy, degeneracy
+from transformer_jax.paper_bleu import paper_bleu
 
 TRANSLATIONS = [
     "I have a cat.",
@@ -104,6 +110,124 @@ def test_printed_scores_name_what_they_are():
     assert "20.0 % of 5 sentences" in printed
     assert "tok:13a" in printed
     assert len(printed.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("language", "german"), [("de", True), ("de_AT", True), ("en", False), ("zh", False)]
+)
+def test_the_papers_bleu_is_given_and_printed_for_german_alone(language, german):
+    translations = ["Wir lesen den Rich-Text."]
+    references = ["Wir lesen den Rich-Text hier."]
+    scores = evaluation.score(translations, references, target_language=language, bootstrap=0)
+    lines = str(scores).splitlines()
+    if german:
+        assert scores.paper_bleu == paper_bleu(translations, references)
+        assert scores.paper_bleu != scores.bleu
+        assert lines[3].startswith(f"paper BLEU   {scores.paper_bleu:.1f}   tokenised, compound-")
+    else:
+        assert scores.paper_bleu is None
+        assert len(lines) == 3
+
+
+# -------------------------------------------------------------------------------------- degeneracy
+WORDS = [f"{letter}{number}" for letter in "abcdefghijk" for number in range(10)]
+GOOD_SOURCES = [f"quelle {a} {b}" for a, b in itertools.pairwise(WORDS)]
+GOOD = [f"source {a} {b}" for a, b in itertools.pairwise(WORDS)]
+LINES = st.lists(
+    st.tuples(st.text("ab我 -", max_size=9), st.text("ab我 -", max_size=19)), max_size=7
+)
+
+
+@given(LINES)
+def test_a_perfect_translation_is_never_warned_about(pairs):
+    sources, references = [s for s, _ in pairs], [r for _, r in pairs]
+    found = degeneracy(sources, references, references)
+    assert found == Degeneracy(empty=0, loops=0, copied=0, shared=0)
+    assert evaluation.warnings(found) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "translations", "says"),
+    [
+        ("empty", ["", " \t", *GOOD[2:]], "1.8 % of the translations are empty"),
+        ("empty", [""] * 109, "100.0 % of the translations are empty"),
+        ("loops", ["a b a b a b a b", "c c c c", *GOOD[2:]], "1.8 % of the translations repeat"),
+        ("copied", [*GOOD_SOURCES[:3], *GOOD[3:]], "2.8 % of the translations copy"),
+        ("copied", GOOD_SOURCES, "100.0 % of the translations copy"),
+        ("shared", [*["the same"] * 11, *GOOD[11:]], "10.1 % of the translations are those of"),
+        ("shared", ["the same"] * 109, "100.0 % of the translations are those of"),
+    ],
+)
+def test_each_kind_is_told_apart_and_warned_about(kind, translations, says):
+    found = degeneracy(GOOD_SOURCES, translations, GOOD)
+    (warning,) = evaluation.warnings(found)
+    assert says in warning
+    assert [name for name, share in dataclasses.asdict(found).items() if share] == [kind]
+
+
+def test_a_few_of_each_are_usual():
+    translations = ["", "a a a a", *GOOD_SOURCES[2:4], *["the same"] * 10, *GOOD[14:]]
+    found = degeneracy(GOOD_SOURCES, translations, GOOD)
+    assert found == Degeneracy(empty=1 / 109, loops=1 / 109, copied=2 / 109, shared=10 / 109)
+    assert evaluation.warnings(found) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "loops"),
+    [
+        ("no no no", False),
+        ("well no no no no", True),
+        ("to be to be to be to", False),
+        ("is to be to be to be to be", True),
+        ("a b c a b c a b c a b c", True),
+        ("a b c d a b c d a b c d a b c d", True),
+        ("a b c d e a b c d e a b c d e a b c d e", False),
+        ("aaaa", False),
+        ("他很很很好", False),
+        ("他很很很很好", True),
+        ("他说，他说，他说，他说，", True),
+        ("ばばばば", True),
+    ],
+)
+def test_what_a_loop_is(text, loops):
+    assert degeneracy(["x"], [text], ["y"]).loops == loops
+    assert degeneracy(["x"], [text], [text]).loops == 0, "the reference has it too"
+    assert degeneracy(["x"], [text], ["no no no no"]).loops == 0
+
+
+@given(st.lists(st.sampled_from("ab"), max_size=23))
+def test_loops_are_those_found_by_cutting_out_every_piece(units):
+    pieces = [(units[i : i + n], units[i : i + 4 * n]) for n in range(1, 5) for i in range(23)]
+    by_hand = any(len(piece) and piece * 4 == four for piece, four in pieces)
+    assert degeneracy(["x"], [" ".join(units)], ["y"]).loops == by_hand
+
+
+def test_sharing_is_counted_against_the_references():
+    sources = ["一", "二", "三", "三", "四"]
+    # "one" stands for 一 and 二; "three" for 三 alone, though twice.
+    translations = ["one", "one", "three", "three", "four"]
+    unlike = ["one", "two", "three", "three", "four"]
+    alike = ["1", "1", "3", "3", "4"]
+    assert degeneracy(sources, translations, unlike).shared == 2 / 5
+    assert degeneracy(sources, translations, alike).shared == 0
+    assert degeneracy(["三"] * 2, ["three"] * 2, ["three", "3"]).shared == 0, "one source"
+    assert degeneracy(sources, unlike, alike).shared == 0, "never less than none"
+    assert degeneracy(sources, [""] * 5, unlike).shared == 0, "those are empty"
+
+
+def test_what_the_reference_does_is_no_fault():
+    found = degeneracy(["Ali", "x"], ["Ali", "x"], ["Ali", "y"])
+    assert found == Degeneracy(empty=0, loops=0, copied=1 / 2, shared=0)
+    assert degeneracy(["x"], [" "], [" "]).empty == 0
+    assert degeneracy([], [], []) == Degeneracy(empty=0, loops=0, copied=0, shared=0)
+
+
+def test_evaluating_says_the_warnings(capsys):
+    found = degeneracy(GOOD_SOURCES, ["the same"] * 109, GOOD)
+    corpus = Corpus(list(zip(GOOD_SOURCES, GOOD, strict=True)), 0)
+    trained._warn(corpus, [[None]] * 109, GOOD, "en", found)
+    assert capsys.readouterr().err.splitlines() == evaluation.warnings(found)
+    assert evaluation.warnings(found)
 
 
 # ------------------------------------------------------------------------------------------ report

@@ -157,7 +157,7 @@ def degeneracy(
     return Degeneracy(
         empty=sum(bool(r and not t) for _, t, r in rows) / count,
         loops=sum(_loops(t) and not _loops(r) for _, t, r in rows) / count,
-        copied=sum(bool(t) and s == t != r for s, t, r in rows) / count,
+        copied=sum(s == t != r for s, t, r in rows) / count,
         shared=max(shared, 0) / count,
     )
 
