@@ -47,7 +47,9 @@ class Tokenizer:
         rows = [_until_eos(row) for row in ids]
         if not self.imported:
             return self._processor.decode(rows)
-        return [self._processor.decode([self.vocabulary[i] for i in row]) for row in rows]
+        texts = [self._processor.decode([self.vocabulary[i] for i in row]) for row in rows]
+        # Of a piece that the other side's model made, SentencePiece leaves the ▁ in the text.
+        return [text.replace("▁", " ").strip() for text in texts]
 
     def pieces(self, text: str) -> list[str]:
         """The pieces of one text as strings, e.g. ["▁a", "▁c", "at"]."""

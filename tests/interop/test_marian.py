@@ -1,0 +1,554 @@
+"""Marian import and export: ids, tensors, files, and what is refused. Needs no transformers."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from transformer_jax import config as configs
+from transformer_jax import training
+from transformer_jax.checkpoint import Checkpoints
+from transformer_jax.config import BOS_ID, EOS_ID, PAD_ID, UNK_ID, Config, UserError
+from transformer_jax.data import small_world
+from transformer_jax.data.tokenizer import Tokenizers, train_tokenizer, train_tokenizers
+from transformer_jax.interop import require
+from transformer_jax.interop.marian import export_marian, import_marian
+from transformer_jax.interop.marian_weights import SpecialIds, export_order, import_order
+from transformer_jax.model import Transformer
+
+safetensors = pytest.importorskip(
+    "safetensors.numpy", reason="Marian's files need it: pip install safetensors"
+)
+
+D, F, V = 6, 11, 13
+OPTIONS = {
+    **{"model_type": "marian", "vocab_size": V, "d_model": D, "activation_function": "swish"},
+    **{"encoder_layers": 2, "encoder_attention_heads": 3, "encoder_ffn_dim": F},
+    **{"decoder_layers": 2, "decoder_attention_heads": 3, "decoder_ffn_dim": F},
+    **{"pad_token_id": V - 1, "eos_token_id": 0, "decoder_start_token_id": V - 1},
+    **{"scale_embedding": True, "dropout": 0.25},
+}
+
+
+def linear(name, out, inner):
+    return {f"{name}.weight": (out, inner), f"{name}.bias": (out,)}
+
+
+def layer(prefix, attentions):
+    shapes = {f"{prefix}.final_layer_norm.{end}": (D,) for end in ("weight", "bias")}
+    for name in attentions:
+        for part in "kvq":
+            shapes |= linear(f"{prefix}.{name}.{part}_proj", D, D)
+        shapes |= linear(f"{prefix}.{name}.out_proj", D, D)
+        shapes |= {f"{prefix}.{name}_layer_norm.{end}": (D,) for end in ("weight", "bias")}
+    return shapes | linear(f"{prefix}.fc1", F, D) | linear(f"{prefix}.fc2", D, F)
+
+
+def random_tensors(dtype=np.float32, tables=("model.shared.weight",), sizes=None):
+    """Tensors by the names that Hugging Face's files have."""
+    sizes = sizes or {}
+    shapes = {name: (sizes.get(name, V), D) for name in tables}
+    for n in range(2):
+        shapes |= layer(f"model.encoder.layers.{n}", ["self_attn"])
+        shapes |= layer(f"model.decoder.layers.{n}", ["self_attn", "encoder_attn"])
+    shapes["final_logits_bias"] = (1, sizes.get("final_logits_bias", V))
+    rng = np.random.default_rng(5)
+    return {name: rng.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+
+
+def write_json(path, content):
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def read_json(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def marian_folder(folder, tensors=None, **options):
+    folder.mkdir(parents=True)
+    write_json(folder / "config.json", {k: v for k, v in (OPTIONS | options).items() if v != "no"})
+    tensors = random_tensors() if tensors is None else tensors
+    safetensors.save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+def add_tokenizers(folder, separate=False):
+    """SentencePiece models, a vocabulary of V pieces, languages, and options of generation."""
+    pairs = small_world.pairs("train", size=50)
+    for tokenizer, name in zip(
+        train_tokenizers(pairs, vocab_size=500, shared=False), ("source", "target"), strict=True
+    ):
+        tokenizer.save(folder / f"{name}.spm")
+    pieces = ["</s>", "<unk>", "▁", "▁a", "e", "o", "t", "▁h", "我", "有", ".", "。", "<pad>"]
+    write_json(folder / "vocab.json", {piece: i for i, piece in enumerate(pieces)})
+    if separate:
+        write_json(folder / "target_vocab.json", {piece: i for i, piece in enumerate(pieces)})
+    languages = {"source_lang": "zho", "target_lang": "eng"}
+    write_json(folder / "tokenizer_config.json", languages | {"separate_vocabs": separate})
+    generation = {"num_beams": 6, "length_penalty": 0.5}
+    write_json(folder / "generation_config.json", generation)
+
+
+def imported(workdir):
+    """The config and parameters of a workdir."""
+    config = configs.load(workdir / "config.json")
+    checkpoints = Checkpoints(workdir, keep=1)
+    sizes = {"source": config.data.vocab_size, "target": config.data.vocab_size}
+    if (workdir / "vocabularies.json").exists():
+        for side, tokenizer in zip(sizes, Tokenizers.load(workdir), strict=True):
+            sizes[side] = tokenizer.vocab_size
+    model = Transformer(config.model, sizes["target"], sizes["source"])
+    like = jax.eval_shape(lambda: training.create_state(config, model)).params
+    params, steps = checkpoints.restore_params(like, "average")
+    checkpoints.close()
+    assert steps == [0]
+    return config, model, params
+
+
+def assert_same_bits(a, b):
+    a, b = ({jax.tree_util.keystr(k): x for k, x in jax.tree.leaves_with_path(t)} for t in (a, b))
+    assert sorted(a) == sorted(b)
+    for name, x in a.items():
+        x, y = np.asarray(x), np.asarray(b[name])
+        assert (x.dtype, x.shape) == (y.dtype, y.shape), name
+        assert x.tobytes() == y.tobytes(), name
+
+
+def refused(folder, workdir, *words):
+    with pytest.raises(UserError) as caught:
+        import_marian(folder, workdir)
+    for word in words:
+        assert word in str(caught.value)
+    assert not (workdir / "config.json").exists()
+
+
+# Ids
+
+
+def test_the_rows_of_the_worked_example():
+    ids = SpecialIds(pad=5, unk=1, eos=0, start=5)
+    order = import_order(6, ids)
+    theirs = ["</s>", "<unk>", "▁a", "▁cat", "▁dog", "<pad>"]
+    assert [theirs[row] for row in order] == (
+        ["<pad>", "<unk>", "<pad>", "</s>", "▁a", "▁cat", "▁dog"]
+    )
+    ours = ["<pad>", "<unk>", "<s>", "</s>", "▁a", "▁cat", "▁dog"]
+    assert [ours[row] for row in export_order(7, drop_bos=True, pad=5)] == theirs
+
+
+@pytest.mark.parametrize("start", [2, 7, 10])
+def test_orders_are_inverse_wherever_marian_has_its_ids(start):
+    ids = SpecialIds(pad=7, unk=4, eos=2, start=start)
+    order = import_order(11, ids)
+    assert [order[i] for i in (PAD_ID, UNK_ID, EOS_ID, BOS_ID)] == [7, 4, 2, start]
+    drop = start != 10  # a token of its own is no copy
+    assert len(order) == 11 + drop
+    back = [order[row] for row in export_order(len(order), drop_bos=drop, pad=10)]
+    ordinary = [i for i in range(11) if i not in (7, 4, 2, start)]
+    assert back == [2, 4, *ordinary, *([] if drop else [10]), 7]
+
+
+# Import
+
+
+def test_a_table_and_its_bias_come_in_our_order(tmp_path):
+    tensors = random_tensors()
+    import_marian(marian_folder(tmp_path / "m", tensors), tmp_path / "w")
+    _, _, params = imported(tmp_path / "w")
+    rows = [V - 1, 1, V - 1, 0, *range(2, V - 1)]
+    assert np.array_equal(params["embedding"], tensors["model.shared.weight"][rows])
+    bias = tensors["final_logits_bias"][0, rows]
+    bias[BOS_ID] = -100
+    assert np.array_equal(params["logits_bias"], bias)
+
+
+def test_heads_are_consecutive_columns_of_marians_projections(tmp_path):
+    tensors = random_tensors()
+    import_marian(marian_folder(tmp_path / "m", tensors), tmp_path / "w")
+    _, _, params = imported(tmp_path / "w")
+    attention = params["decoder_1"]["cross_attention"]
+    theirs = "model.decoder.layers.1.encoder_attn."
+    x = np.arange(1, D + 1, dtype=np.float32)
+    for ours, name in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj")):
+        projected = tensors[f"{theirs}{name}.weight"] @ x + tensors[f"{theirs}{name}.bias"]
+        for head in range(3):
+            mine = x @ attention[f"{ours}_kernel"][:, head] + attention[f"{ours}_bias"][head]
+            np.testing.assert_allclose(mine, projected[2 * head : 2 * head + 2], rtol=1e-5)
+    merged = np.einsum("nh,nhd->d", x.reshape(3, 2), attention["output_kernel"])
+    np.testing.assert_allclose(merged, tensors[f"{theirs}out_proj.weight"] @ x, rtol=1e-5)
+
+
+def test_options_become_ours(tmp_path):
+    folder = marian_folder(tmp_path / "m")
+    add_tokenizers(folder)
+    import_marian(folder, tmp_path / "w")
+    config = configs.load(tmp_path / "w" / "config.json")
+    model, decode, data = config.model, config.decode, config.data
+    assert (model.num_layers, model.d_model, model.d_ff, model.num_heads) == (2, D, F, 3)
+    assert (model.norm, model.layer_norm_epsilon, model.sinusoid_layout) == ("post", 1e-5, "halves")
+    assert (model.activation, model.tied_embeddings, model.dropout_rate) == ("swish", "all", 0.25)
+    assert model.attention_bias and model.logits_bias and model.scale_embeddings
+    assert (decode.method, decode.beam_size, decode.length_penalty) == ("beam", 6, 0.5)
+    assert decode.length_penalty_form == "power"
+    assert (data.corpus, data.vocab_size, data.shared_vocabulary) == ("files", V + 1, True)
+    assert (data.source_language, data.target_language) == ("zho", "eng")
+    assert config.name == "m"
+
+
+def test_text_becomes_the_pieces_of_the_vocabulary(tmp_path):
+    folder = marian_folder(tmp_path / "m")
+    add_tokenizers(folder)
+    import_marian(folder, tmp_path / "w")
+    tokenizers = Tokenizers.load(tmp_path / "w")
+    assert tokenizers.target.vocabulary[:6] == ["<pad>", "<unk>", "<s>", "</s>", "▁", "▁a"]
+    pieces = tokenizers.target.pieces("Z a")
+    (ids,) = tokenizers.target.encode(["Z a"])
+    ours = {"▁": 4, "▁a": 5, "e": 6, "o": 7, "t": 8}
+    assert ids == [ours.get(piece, UNK_ID) for piece in pieces]
+    assert UNK_ID in ids and 5 in ids
+    assert tokenizers.target.decode([[5, 7, EOS_ID]]) == ["ao"]
+
+
+def test_the_file_of_weights_stands_for_its_folder(tmp_path):
+    folder = marian_folder(tmp_path / "m")
+    (folder / "model.safetensors").rename(folder / "other.safetensors")
+    import_marian(folder / "other.safetensors", tmp_path / "w")
+    assert (tmp_path / "w" / "config.json").exists()
+
+
+def test_float16_is_widened_without_change(tmp_path):
+    tensors = random_tensors(np.float16)
+    import_marian(marian_folder(tmp_path / "m", tensors), tmp_path / "w")
+    _, _, params = imported(tmp_path / "w")
+    w1 = params["encoder_0"]["feed_forward"]["w1"]
+    assert w1.dtype == np.float32
+    assert np.array_equal(w1.T, tensors["model.encoder.layers.0.fc1.weight"].astype(np.float32))
+
+
+def test_a_start_of_its_own_is_our_bos(tmp_path):
+    tensors = random_tensors()
+    folder = marian_folder(tmp_path / "m", tensors, decoder_start_token_id=7)
+    import_marian(folder, tmp_path / "w")
+    config, _, params = imported(tmp_path / "w")
+    assert config.data.vocab_size == V
+    assert np.array_equal(params["embedding"][BOS_ID], tensors["model.shared.weight"][7])
+    assert params["logits_bias"][BOS_ID] == tensors["final_logits_bias"][0, 7]
+
+
+def test_without_sentencepiece_there_is_no_tokenizer_and_that_is_said(tmp_path, capsys):
+    import_marian(marian_folder(tmp_path / "m"), tmp_path / "w")
+    said = capsys.readouterr().err
+    assert "source.spm, target.spm, vocab.json" in said and "cannot translate text" in said
+    assert "does not name its languages" in said
+    with pytest.raises(UserError, match=r"tokenizer\.model"):
+        Tokenizers.load(tmp_path / "w")
+
+
+def test_a_copied_bos_changes_no_other_probability(tmp_path):
+    import_marian(marian_folder(tmp_path / "m"), tmp_path / "w")
+    _, model, params = imported(tmp_path / "w")
+    source, target = np.array([[5, 7, 11, EOS_ID]]), np.array([[BOS_ID, 5, 4]])
+    logits = model.apply({"params": params}, source, target)
+    probabilities = np.asarray(jax.nn.softmax(logits))
+    assert probabilities[..., BOS_ID].max() < 1e-30
+    without = np.delete(np.asarray(logits), BOS_ID, axis=-1)
+    np.testing.assert_array_equal(
+        np.delete(probabilities, BOS_ID, axis=-1), np.asarray(jax.nn.softmax(without))
+    )
+
+
+# Round trips
+
+SOURCE, TARGET = "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight"
+TIES = {
+    "all": ({}, ("model.shared.weight",), {}),
+    "target_softmax": (
+        {"share_encoder_decoder_embeddings": False, "decoder_vocab_size": 11, "vocab_size": V},
+        (SOURCE, TARGET),
+        {TARGET: 11, "final_logits_bias": 11},
+    ),
+    "none": (
+        {"share_encoder_decoder_embeddings": False, "tie_word_embeddings": False},
+        (SOURCE, TARGET, "lm_head.weight"),
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("ties", TIES)
+def test_import_and_export_change_no_weight(tmp_path, ties):
+    options, tables, sizes = TIES[ties]
+    tensors = random_tensors(tables=tables, sizes=sizes)
+    last = sizes.get(TARGET, V) - 1
+    ids = {"pad_token_id": last, "decoder_start_token_id": last}
+    folder = marian_folder(tmp_path / "m", tensors, **ids, **options)
+    import_marian(folder, tmp_path / "w")
+    config = configs.load(tmp_path / "w" / "config.json")
+    assert config.model.tied_embeddings == ties
+    assert config.data.shared_vocabulary == (not sizes)
+    model = Transformer(config.model, last + 2, V + 1)
+    like = jax.eval_shape(lambda: training.create_state(config, model)).params
+    checkpoints = Checkpoints(tmp_path / "w", keep=1)
+    params, _ = checkpoints.restore_params(like, "latest")
+    checkpoints.close()
+    export_marian(config, params, None, tmp_path / "out")
+    assert_same_bits(tensors, safetensors.load_file(tmp_path / "out" / "model.safetensors"))
+    exported = read_json(tmp_path / "out" / "config.json")
+    assert {k: exported[k] for k in OPTIONS | ids | options} == OPTIONS | options | ids
+
+
+def test_every_file_comes_back(tmp_path):
+    folder = marian_folder(tmp_path / "m")
+    add_tokenizers(folder)
+    import_marian(folder, tmp_path / "w")
+    config, _, params = imported(tmp_path / "w")
+    export_marian(config, params, Tokenizers.load(tmp_path / "w"), tmp_path / "out")
+    for name in ("source.spm", "target.spm"):
+        assert (tmp_path / "out" / name).read_bytes() == (folder / name).read_bytes()
+    assert read_json(tmp_path / "out" / "vocab.json") == read_json(folder / "vocab.json")
+    assert not (tmp_path / "out" / "target_vocab.json").exists()
+    for name in ("tokenizer_config.json", "generation_config.json"):
+        before, after = read_json(folder / name), read_json(tmp_path / "out" / name)
+        assert {k: after[k] for k in before} == before
+    assert after["bad_words_ids"] == [[V - 1]]
+
+
+OURS = {"layer_norm_epsilon": 1e-5, "sinusoid_layout": "halves", "attention_bias": True}
+
+
+def our_model(tied="all", biases=True, vocab_sizes=(V, V), **options):
+    """A config and parameters of ours that Marian can have, nothing left at its initial value."""
+    config = Config()
+    options = OURS | {"num_layers": 1, "d_model": D, "d_ff": F, "num_heads": 3} | options
+    options |= {"attention_bias": biases, "logits_bias": biases, "tied_embeddings": tied}
+    config.model = dataclasses.replace(config.model, **options)
+    config.data.vocab_size = vocab_sizes[1]
+    config.data.shared_vocabulary = tied in ("all", "source_target")
+    config.data.source_language, config.data.target_language = "en", "de"
+    model = Transformer(config.model, vocab_sizes[1], vocab_sizes[0])
+    params = training.create_state(config, model).params
+    rng = np.random.default_rng(7)
+    return config, jax.tree.map(
+        lambda x: rng.standard_normal(x.shape).astype(np.float32), jax.device_get(params)
+    )
+
+
+@pytest.mark.parametrize("biases", [True, False])
+@pytest.mark.parametrize("tied", ["all", "source_target", "target_softmax", "none"])
+def test_export_and_import_change_no_weight_of_ours(tmp_path, tied, biases):
+    config, params = our_model(tied, biases)
+    export_marian(config, params, None, tmp_path / "m")
+    import_marian(tmp_path / "m", tmp_path / "w")
+    again, _, back = imported(tmp_path / "w")
+    assert again.model.tied_embeddings == tied
+    assert again.data.vocab_size == V
+    if biases:
+        assert_same_bits(params, back)
+        return
+    gained = dict(back)
+    assert not gained.pop("logits_bias").any()
+    for name in ("encoder_0", "decoder_0"):
+        gained[name] = {part: dict(leaves) for part, leaves in back[name].items()}
+        for part in ("self_attention", "cross_attention")[: 2 if name == "decoder_0" else 1]:
+            for kind in ("query", "key", "value", "output"):
+                assert not gained[name][part].pop(f"{kind}_bias").any()
+    assert_same_bits(params, gained)
+
+
+@pytest.mark.parametrize("sizes", [(11, V), (V, 11)])
+def test_without_names_pad_and_bos_have_ids_that_both_sides_have(tmp_path, sizes):
+    config, params = our_model("target_softmax", vocab_sizes=sizes)
+    export_marian(config, params, None, tmp_path / "m")
+    exported = read_json(tmp_path / "m" / "config.json")
+    assert (exported["decoder_start_token_id"], exported["pad_token_id"]) == (9, 10)
+    import_marian(tmp_path / "m", tmp_path / "w")
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+    checkpoints = Checkpoints(tmp_path / "w", keep=1)
+    assert_same_bits(params, checkpoints.restore_params(like, "latest")[0])
+    checkpoints.close()
+
+
+def test_a_bos_of_our_own_becomes_the_start_before_pad(tmp_path):
+    config, params = our_model()
+    export_marian(config, params, None, tmp_path / "m")
+    exported = read_json(tmp_path / "m" / "config.json")
+    assert exported["vocab_size"] == V
+    assert exported["decoder_start_token_id"] == V - 2
+    assert exported["pad_token_id"] == V - 1
+    tensors = safetensors.load_file(tmp_path / "m" / "model.safetensors")
+    assert np.array_equal(tensors["model.shared.weight"][V - 2], params["embedding"][BOS_ID])
+    generation = read_json(tmp_path / "m" / "generation_config.json")
+    assert generation["bad_words_ids"] == [[V - 2], [V - 1]]
+
+
+@pytest.mark.parametrize("changed", ["row", "bias"])
+def test_a_copied_bos_that_was_trained_since_is_kept(tmp_path, changed):
+    import_marian(marian_folder(tmp_path / "m"), tmp_path / "w")
+    config, _, params = imported(tmp_path / "w")
+    params = jax.tree.map(np.array, params)
+    if changed == "row":
+        params["embedding"][BOS_ID, 3] += 1e-6
+    else:
+        params["logits_bias"][BOS_ID] += 1e-4
+    export_marian(config, params, None, tmp_path / "out")
+    exported = read_json(tmp_path / "out" / "config.json")
+    assert (exported["vocab_size"], exported["decoder_start_token_id"]) == (V + 1, V - 1)
+    import_marian(tmp_path / "out", tmp_path / "again")
+    assert_same_bits(params, imported(tmp_path / "again")[2])
+
+
+def test_separate_vocabularies_of_two_sizes_share_the_id_of_pad(tmp_path):
+    pairs = small_world.pairs("train", size=50)
+    source = train_tokenizer([pair[0] for pair in pairs], vocab_size=500)
+    target = train_tokenizer([pair[1] for pair in pairs], vocab_size=450)
+    config, params = our_model("target_softmax", vocab_sizes=(500, 450))
+    export_marian(config, params, Tokenizers(source, target), tmp_path / "m")
+    sides = [read_json(tmp_path / "m" / name) for name in ("vocab.json", "target_vocab.json")]
+    assert [len(side) for side in sides] == [500, 450]
+    assert [side["<pad>"] for side in sides] == [449, 449]
+    assert read_json(tmp_path / "m" / "config.json")["pad_token_id"] == 449
+    import_marian(tmp_path / "m", tmp_path / "w")
+    again, _, back = imported(tmp_path / "w")
+    assert not again.data.shared_vocabulary
+    assert_same_bits(params, back)
+    for before, after in zip((source, target), Tokenizers.load(tmp_path / "w"), strict=True):
+        assert after.vocabulary == before.vocabulary
+        assert after.encode(["I have a cat. 我有猫"]) == before.encode(["I have a cat. 我有猫"])
+
+
+def test_a_penalty_that_transformers_lacks_is_said(tmp_path, capsys):
+    config, params = our_model()
+    export_marian(config, params, None, tmp_path / "m")
+    assert "decode.length_penalty_form='gnmt'" in capsys.readouterr().err
+    assert "length_penalty" not in read_json(tmp_path / "m" / "generation_config.json")
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"model_type": "bart"}, ["model_type='bart'", "marian"]),
+        ({"normalize_before": True}, ["normalize_before=True", "False"]),
+        ({"normalize_embedding": True}, ["normalize_embedding=True"]),
+        ({"add_final_layer_norm": True}, ["add_final_layer_norm=True"]),
+        ({"static_position_embeddings": False}, ["static_position_embeddings=False", "True"]),
+        ({"is_encoder_decoder": False}, ["is_encoder_decoder=False"]),
+        ({"decoder_layers": 3}, ["encoder_layers=2", "decoder_layers=3"]),
+        ({"decoder_attention_heads": 2}, ["attention_heads=3", "attention_heads=2"]),
+        ({"encoder_ffn_dim": 7}, ["encoder_ffn_dim=7", "decoder_ffn_dim=11"]),
+        ({"activation_function": "gelu_new"}, ["'gelu_new'", "relu, gelu, swish"]),
+        ({"d_model": "no"}, ["lacks d_model"]),
+        ({"d_model": "6"}, ["d_model='6'", "int"]),
+        ({"eos_token_id": [0, 4]}, ["eos_token_id=[0, 4]"]),
+        ({"pad_token_id": V}, ["pad is 13", "vocabulary of 13"]),
+        ({"eos_token_id": 1}, ["unk 1, eos 1"]),
+        ({"d_model": 10}, ["d_model=10", "num_heads=3"]),
+        ({"vocab_size": V + 4}, ["model.shared.weight", f"({V}, {D})", f"({V + 4}, {D})"]),
+    ],
+)
+def test_options_that_cannot_be_imported(tmp_path, options, words):
+    refused(marian_folder(tmp_path / "m", **options), tmp_path / "w", *words)
+
+
+BROKEN = "model.decoder.layers.1.encoder_attn.v_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x: x.pop(BROKEN), ["no tensor", BROKEN]),
+        (lambda x: x.update({BROKEN: x[BROKEN][:, 1:]}), [BROKEN, "(6, 5)", "(6, 6)"]),
+        (lambda x: x[BROKEN].__setitem__((2, 3), np.nan), [BROKEN, "not finite"]),
+        (lambda x: x[BROKEN].__setitem__((0, 0), np.inf), [BROKEN, "not finite"]),
+        (lambda x: x.pop("final_logits_bias"), ["no tensor final_logits_bias"]),
+        (lambda x: x.pop("model.shared.weight"), ["no tensor model.shared.weight"]),
+        (
+            lambda x: x.update({"model.encoder.layer_norm.weight": np.ones(D, np.float32)}),
+            ["architecture lacks", "model.encoder.layer_norm.weight"],
+        ),
+        (
+            lambda x: x.update({"model.encoder.embed_positions.weight": np.ones((5, D), "f")}),
+            ["model.encoder.embed_positions.weight", "sinusoids"],
+        ),
+    ],
+)
+def test_tensors_that_cannot_be_imported(tmp_path, change, words):
+    tensors = random_tensors()
+    change(tensors)
+    refused(marian_folder(tmp_path / "m", tensors), tmp_path / "w", *words)
+
+
+def test_sinusoids_that_a_file_has_are_recognised(tmp_path):
+    """Marian's own formula, in numpy: sines, then cosines, of position / 10000^(2(j // 2) / D)."""
+    j, position = np.arange(D), np.arange(17)[:, None]
+    angles = position / np.power(10000, 2 * (j // 2) / D)
+    table = np.concatenate([np.sin(angles[:, 0::2]), np.cos(angles[:, 1::2])], axis=1)
+    tensors = random_tensors() | {"model.decoder.embed_positions.weight": table.astype("f")}
+    import_marian(marian_folder(tmp_path / "m", tensors), tmp_path / "w")
+
+
+def test_files_that_cannot_be_imported(tmp_path):
+    refused(tmp_path / "nowhere", tmp_path / "w", "nowhere", "config.json")
+    folder = marian_folder(tmp_path / "m")
+    weights = folder / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-4])
+    refused(folder, tmp_path / "w", "model.safetensors", "cannot be read")
+    weights.unlink()
+    refused(folder, tmp_path / "w", "has no model.safetensors")
+    (folder / "pytorch_model.bin").write_bytes(b"")
+    refused(folder, tmp_path / "w", "may run code", "safe_serialization=True")
+    weights.write_bytes(content)
+    (folder / "vocab.json").write_text('{"</s>": 0, "a": 7}')
+    refused(folder, tmp_path / "w", "vocab.json", "2 pieces", "0 to 12")
+    (folder / "vocab.json").write_text('["</s>"]')
+    refused(folder, tmp_path / "w", "vocab.json is damaged")
+    (folder / "vocab.json").unlink()
+    (folder / "config.json").write_text("{")
+    refused(folder, tmp_path / "w", "config.json is damaged")
+
+
+def test_a_damaged_sentencepiece_model_is_named(tmp_path):
+    folder = marian_folder(tmp_path / "m")
+    add_tokenizers(folder)
+    (folder / "target.spm").write_bytes(b"nothing")
+    refused(folder, tmp_path / "w", "target.spm", "damaged")
+
+
+def test_nothing_is_overwritten(tmp_path):
+    folder = marian_folder(tmp_path / "m")
+    import_marian(folder, tmp_path / "w")
+    before = (tmp_path / "w" / "config.json").read_bytes()
+    with pytest.raises(UserError, match=r"w is not empty.*--workdir"):
+        import_marian(folder, tmp_path / "w")
+    config, _, params = imported(tmp_path / "w")
+    with pytest.raises(UserError, match=r"m is not empty.*--output"):
+        export_marian(config, params, None, folder)
+    assert (tmp_path / "w" / "config.json").read_bytes() == before
+
+
+def test_every_option_that_marian_lacks_is_named_at_once(tmp_path):
+    config, params = our_model()
+    options = {"norm": "pre", "layer_norm_epsilon": 1e-6, "positions": "learned", "d_key": 5}
+    config.model = dataclasses.replace(config.model, sinusoid_layout="interleaved", **options)
+    with pytest.raises(UserError) as caught:
+        export_marian(config, params, None, tmp_path / "m")
+    for words in (
+        "model.norm='pre' (Marian has 'post')",
+        "model.layer_norm_epsilon=1e-06 (Marian has 1e-05)",
+        "model.positions='learned' (Marian has 'sinusoidal')",
+        "model.sinusoid_layout='interleaved' (Marian has 'halves')",
+        "model.d_key=5 (Marian has 2)",
+    ):
+        assert words in str(caught.value)
+    assert "d_value" not in str(caught.value)
+    assert not (tmp_path / "m").exists()
+
+
+def test_what_is_not_installed_is_named():
+    with pytest.raises(UserError, match="pip install no_such_package"):
+        require("no_such_package.numpy")

@@ -1,0 +1,299 @@
+"""Hugging Face's Marian translation models ↔ a workdir.
+
+A Marian model is this Transformer with other conventions, which import undoes and export restores:
+Linear weights are [out, in]; sinusoids come in halves; attention and logits have biases; and ids
+are in another order, eos first and pad last, without a <bos>: translations start with pad. Of five
+words and their rows in the tables, with `decoder_start_token_id` 5:
+
+  Marian  0 </s>   1 <unk>  2 ▁a    3 ▁cat   4 ▁dog  5 <pad>
+  ours    0 <pad>  1 <unk>  2 <s>   3 </s>   4 ▁a    5 ▁cat   6 ▁dog
+
+Our row of <s> is a copy of the row of <pad>, so that translations start as Marian's do, and its
+bias on the logits is -100, so that its probability is nothing and the others' are as they were.
+Export drops such a copy; a <s> of our own stays, as a last piece before <pad>, and becomes
+`decoder_start_token_id`. No weight is ever rounded: import and export are each other's inverse,
+except that export writes a bias that our model lacks as zeros, and puts rows in Marian's usual
+order if they were in another.
+
+Hugging Face's own `generate` differs from ours where generation_config.json has
+renormalize_logits (Helsinki-NLP's have): the small probability of <pad> is then shared out among
+the other pieces. Its tokenizer also normalises punctuation, if sacremoses is installed.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transformer_jax import config as configs
+from transformer_jax import training
+from transformer_jax.checkpoint import Checkpoints
+from transformer_jax.config import CONFIG_FILE, Config, UserError
+from transformer_jax.data.tokenizer import Tokenizer, Tokenizers
+from transformer_jax.functional.positions import sinusoidal_positions
+from transformer_jax.interop import marian_config as options
+from transformer_jax.interop import marian_weights as weights
+from transformer_jax.interop import require
+from transformer_jax.model import Transformer
+from transformer_jax.tracking import say
+
+_GENERATION_FILE, _WEIGHTS_FILE = "generation_config.json", "model.safetensors"
+_TOKENIZER_FILE = "tokenizer_config.json"
+_SPM_FILES, _VOCABULARY_FILES = ("source.spm", "target.spm"), ("vocab.json", "target_vocab.json")
+# In the order of our ids; Marian has no <s> unless it starts its translations.
+_SPECIAL_PIECES = ("<pad>", "<unk>", "<s>", "</s>")
+
+
+def import_marian(source: Path, workdir: Path) -> None:
+    """Makes a workdir of a Marian model, to translate, evaluate and score with.
+
+    Args:
+      source: a folder with config.json and model.safetensors, and for texts source.spm, target.spm
+        and vocab.json; or the path of its .safetensors file.
+      workdir: empty, or not there yet.
+
+    Raises:
+      UserError: naming the file, option or tensor that is missing, damaged or not supported.
+    """
+    path = source if source.suffix == ".safetensors" else source / _WEIGHTS_FILE
+    folder = path.parent
+    _refuse_used(workdir, "--workdir")
+    theirs = _read_json(folder / CONFIG_FILE)
+    tensors = _read_tensors(path)
+    model = options.to_model_config(theirs, one_table=weights.has_one_table(tensors))
+    vocabularies = _Vocabularies(folder, theirs)
+    tokenizers = vocabularies.tokenizers(folder)
+    generation, languages = (folder / name for name in (_GENERATION_FILE, _TOKENIZER_FILE))
+    config = options.to_config(
+        folder.resolve().name,
+        model,
+        vocab_size=len(vocabularies.target),
+        shared_vocabulary=vocabularies.shared,
+        # Early versions have these options in config.json.
+        generation=theirs | (_read_json(generation) if generation.exists() else {}),
+        languages=_read_json(languages) if languages.exists() else {},
+    )
+    transformer = Transformer(model, len(vocabularies.target), len(vocabularies.source))
+    like = jax.eval_shape(lambda: training.create_state(config, transformer)).params
+    for name in weights.unknown_tensors(tensors, like):
+        raise UserError(f"{path} has a tensor that this architecture lacks: {name}")
+    _check_positions(tensors, model.d_model)
+    params = weights.to_params(
+        tensors,
+        like,
+        vocabularies.source,
+        vocabularies.target,
+        borrowed=vocabularies.borrowed,
+    )
+    _make_folder(workdir)
+    if tokenizers:
+        tokenizers.save(workdir)
+    # Without Adam's moments, which Marian's files have not and translating needs not.
+    state = training.TrainState(jnp.zeros((), jnp.int32), params, (), None)
+    checkpoints = Checkpoints(workdir, keep=1)
+    checkpoints.save(0, state, None)
+    checkpoints.close()
+    configs.save(config, workdir / CONFIG_FILE)
+
+
+class _Vocabularies:
+    """How the ids of a Marian model become ours.
+
+    Attributes:
+      source, target: Marian's row for each of our rows.
+      shared: whether both sides have one vocabulary.
+      borrowed: whether our <bos> is a copy of another of the target's rows.
+    """
+
+    def __init__(self, folder: Path, theirs: dict[str, Any]) -> None:
+        sizes = [options.get(theirs, "vocab_size", int)] * 2
+        one_table = options.get(theirs, "share_encoder_decoder_embeddings", bool, True)
+        if not one_table and theirs.get("decoder_vocab_size"):
+            sizes[1] = options.get(theirs, "decoder_vocab_size", int)
+        paths = [folder / name for name in _VOCABULARY_FILES]
+        self.shared = one_table or (sizes[0] == sizes[1] and not paths[1].exists())
+        if self.shared:
+            paths[1] = paths[0]
+        self._pieces = [
+            _read_vocabulary(path, size) if path.exists() else None
+            for path, size in zip(paths, sizes, strict=True)
+        ]
+        ids = weights.SpecialIds(
+            pad=options.get(theirs, "pad_token_id", int),
+            unk=(self._pieces[1] or {}).get("<unk>", 1),
+            eos=options.get(theirs, "eos_token_id", int),
+            start=options.get(theirs, "decoder_start_token_id", int),
+        )
+        self.borrowed = ids.borrowed is not None
+        self.target = _order(ids, sizes[1])
+        self.source = _order(ids if self.shared else self._source_ids(ids), sizes[0])
+
+    def _source_ids(self, target: weights.SpecialIds) -> weights.SpecialIds:
+        """The ids in config.json are the target's; a source of its own has names in vocab.json."""
+        pieces = self._pieces[0]
+        if pieces is None:
+            return target
+        pad, unk, eos = (
+            pieces.get(piece, default)
+            for piece, default in (
+                ("<pad>", target.pad),
+                ("<unk>", target.unk),
+                ("</s>", target.eos),
+            )
+        )
+        # Nothing begins with it in a source.
+        start = {"pad": pad, "unk": unk, "eos": eos, None: pieces.get("<s>", pad)}
+        return weights.SpecialIds(pad, unk, eos, start[target.borrowed])
+
+    def tokenizers(self, folder: Path) -> Tokenizers | None:
+        """Of the imported pieces, or None, said aloud, without the files."""
+        needed = [folder / name for name in (*_SPM_FILES, _VOCABULARY_FILES[not self.shared])]
+        missing = [path.name for path in needed if not path.exists()]
+        if missing or None in self._pieces:
+            say(
+                f"{folder} has no {', '.join(missing)}: the workdir gets no tokenizer, "
+                "so it cannot translate text"
+            )
+            return None
+        sides = zip(_SPM_FILES, self._pieces, (self.source, self.target), strict=True)
+        loaded = []
+        for name, pieces, order in sides:
+            names = {row: piece for piece, row in pieces.items()}
+            vocabulary = [*_SPECIAL_PIECES, *(names[row] for row in order[len(_SPECIAL_PIECES) :])]
+            loaded.append(Tokenizer.load(folder / name, vocabulary))
+        return Tokenizers(*loaded)
+
+
+def _order(ids: weights.SpecialIds, size: int) -> list[int]:
+    for name, row in dataclasses.asdict(ids).items():
+        if not 0 <= row < size:
+            raise UserError(f"the id of {name} is {row}, outside a vocabulary of {size}")
+    if len({ids.pad, ids.unk, ids.eos}) < 3:
+        raise UserError(f"ids must differ: pad {ids.pad}, unk {ids.unk}, eos {ids.eos}")
+    return weights.import_order(size, ids)
+
+
+def _check_positions(tensors: weights.Tensors, d_model: int) -> None:
+    for name in weights.POSITIONS:
+        if name in tensors:
+            theirs = np.asarray(tensors[name], np.float32)
+            ours = sinusoidal_positions(jnp.arange(len(theirs)), d_model, layout="halves")
+            if theirs.shape != ours.shape or not np.allclose(theirs, ours, rtol=0, atol=1e-2):
+                raise UserError(f"tensor {name} is not the sinusoids that Marian computes")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path.parent} has no {path.name}: give a Marian model's folder") from None
+    except OSError as e:
+        raise UserError(f"{path} cannot be read: {e.strerror}") from None
+    except ValueError as e:
+        raise UserError(f"{path} is damaged: {e}") from None
+    if not isinstance(read, dict):
+        raise UserError(f"{path} is damaged: it is not a JSON object")
+    return read
+
+
+def _read_vocabulary(path: Path, size: int) -> dict[str, int]:
+    pieces = _read_json(path)
+    if sorted(map(str, pieces.values())) != sorted(map(str, range(size))):
+        raise UserError(
+            f"{path} has {len(pieces)} pieces, and not one for each of the ids 0 to {size - 1}, "
+            "as config.json has it"
+        )
+    return pieces
+
+
+def _read_tensors(path: Path) -> weights.Tensors:
+    if not path.exists() and list(path.parent.glob("*.bin")):
+        raise UserError(
+            f"{path.parent} has its weights in a .bin file, which may run code when read: convert "
+            "it with transformers, model.save_pretrained(folder, safe_serialization=True)"
+        )
+    if not path.exists():
+        raise UserError(f"{path.parent} has no {path.name}")
+    safetensors = require("safetensors.numpy")
+    try:
+        return safetensors.load_file(path)
+    except (require("safetensors").SafetensorError, OSError) as e:
+        raise UserError(f"{path} cannot be read: {e}") from None
+
+
+def _refuse_used(folder: Path, option: str) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not empty: choose another {option}")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"cannot write to {folder}: {e.strerror}") from None
+
+
+def export_marian(config: Config, params: Any, tokenizers: Tokenizers | None, output: Path) -> None:
+    """Writes a folder that transformers' MarianMTModel.from_pretrained loads.
+
+    Args:
+      config: of the model.
+      params: its parameters.
+      tokenizers: its tokenizers, for MarianTokenizer; None = the model alone.
+      output: a folder, empty or not there yet.
+
+    Raises:
+      UserError: naming every option that Marian does not have, or if the folder is not empty.
+    """
+    options.refuse_incompatible(config.model)
+    _refuse_used(output, "--output")
+    safetensors = require("safetensors.numpy")
+    params = jax.device_get(params)
+    tables = [params.get(f"{side}_embedding", params.get("embedding")) for side in _SIDE_NAMES]
+    copy = weights.borrowed_bos(params)
+    sizes = [len(table) - (copy is not None) for table in tables]
+    pad = min(sizes) - 1  # Marian has one id for both sides
+    orders = [weights.export_order(len(t), drop_bos=copy is not None, pad=pad) for t in tables]
+    start = orders[1].index(configs.BOS_ID if copy is None else copy)
+    _make_folder(output)
+    theirs = options.to_marian(config.model, sizes, orders[1], start)
+    tensors = weights.to_tensors(params, *orders)
+    configs.write_whole(output / _WEIGHTS_FILE, safetensors.save(tensors, {"format": "pt"}))
+    _write_json(output / _GENERATION_FILE, options.to_generation(config.decode, orders[1], start))
+    if tokenizers:
+        _write_tokenizers(config, tokenizers, orders, output)
+    _write_json(output / CONFIG_FILE, theirs)
+
+
+_SIDE_NAMES = ("source", "target")
+
+
+def _write_tokenizers(
+    config: Config, tokenizers: Tokenizers, orders: Sequence[Sequence[int]], output: Path
+) -> None:
+    separate = tokenizers.source.vocabulary != tokenizers.target.vocabulary
+    for side in range(2):
+        tokenizer = tokenizers[side]
+        tokenizer.save(output / _SPM_FILES[side])
+        if side == 0 or separate:
+            names = [*_SPECIAL_PIECES, *tokenizer.vocabulary[len(_SPECIAL_PIECES) :]]
+            pieces = {names[row]: i for i, row in enumerate(orders[side])}
+            _write_json(output / _VOCABULARY_FILES[side], pieces)
+    about = {
+        "tokenizer_class": "MarianTokenizer",
+        "source_lang": config.data.source_language,
+        "target_lang": config.data.target_language,
+        "separate_vocabs": separate,
+        "model_max_length": 512,
+        **{"unk_token": "<unk>", "eos_token": "</s>", "pad_token": "<pad>"},
+    }
+    _write_json(output / _TOKENIZER_FILE, about)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    configs.write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,241 @@
+"""The options of Marian models in Hugging Face's config.json ↔ our configuration."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformer_jax.config import (
+    BOS_ID,
+    EOS_ID,
+    PAD_ID,
+    Config,
+    DecodeConfig,
+    ModelConfig,
+    UserError,
+    validate,
+)
+from transformer_jax.tracking import say
+
+_ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "swish": "swish", "silu": "swish"}
+# Where our model has one number, Marian has one for each side.
+_SIDES = {"layers": "num_layers", "attention_heads": "num_heads", "ffn_dim": "d_ff"}
+# share_encoder_decoder_embeddings and tie_word_embeddings.
+_TIED = {
+    "all": (True, True),
+    "source_target": (True, False),
+    "target_softmax": (False, True),
+    "none": (False, False),
+}
+# Options of early versions, and the only value that they may have.
+_FIXED = {
+    "normalize_before": False,
+    "normalize_embedding": False,
+    "add_final_layer_norm": False,
+    "static_position_embeddings": True,
+    "is_encoder_decoder": True,
+}
+
+
+def to_model_config(theirs: dict[str, Any], *, one_table: bool) -> ModelConfig:
+    """Our architecture.
+
+    Args:
+      theirs: the content of config.json.
+      one_table: whether the embeddings of source and target have the same values.
+
+    Raises:
+      UserError: naming an option that is missing or not supported.
+    """
+    if (kind := theirs.get("model_type", "marian")) != "marian":
+        raise UserError(f"config.json has model_type={kind!r}: only 'marian' can be imported")
+    for name, value in _FIXED.items():
+        if theirs.get(name, value) != value:
+            raise UserError(f"config.json has {name}={theirs[name]!r}: only {value} is supported")
+    both = {}
+    for name, ours in _SIDES.items():
+        both[ours] = get(theirs, f"encoder_{name}", int)
+        if (other := get(theirs, f"decoder_{name}", int)) != both[ours]:
+            raise UserError(
+                f"config.json has encoder_{name}={both[ours]} and decoder_{name}={other}: "
+                "only models with the same on both sides are supported"
+            )
+    activation = get(theirs, "activation_function", str)
+    if activation not in _ACTIVATIONS:
+        raise UserError(
+            f"config.json has activation_function={activation!r}, which is none of: "
+            + ", ".join(_ACTIVATIONS)
+        )
+    shared = get(theirs, "share_encoder_decoder_embeddings", bool, True)
+    softmax = get(theirs, "tie_word_embeddings", bool, True)
+    # Some versions tie all or nothing, whatever the first option says.
+    tied = (shared and (softmax or one_table), softmax)
+    return ModelConfig(
+        **both,
+        d_model=get(theirs, "d_model", int),
+        dropout_rate=get(theirs, "dropout", float, 0.1),
+        attention_dropout_rate=get(theirs, "attention_dropout", float, 0.0),
+        activation=_ACTIVATIONS[activation],
+        norm="post",
+        layer_norm_epsilon=1e-5,
+        sinusoid_layout="halves",
+        attention_bias=True,
+        tied_embeddings=next(name for name, options in _TIED.items() if options == tied),
+        scale_embeddings=get(theirs, "scale_embedding", bool, False),
+        logits_bias=True,
+    )
+
+
+def to_config(
+    name: str,
+    model: ModelConfig,
+    *,
+    vocab_size: int,
+    shared_vocabulary: bool,
+    generation: dict[str, Any],
+    languages: dict[str, Any],
+) -> Config:
+    """Our configuration of an imported model.
+
+    Args:
+      name: of the experiment.
+      model: its architecture.
+      vocab_size: of the target, in our rows.
+      shared_vocabulary: whether both sides have one.
+      generation: the content of generation_config.json, or of an early version's config.json.
+      languages: the content of tokenizer_config.json, or nothing.
+
+    Raises:
+      UserError: if the values cannot work together.
+    """
+    config = Config(name=name, model=model)
+    data, decode = config.data, config.decode
+    data.corpus = "files"
+    # "und" is ISO 639's code for an undetermined language.
+    data.source_language, data.target_language = (
+        get(languages, side, str, "und") for side in ("source_lang", "target_lang")
+    )
+    if "und" in (data.source_language, data.target_language):
+        say(
+            f"{name} does not name its languages: data.source_language="
+            f"{data.source_language!r}, data.target_language={data.target_language!r}"
+        )
+    data.vocab_size = vocab_size
+    data.shared_vocabulary = shared_vocabulary
+    decode.beam_size = get(generation, "num_beams", int, 1)
+    decode.method = "beam" if decode.beam_size > 1 else "greedy"
+    decode.length_penalty = get(generation, "length_penalty", float, 1.0)
+    decode.length_penalty_form = "power"
+    return validate(config)
+
+
+def get(options: dict[str, Any], name: str, kind: type, default: Any = None) -> Any:
+    """The option `name` of that type, or its default where it is missing or null.
+
+    Raises:
+      UserError: if it is missing and has no default, or is of another type.
+    """
+    value = options.get(name)
+    value = default if value is None else value
+    if value is None:
+        raise UserError(f"config.json lacks {name}")
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        raise UserError(f"config.json has {name}={value!r}, which is not of type {kind.__name__}")
+    return kind(value)
+
+
+def refuse_incompatible(model: ModelConfig) -> None:
+    """Raises UserError, naming every option with a value that Marian does not have."""
+    width = model.d_model // model.num_heads
+    needed = {
+        "norm": ("post",),
+        "layer_norm_epsilon": (1e-5,),
+        "positions": ("sinusoidal",),
+        "sinusoid_layout": ("halves",),
+        "d_key": (0, width),
+        "d_value": (0, width),
+    }
+    wrong = [
+        f"model.{name}={value!r} (Marian has {values[-1]!r})"
+        for name, values in needed.items()
+        if (value := getattr(model, name)) not in values
+    ]
+    if model.d_model % model.num_heads:
+        wrong.append(
+            f"model.d_model={model.d_model} (Marian has a multiple of "
+            f"model.num_heads={model.num_heads})"
+        )
+    if wrong:
+        raise UserError(f"this cannot be a Marian model: {', '.join(wrong)}")
+
+
+def to_marian(
+    model: ModelConfig, sizes: Sequence[int], order: Sequence[int], start: int
+) -> dict[str, Any]:
+    """The content of config.json.
+
+    Args:
+      model: our architecture.
+      sizes: rows of the source's and the target's table.
+      order: which of our rows each of the target's is.
+      start: the row that begins a translation.
+    """
+    one_table, softmax = _TIED[model.tied_embeddings]
+    both = {
+        f"{side}_{name}": getattr(model, ours)
+        for side in ("encoder", "decoder")
+        for name, ours in _SIDES.items()
+    }
+    return {
+        "model_type": "marian",
+        "architectures": ["MarianMTModel"],
+        "dtype": "float32",
+        "is_encoder_decoder": True,
+        "vocab_size": sizes[0],
+        "decoder_vocab_size": sizes[1],
+        "d_model": model.d_model,
+        **both,
+        "activation_function": model.activation,
+        "dropout": model.dropout_rate,
+        "attention_dropout": model.attention_dropout_rate,
+        "activation_dropout": 0.0,
+        "scale_embedding": model.scale_embeddings,
+        "share_encoder_decoder_embeddings": one_table,
+        "tie_word_embeddings": softmax,
+        # Sinusoids that transformers computes; ours have no last one.
+        "max_position_embeddings": 1024,
+        **_their_ids(order, start),
+    }
+
+
+def _their_ids(order: Sequence[int], start: int) -> dict[str, Any]:
+    eos = order.index(EOS_ID)
+    return {
+        "pad_token_id": order.index(PAD_ID),
+        "eos_token_id": eos,
+        "bos_token_id": None,
+        "decoder_start_token_id": start,
+        "forced_eos_token_id": eos,
+    }
+
+
+def to_generation(decode: DecodeConfig, order: Sequence[int], start: int) -> dict[str, Any]:
+    """The content of generation_config.json; see `to_marian` for `order` and `start`."""
+    never = {order.index(PAD_ID)}
+    if order[start] == BOS_ID:
+        never.add(start)
+    options = {
+        **_their_ids(order, start),
+        "num_beams": decode.beam_size if decode.method == "beam" else 1,
+        "bad_words_ids": [[token] for token in sorted(never)],
+        # 20 in transformers unless said, which cuts sentences.
+        "max_length": 512,
+    }
+    if options["num_beams"] > 1:
+        options["early_stopping"] = "never"
+    if decode.length_penalty_form == "power":
+        return options | {"length_penalty": decode.length_penalty}
+    if options["num_beams"] > 1 and decode.length_penalty:
+        say(
+            f"decode.length_penalty_form={decode.length_penalty_form!r} has no like in "
+            "transformers, whose length_penalty is left at 1"
+        )
+    return options
