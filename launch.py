@@ -1,16 +1,18 @@
 """Launches an experiment: `python launch.py` trains the quickstart; README.md has the rest."""
 
+import sys
 from pathlib import Path
 
 from absl import flags, logging
 
-from transformer_jax import command_line
+from transformer_jax import cloud, command_line
 from transformer_jax.config import WEIGHTS, UserError
 
 _MODES = ["train", "evaluate", "translate", "score", "compare", "describe", "import", "export"]
 _FORMATS = ["marian", "ctranslate2", "safetensors"]
 _MODE = flags.DEFINE_enum("mode", "train", _MODES, "What to do.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; runs/<name> by default.")
+flags.DEFINE_integer("sweep_index", None, "The point of the experiment's sweep() to run.")
 _SPLIT = flags.DEFINE_string("split", "test", "evaluate, score, compare: which split.")
 _WEIGHTS = flags.DEFINE_enum("weights", "average", WEIGHTS, "Which checkpoints to use.")
 _ENSEMBLE = flags.DEFINE_list(
@@ -19,25 +21,39 @@ _ENSEMBLE = flags.DEFINE_list(
 _INPUT = flags.DEFINE_string(
     "input", None, "translate, score: a file of sentences; import: the model to import."
 )
-_TARGET = flags.DEFINE_string("target", None, "score: a file of the translations of --input.")
+_TRANSLATIONS = flags.DEFINE_string(
+    "translations", None, "score: a file of the translations of --input."
+)
 _OUTPUT = flags.DEFINE_string(
-    "output", None, "translate, score: a file instead of stdout; export: the folder to make."
+    "output",
+    None,
+    "translate, score, --target: a file instead of stdout; export: the folder to make.",
 )
 _PREFIXES = flags.DEFINE_string("prefixes", None, "translate: a file; how each line has to begin.")
 _N_BEST = flags.DEFINE_integer("n_best", 1, "translate: translations of each line.", lower_bound=1)
 _OTHER = flags.DEFINE_string("other", None, "compare: the workdir to compare --workdir with.")
 _FORMAT = flags.DEFINE_enum("format", None, _FORMATS, "import (marian alone), export: of what.")
 _QUANTIZATION = flags.DEFINE_string("quantization", "", "export to ctranslate2: int8, float16, ….")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "Several processes: host:port of the first. Not needed on a TPU or Slurm."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Several processes: how many.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Several processes: which this is, from 0.")
 _PROFILE = flags.DEFINE_string("profile", None, "train: a folder for a jax profiler trace.")
+flags.adopt_module_key_flags(cloud)  # for --help
 
 
 def main(argv: list[str]) -> None:
     """Does what --mode says."""
     if argv[1:]:
         raise UserError(f"what is {argv[1]!r}? Options are written --name=value")
+    if cloud.wanted():
+        at = Path(__file__).parent, _MODE.value, _WORKDIR.value, _OUTPUT.value
+        sys.exit(cloud.launch(flags.FLAGS.config, *at))
     # Imported here: a wrong flag should not wait for jax.
-    from transformer_jax import experiment, trained
+    from transformer_jax import comparison, experiment, interop, parallel, trained
 
+    parallel.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     logging.set_verbosity(logging.ERROR)
     config = flags.FLAGS.config
     workdir = Path(_WORKDIR.value or f"runs/{config.name}")
@@ -60,8 +76,15 @@ def main(argv: list[str]) -> None:
             **options,
         )
     elif _MODE.value == "score":
-        files = _INPUT.value, _TARGET.value, _OUTPUT.value
+        files = _INPUT.value, _TRANSLATIONS.value, _OUTPUT.value
         trained.score(config, workdir, *files, split=_SPLIT.value, **options)
+    elif _MODE.value == "compare":
+        print(comparison.compare(workdir, _path(_OTHER), split=_SPLIT.value))
+    elif _MODE.value == "import":
+        interop.import_model(_FORMAT.value, _path(_INPUT), workdir)
+    elif _MODE.value == "export":
+        model = trained.load(config, workdir, weights=weights)
+        interop.export_model(_FORMAT.value, model, _path(_OUTPUT), _QUANTIZATION.value)
     else:
         print(experiment.describe(config))
 

@@ -3,6 +3,7 @@
 import functools
 import os
 import sys
+from pathlib import Path
 
 import pytest
 from absl import flags
@@ -18,6 +19,9 @@ def get_config(name="tiny"):
     config = Config(name=name)
     config.model.d_ff = 17
     return config
+def sweep(name="tiny"):
+    for layers in (2, 3, 5):
+        yield {"name": f"{name}_{layers}", "model.num_layers": layers, "model.dropout_rate": 0}
 """
 
 
@@ -43,6 +47,7 @@ def run(folder, monkeypatch, capsys):
     def call(*arguments):
         values, seen = flags.FlagValues(), []  # the global ones remember earlier calls
         flags.DEFINE_string("workdir", None, "", flag_values=values)
+        flags.DEFINE_integer("sweep_index", None, "", flag_values=values)
         flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "", flag_values=values)
         define_here = functools.partial(define, flag_values=values)
         monkeypatch.setattr(config_flags, "DEFINE_config_dataclass", define_here)
@@ -145,10 +150,89 @@ def test_a_file_that_is_no_experiment(run, folder, name, content, part):
     assert part in error
 
 
-@pytest.mark.parametrize("name", ["config", "workdir"])
+@pytest.mark.parametrize("name", ["config", "workdir", "sweep_index"])
 def test_a_space_for_the_equals_sign(run, name):
     assert f"write --{name}=tiny.py, with an equals sign" in refusal(run(f"--{name}", "tiny.py"))
     assert f"write --{name}=…" in refusal(run(f"--{name}"))
+
+
+# ------------------------------------------------------------------------------ points of a sweep
+def point(layers, name="tiny", **options):
+    changed = {"model__num_layers": layers, "model__dropout_rate": 0.0} | options
+    return expected(name=f"{name}_{layers}", **changed)
+
+
+@pytest.mark.fast
+def test_a_point_of_a_sweep(run):
+    config, *rest = run("--config=tiny.py", "--sweep_index=1")
+    assert (config, rest) == (point(3), ["train", []])
+    assert type(config.model.dropout_rate) is float, "a whole number was given for a number"
+    assert run("--sweep_index=0", "--config=tiny.py:huge")[0] == point(2, "huge")
+    assert run("--config=tiny.py")[0] == expected(), "the points are not kept"
+
+
+def test_the_command_lines_overrides_win_over_a_points(run):
+    config = run("--config=tiny.py", "--config.model.num_layers=7", "--sweep_index=2")[0]
+    assert config == point(5, model__num_layers=7)
+
+
+def test_a_point_in_a_workdir_that_has_another_configuration(run, folder):
+    configs.save(expected(seed=5), folder / "config.json")
+    assert run("--config=tiny.py", "--sweep_index=1", "--workdir=.")[0] == point(3)
+    error = refusal(run("--workdir=.", "--sweep_index=1"))
+    assert "--sweep_index needs --config=FILE.py" in error
+
+
+@pytest.mark.parametrize("index", ["3", "-1"])
+def test_an_index_that_is_out_of_range_says_how_many_points_there_are(run, index):
+    error = refusal(run("--config=tiny.py", f"--sweep_index={index}"))
+    assert f"--sweep_index={index}: " in error
+    assert "sweep() of tiny.py has 3 points" in error
+
+
+@pytest.mark.parametrize("index", ["one", "1.5", ""])
+def test_an_index_that_is_no_number(run, index):
+    error = refusal(run("--config=tiny.py", f"--sweep_index={index}"))
+    assert f"{index!r} is not a whole number" in error
+
+
+@pytest.mark.parametrize(
+    ("points", "part"),
+    [
+        ('{"name": "a", "model.layers": 2}', "point 0 of sweep() of bad.py: there is no option"),
+        ('{"name": "a", "model.d_f": 2}', "did you mean model.d_ff?"),
+        ('{"name": "a", "num_heads": 2}', "did you mean model.num_heads?"),
+        ('{"name": "a", "model": 2}', "there is no option model"),
+        ('{"name": "a", "model.d_ff": 2.0}', "model.d_ff=2.0 is not a whole number"),
+        ('{"name": "a", "model.d_ff": True}', "model.d_ff=True is not a whole number"),
+        ('{"name": "a", "model.dropout_rate": False}', "dropout_rate=False is not a number"),
+        ('{"name": "a", "model.norm": 1}', "model.norm=1 is not text"),
+        ('{"name": "a", "model.attention_bias": 1}', "attention_bias=1 is not true or false"),
+        ('("name", "a")', "point 0 of sweep() of bad.py is a tuple, not a dict"),
+        ('{"seed": 1}', "point 0 of sweep() of bad.py needs a name of its own"),
+        ('{"name": "a"}, {"name": "a"}', "point 1 of sweep() of bad.py needs a name of its own"),
+    ],
+)
+def test_a_sweep_that_cannot_be(run, folder, points, part):
+    file, _, _ = EXPERIMENT.partition("def sweep")
+    (folder / "bad.py").write_text(file + f"def sweep(): return [{points}]\n")
+    assert part in refusal(run("--config=bad.py", "--sweep_index=0"))
+
+
+def test_a_file_without_a_sweep(run, folder):
+    (folder / "single.py").write_text(EXPERIMENT.partition("def sweep")[0])
+    error = refusal(run("--config=single.py", "--sweep_index=0"))
+    assert "--config=single.py has no function sweep()" in error
+    assert "there is no such file" in refusal(run("--config=tinny.py", "--sweep_index=0"))
+
+
+def test_all_points_of_a_sweep_which_may_take_the_argument(folder):
+    names = [p["name"] for p in command_line.load_sweep(Path("tiny.py:huge"))]
+    assert names == ["huge_2", "huge_3", "huge_5"]
+    (folder / "plain.py").write_text(
+        EXPERIMENT.partition("def sweep")[0] + 'def sweep(): return [{"name": "b", "seed": 3}]\n'
+    )
+    assert command_line.load_sweep(Path("plain.py:huge")) == [{"name": "b", "seed": 3}]
 
 
 # -------------------------------------------------------------------------------------- overrides

@@ -6,9 +6,13 @@ what it lacks: a wrong name, type or file gives one clear line, and names the ne
 
 import importlib.util
 import inspect
+import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -31,35 +35,57 @@ def run(main: Callable[[list[str]], None], *, default_experiment: Path) -> None:
         config_flags.DEFINE_config_dataclass("config", config, sys_argv=argv)
         app.run(main, argv=argv, flags_parser=_parse)
     except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        sys.exit(2)
+        _stop(f"error: {e}", 2)
     except OSError as e:  # a disk that is full, a file that is not ours
-        print(f"error: {e.filename or 'input or output'}: {e.strerror or e}", file=sys.stderr)
-        sys.exit(2)
+        _stop(f"error: {e.filename or 'input or output'}: {e.strerror or e}", 2)
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        sys.exit(130)
+        _stop("\ninterrupted", 130)
+    except Exception:
+        if not _joined():
+            raise
+        _stop(traceback.format_exc(), 1)
+
+
+def _stop(message: str, status: int) -> NoReturn:
+    print(message, file=sys.stderr, flush=True)
+    if _joined():
+        # Leaving in good order waits for the other processes, which may be waiting for this one.
+        # Gone at once, it is missed, and they stop too.
+        sys.stdout.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def _joined() -> bool:
+    """Whether this is one of several processes, without importing jax to find out."""
+    parallel = sys.modules.get("transformer_jax.parallel")
+    return parallel is not None and parallel.joined()
 
 
 def load_config(argv: list[str], default_experiment: Path) -> tuple[Config, list[str]]:
     """The configuration that `argv` names, and `argv` without its --config=FILE.
 
     It comes from --config=FILE.py, or else from the workdir, or else is the default experiment.
+    --sweep_index=i makes it the i-th point of that file's sweep().
     """
-    named, rest, workdir = None, [], None
+    given, rest = {}, []
     for number, argument in enumerate(argv):
         name, has_value, value = argument.lstrip("-").partition("=")
-        if argument.startswith("-") and name in ("config", "workdir") and not has_value:
-            value = argv[number + 1] if number + 1 < len(argv) else ""
-            raise UserError(f"write --{name}={value or '…'}, with an equals sign")
-        is_config = argument.startswith("-") and name == "config"
-        named = value if is_config else named
-        workdir = value if argument.startswith("-") and name == "workdir" else workdir
-        rest += [] if is_config else [argument]
-    if named is not None:
-        return load_experiment(Path(named)), rest
-    if workdir is not None and (Path(workdir) / CONFIG_FILE).exists():
-        return configs.load(Path(workdir) / CONFIG_FILE), rest
+        if argument.startswith("-") and name in ("config", "workdir", "sweep_index"):
+            if not has_value:
+                value = argv[number + 1] if number + 1 < len(argv) else ""
+                raise UserError(f"write --{name}={value or '…'}, with an equals sign")
+            given[name] = value
+        if not argument.startswith("-") or name != "config":
+            rest.append(argument)
+    if "sweep_index" in given:
+        if "config" not in given:
+            raise UserError("--sweep_index needs --config=FILE.py, whose sweep() it picks from")
+        return _load_point(Path(given["config"]), given["sweep_index"]), rest
+    if "config" in given:
+        return load_experiment(Path(given["config"])), rest
+    if "workdir" in given and (Path(given["workdir"]) / CONFIG_FILE).exists():
+        return configs.load(Path(given["workdir"]) / CONFIG_FILE), rest
     return load_experiment(default_experiment), rest
 
 
@@ -69,6 +95,86 @@ def load_experiment(path: Path) -> Config:
     Raises:
       UserError: if there is no such file, or no such function in it.
     """
+    module, name, argument = _load_module(path)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"--config={name} has no function get_config()")
+    takes = len(inspect.signature(module.get_config).parameters)
+    if argument and not takes:
+        raise UserError(f"--config={path}: get_config() of {name} takes no argument")
+    config = module.get_config(argument) if argument else module.get_config()
+    if not isinstance(config, Config):
+        raise UserError(f"get_config() of {name} returned a {type(config).__name__}, not a Config")
+    return config
+
+
+def load_sweep(path: Path) -> list[dict[str, Any]]:
+    """The points of an experiment file's sweep(): overrides by dotted name, "name" among them.
+
+    "file.py:arg" gives sweep("arg") where sweep() takes an argument.
+
+    Raises:
+      UserError: if there is no such file or function, or two points would share a workdir.
+    """
+    module, name, argument = _load_module(path)
+    if not hasattr(module, "sweep"):
+        raise UserError(f"--config={name} has no function sweep()")
+    takes = len(inspect.signature(module.sweep).parameters)
+    points = list(module.sweep(argument) if argument and takes else module.sweep())
+    names = set()
+    for number, point in enumerate(points):
+        if not isinstance(point, dict):
+            found = type(point).__name__
+            raise UserError(f"point {number} of sweep() of {name} is a {found}, not a dict")
+        if "name" not in point or point["name"] in names:
+            raise UserError(
+                f"point {number} of sweep() of {name} needs a name of its own, for its workdir: "
+                f"it has {point.get('name')!r}"
+            )
+        names.add(point["name"])
+    return points
+
+
+def apply_overrides(config: Config, overrides: dict[str, Any], *, origin: str) -> None:
+    """Sets options of `config` by dotted name: {"model.num_layers": 2}.
+
+    Args:
+      config: changed in place.
+      overrides: values of the options' types; a whole number will do for a number.
+      origin: what an error names as the place to mend.
+
+    Raises:
+      UserError: if there is no such option, or its type is another.
+    """
+    known = configs.flatten(config)
+    for option, value in overrides.items():
+        if option not in known:
+            near = _nearest_option(option, known)
+            raise UserError(f"{origin}: there is no option {option}{near}")
+        kind = type(known[option])
+        # In Python True is a whole number, and here it is not.
+        fits = isinstance(value, bool) == (kind is bool)
+        if not fits or not isinstance(value, (int, float) if kind is float else kind):
+            raise UserError(f"{origin}: {option}={value!r} is not {_KINDS[kind][1]}")
+        section, _, name = option.rpartition(".")
+        setattr(getattr(config, section) if section else config, name, kind(value))
+
+
+def _load_point(path: Path, index: str) -> Config:
+    try:
+        number = int(index)
+    except ValueError:
+        raise UserError(f"--sweep_index={index}: {index!r} is not a whole number") from None
+    config, points = load_experiment(path), load_sweep(path)
+    if not 0 <= number < len(points):
+        raise UserError(
+            f"--sweep_index={number}: sweep() of {path} has {len(points)} points, numbered from 0"
+        )
+    apply_overrides(config, points[number], origin=f"point {number} of sweep() of {path}")
+    return config
+
+
+def _load_module(path: Path) -> tuple[ModuleType, str, str]:
+    """The module "file.py" of "file.py:arg", the file's name, and "arg"."""
     name, _, argument = str(path).partition(":")
     file = Path(name)
     if not file.is_file():
@@ -81,15 +187,7 @@ def load_experiment(path: Path) -> Config:
         raise UserError(f"--config={name} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise UserError(f"--config={name} has no function get_config()")
-    takes = len(inspect.signature(module.get_config).parameters)
-    if argument and not takes:
-        raise UserError(f"--config={path}: get_config() of {name} takes no argument")
-    config = module.get_config(argument) if argument else module.get_config()
-    if not isinstance(config, Config):
-        raise UserError(f"get_config() of {name} returned a {type(config).__name__}, not a Config")
-    return config
+    return module, name, argument
 
 
 def _with_flag_files(argv: list[str]) -> list[str]:
@@ -131,7 +229,7 @@ def _nearest_option(option: str, known: dict[str, object]) -> str:
 
 
 def _check_type(option: str, value: str, default: object) -> None:
-    parse, what = _KINDS.get(type(default), (str, ""))
+    parse, what = _KINDS[type(default)]
     try:
         parse(value or "0")  # "" is left to absl: the value may be the next argument
     except ValueError:
@@ -142,4 +240,5 @@ _KINDS = {
     int: (int, "a whole number"),
     float: (float, "a number"),
     bool: (flags.BooleanParser().parse, "true or false"),
+    str: (str, "text"),
 }

@@ -1,0 +1,170 @@
+"""What of a launch line goes elsewhere, what can be reached there, and which flags go together."""
+
+import subprocess
+import tarfile
+
+import pytest
+import yaml
+from launching import launch, refusal
+
+from transformer_jax.cloud import launch_line
+from transformer_jax.config import DataConfig, UserError
+
+OWN = {"target", "nodes", "name", "spot", "output"}
+TPU = [
+    "--target=tpu-vm",
+    "--zone=us-west4-a",
+    "--accelerator=v4-8",
+    "--workdir=gs://b/x",
+    "--dry_run",
+]
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A checkout with a changed file, a new one, an ignored one and a deleted one."""
+    root = tmp_path / "checkout"
+    (root / "experiments").mkdir(parents=True)
+    for name in ("changed.py", "deleted.py", "experiments/a.py"):
+        (root / name).write_text("before")
+    (root / ".gitignore").write_text("runs/\n")
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+    subprocess.run(["git", "add", "--all"], cwd=root, check=True)
+    (root / "changed.py").write_text("after")
+    (root / "experiments" / "new 'é'.py").write_text("new")
+    (root / "runs").mkdir()
+    (root / "runs" / "ignored").write_text("")
+    (root / "deleted.py").unlink()
+    return root
+
+
+# -------------------------------------------------------------------------------- the arguments
+def test_the_flags_of_the_place_are_taken_out_and_all_others_stay_in_order(tmp_path):
+    file = tmp_path / "flags"
+    file.write_text("--nodes=3\n--config.model.d_ff=17\n")
+    given = [
+        "--target=slurm",
+        "--config=a.py",
+        "-nodes=2",
+        "--nospot",
+        "--spot",
+        f"--flagfile={file}",
+    ]
+    rest = ["--config.name=--target=x", "--no_such=1", "--nodes_more=1"]
+    expected = ["--config=a.py", "--config.model.d_ff=17", *rest]
+    assert launch_line.without([*given, *rest], OWN) == expected
+
+
+def test_a_flag_without_an_equals_sign_and_a_line_break_are_refused():
+    with pytest.raises(UserError, match="write --nodes=…, with an equals sign"):
+        launch_line.without(["--nodes", "2"], OWN)
+    with pytest.raises(UserError, match="has a character"):
+        launch_line.without(["--config.demo=a\nb"], OWN)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "name"), [("WMT14_base", "wmt14-base"), ("_a b.", "a-b"), ("我", "run")]
+)
+def test_the_default_name_is_the_experiments(experiment, name):
+    assert launch_line.default_name(experiment) == name
+    launch_line.check_name(name)
+
+
+@pytest.mark.parametrize("workdir", [None, "", "runs/x", "/gs://b", "s3://b/x"])
+def test_a_workdir_that_goes_with_the_machine_is_refused(workdir):
+    with pytest.raises(UserError, match="needs --workdir=gs://BUCKET/…, not"):
+        launch_line.check_workdir(workdir, "tpu-vm")
+    launch_line.check_workdir("gs://b/x", "tpu-vm")
+
+
+# --------------------------------------------------------------------------------- the checkout
+def test_the_checkout_is_packed_as_it_is_now(checkout, tmp_path):
+    archive = tmp_path / "a.tar.gz"
+    assert launch_line.pack_checkout(checkout, archive) == 4
+    with tarfile.open(archive) as tar:
+        content = {name: tar.extractfile(name).read().decode() for name in tar.getnames()}
+    assert content == {
+        ".gitignore": "runs/\n",
+        "changed.py": "after",
+        "experiments/a.py": "before",
+        "experiments/new 'é'.py": "new",
+    }
+
+
+def test_a_folder_without_git_is_refused(tmp_path):
+    with pytest.raises(UserError, match="is no git checkout"):
+        launch_line.checkout_files(tmp_path)
+
+
+def test_the_experiment_is_named_as_from_the_checkout(checkout, monkeypatch):
+    monkeypatch.chdir(checkout / "experiments")
+    found = launch_line.from_checkout(["--config=a.py:x:y", "--config.seed=3"], checkout)
+    assert found == ["--config=experiments/a.py:x:y", "--config.seed=3"]
+    for lost in ("deleted.py", "../runs/ignored", "../../other.py"):
+        with pytest.raises(UserError, match="is not in the checkout"):
+            launch_line.from_checkout([f"--config={lost}"], checkout)
+
+
+def test_text_that_is_not_there_is_refused(checkout):
+    def check(**options):
+        launch_line.check_data(DataConfig(**{"corpus": "files"} | options), checkout)
+
+    check(train="changed.py,./experiments/a.py")
+    check(path="experiments", train="a.py")
+    check(path="gs://b/text", train="a.en,a.de")
+    check(corpus="tfds:wmt14_translate/de-en", train="train")
+    for lost in ({"train": "a.py"}, {"train": "changed.py", "test": "/etc/hosts"}):
+        with pytest.raises(UserError, match="is not in the checkout"):
+            check(**lost)
+    with pytest.raises(UserError, match=r"/data/changed.py is not in the checkout"):
+        check(path="/data", train="changed.py")
+
+
+# ------------------------------------------------------------------------------ through launch.py
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--zone=z"], "--zone goes with --target=tpu-vm or skypilot"),
+        (["--target=slurm", "--keep"], "--keep goes with --target=tpu-vm, not with --target=slurm"),
+        (
+            [*TPU, "--output=x"],
+            "--output goes with --target=slurm or skypilot, not with --target=tpu-vm",
+        ),
+        ([*TPU, "--mode=translate"], "is for --mode=train and evaluate, not --mode=translate"),
+        ([*TPU, "--workdir=runs/x"], "needs --workdir=gs://BUCKET/…, not runs/x"),
+        ([*TPU, "--accelerator=v5e-8"], "is none of v4-N, v5litepod-N"),
+        ([*TPU, "--config.model.num_heads=7"], "model.d_model=128 is not divisible"),
+        (["--target=tpu-vm", "--accelerator=v4-8", "--workdir=gs://b"], "needs --zone=…"),
+        (["--target=skypilot", "--workdir=gs://b"], "needs --accelerator=…"),
+    ],
+)
+def test_what_cannot_work_there_is_refused_before_anything_is_made(given, message):
+    assert message in refusal(*given)
+
+
+def test_a_dry_run_prints_the_commands_and_the_run_gets_the_other_flags():
+    done = launch(*TPU, "--spot", "--name=a-run", "--config.seed=3")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    verbs = ["create", "describe", "scp", "ssh", "ssh", "ssh", "ssh", "delete"]
+    assert [line.split()[4] for line in lines] == verbs
+    assert ".venv/bin/python launch.py --workdir=gs://b/x --config.seed=3; " in lines[4]
+
+
+def test_a_job_is_printed_or_written(tmp_path):
+    line = ["--target=skypilot", "--accelerator=A100:1", "--workdir=gs://b/x", "--config.seed=3"]
+    printed = launch(*line)
+    written = launch(*line, f"--output={tmp_path / 'task.yaml'}")
+    assert (printed.returncode, written.returncode, written.stdout) == (0, 0, "")
+    text = (tmp_path / "task.yaml").read_text()
+    assert printed.stdout == text
+    run = yaml.safe_load(text)["run"]
+    assert run == ".venv/bin/python launch.py --workdir=gs://b/x --config.seed=3\n"
+
+
+def test_a_slurm_job_runs_the_line_where_it_was_given():
+    done = launch("--target=slurm", "--nodes=2", "--workdir=runs/x", "--config.seed=3")
+    assert done.returncode == 0, done.stderr
+    assert "/launch.py --workdir=runs/x --config.seed=3 &\n" in done.stdout
+    assert "#SBATCH --nodes=2\n" in done.stdout
+    assert "#SBATCH --job-name=quickstart\n" in done.stdout
