@@ -1,4 +1,4 @@
-"""Two devices against one; this file is also the program that sees two (fake) devices."""
+"""Many devices against one; this file is also the program that sees several (fake) devices."""
 
 import dataclasses
 import json
@@ -7,27 +7,44 @@ import subprocess
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from transformer_jax import parallel, training
 from transformer_jax.config import Config, ModelConfig, OptimizerConfig, ParallelConfig, TrainConfig
 from transformer_jax.model import Transformer
 
-V, ROWS, STEPS, EARLY = 17, 8, 20, 5
+V, ROWS, STEPS, EARLY = 26, 8, 20, 5
 CONFIG = Config(
     model=ModelConfig(
-        num_layers=1, d_model=6, d_ff=11, num_heads=2, dropout_rate=0.3, attention_dropout_rate=0.2
+        num_layers=1, d_model=8, d_ff=12, num_heads=2, dropout_rate=0.3, attention_dropout_rate=0.2
     ),
     optimizer=OptimizerConfig(warmup_steps=200, clip_norm=1.0),
 )
 MODEL = Transformer(CONFIG.model, V)
-RUNS = {"single": ("single", 1), "pmap": ("auto", 1), "pmap-accumulate": ("pmap", 2)}
+# Devices: name: (options of parallel, accumulate).
+RUNS = {
+    1: {"single": ({}, 1), "accumulate": ({}, 2)},
+    2: {
+        "pmap": ({}, 1),
+        "pmap, accumulate": ({}, 2),
+        "data": ({"strategy": "mesh"}, 1),
+        "fsdp": ({"fsdp": 2}, 1),
+        "tensor": ({"tensor": 2}, 1),
+    },
+    4: {
+        "pmap": ({}, 1),
+        "data, fsdp, accumulate": ({"fsdp": 2}, 2),
+        "fsdp, tensor": ({"data": 1, "fsdp": -1, "tensor": 2}, 1),
+    },
+    8: {"pmap": ({}, 1), "data, fsdp, tensor": ({"fsdp": 2, "tensor": 2}, 1)},
+}
+CASES = [(number, name) for number, runs in RUNS.items() for name in runs if name != "single"]
 
 
 def make_batch(seed):
-    """Rows of 1 to 8 target tokens, so that the two devices get 10 and 26 of them."""
+    """Rows of 1 to 8 target tokens, so that two devices get 10 and 26 of them."""
     rng = np.random.default_rng(seed)
     source, labels = rng.integers(4, V, (ROWS, 7)), rng.integers(4, V, (ROWS, 8))
     source[:, 3:] *= rng.integers(0, 2, (ROWS, 1))
@@ -42,66 +59,140 @@ def make_batch(seed):
     return {name: array.astype(np.int32) for name, array in batch.items()}
 
 
-def run(state, strategy, accumulate):
+def run(options, accumulate):
     """What `experiment.train` does: the losses, and the parameters after some steps."""
     config = dataclasses.replace(CONFIG, train=TrainConfig(accumulate=accumulate))
-    devices = parallel.choose(ParallelConfig(strategy), batch_rows=ROWS, accumulate=accumulate)
-    step = devices.compile(lambda *reduce: training.make_train_step(config, MODEL, *reduce))
-    state = devices.put_state(jax.tree.map(jnp.copy, state))  # the step consumes its state
-    losses, tokens, early = [], [], []
+    options = ParallelConfig(**options)
+    devices = parallel.choose(options, batch_rows=ROWS, accumulate=accumulate)
+    traces = []
+
+    def make_step(*reduce):
+        step = training.make_train_step(config, MODEL, *reduce)
+        return lambda state, batch: traces.append(1) or step(state, batch)
+
+    step = devices.compile(make_step)
+    state = devices.create_state(lambda: training.create_state(config, MODEL))
+    state, losses, tokens, early = devices.to_step(state), [], [], []
     for number in range(1, STEPS + 1):
-        state, metrics = step(state, devices.put_batch(make_batch(number)))
-        metrics = devices.one_copy(metrics)
+        batch = {name: x[devices.rows] for name, x in make_batch(number).items()}
+        state, metrics = step(state, devices.put_batch(batch))
         losses.append(float(metrics["loss"]))
         tokens.append(float(metrics["target_tokens"]))
         if number == EARLY:
-            leaves = jax.tree.leaves(devices.one_copy(state).params)
-            early = np.concatenate([np.ravel(x) for x in leaves]).tolist()
-    description = devices.description
-    return {"losses": losses, "tokens": tokens, "params": early, "description": description}
+            params = devices.spread.replicate(devices.from_step(state.params))
+            early = np.concatenate([np.ravel(x) for x in jax.tree.leaves(params)]).tolist()
+    held = [x.addressable_shards[0].data.size for x in jax.tree.leaves(state.params)]
+    return {
+        "losses": losses,
+        "tokens": tokens,
+        "params": early,
+        "held": sum(held),
+        "traces": len(traces),
+        "description": devices.description,
+    }
 
 
-def error_of(rows, accumulate):
+def error_of(options, rows, accumulate=1):
     try:
-        parallel.choose(ParallelConfig(), batch_rows=rows, accumulate=accumulate)
+        parallel.choose(ParallelConfig(**options), batch_rows=rows, accumulate=accumulate)
     except parallel.UserError as e:
         return str(e)
 
 
 @pytest.fixture(scope="module")
 def runs():
-    """{name: what `run` returns}, from a process with two devices."""
-    flags = "--xla_force_host_platform_device_count=2"
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    """{devices: {name: what `run` returns}}, from processes with so many devices."""
     root = os.path.dirname(os.path.dirname(os.path.abspath(parallel.__file__)))
-    environment["PYTHONPATH"] = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, os.path.abspath(__file__)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
+    results = {}
+    for number in RUNS:
+        flags = f"--xla_force_host_platform_device_count={number}"
+        environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
+        command = [sys.executable, os.path.abspath(__file__), str(number)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        results[number] = json.loads(done.stdout)
+    return results
+
+
+@pytest.mark.parametrize(("number", "name"), CASES)
+def test_any_devices_learn_what_one_does(runs, number, name):
+    """With dropout, and with unequal padding; rounding grows afterwards."""
+    one, many = runs[1]["single"], runs[number][name]
+    assert len(one["losses"]) == STEPS and many["tokens"] == [36] * STEPS
+    np.testing.assert_allclose(many["losses"], one["losses"], atol=1e-5)
+    np.testing.assert_allclose(many["params"], one["params"], atol=1e-5)
+    assert many["traces"] == 1
 
 
 def test_devices_are_what_was_asked_for(runs):
-    assert runs["single"]["description"].startswith("1 ")
-    assert runs["pmap"]["description"].startswith("2 ")
-    assert runs["pmap-accumulate"]["description"].endswith("pmap")
-    assert all(runs[name]["tokens"] == [36] * STEPS for name in RUNS)
+    def described(number, name):
+        return runs[number][name]["description"]
+
+    assert described(1, "single") == "1 cpu device, jit"
+    assert described(2, "pmap") == "2 cpu devices, pmap"
+    assert described(2, "data") == "2 cpu devices, jit over a mesh (data 2, fsdp 1, tensor 1)"
+    assert described(4, "fsdp, tensor").endswith("(data 1, fsdp 2, tensor 2)")
+    assert described(8, "data, fsdp, tensor").endswith("(data 2, fsdp 2, tensor 2)")
 
 
-@pytest.mark.parametrize("name", ["pmap", "pmap-accumulate"])
-def test_two_devices_learn_what_one_does(runs, name):
-    """With dropout, and with unequal padding."""
-    one, two = runs["single"], runs[name]
-    assert len(one["losses"]) == STEPS
-    np.testing.assert_allclose(two["losses"], one["losses"], atol=1e-5)
-    np.testing.assert_allclose(two["params"], one["params"], atol=1e-5)
+def test_a_mesh_shares_out_the_parameters(runs):
+    """What one device holds, of all: replicas hold everything; norms and b2 are never cut."""
+    whole = runs[1]["single"]["held"]
+    assert runs[2]["pmap"]["held"] == runs[2]["data"]["held"] == whole
+    small = 10 * 8 + 2 * 8  # five norms' scale and bias, and b2 of both feed-forward networks
+    b1 = 2 * 12  # cut by tensor alone
+    kernels = whole - small - b1
+    assert runs[2]["fsdp"]["held"] == kernels / 2 + b1 + small
+    assert runs[2]["tensor"]["held"] == kernels / 2 + b1 / 2 + small
+    assert runs[8]["data, fsdp, tensor"]["held"] == kernels / 4 + b1 / 2 + small
 
 
 def test_rows_must_divide_by_the_devices(runs):
-    assert "data.batch_rows=7" in runs["error"]
-    assert "2 devices" in runs["error"]
-    assert "data.batch_rows=6" in runs["micro_error"]
-    assert "2 devices times train.accumulate=2" in runs["micro_error"]
+    errors = runs[2]["errors"]
+    assert "data.batch_rows=7" in errors[0] and "2 devices" in errors[0]
+    assert "data.batch_rows=6" in errors[1] and "2 devices times train.accumulate=2" in errors[1]
+
+
+def test_a_mesh_has_to_fit_the_devices(runs):
+    errors = runs[2]["errors"]
+    assert "parallel.fsdp=3, parallel.tensor=1 do not fit 2 devices" in errors[2]
+    assert "parallel.data=1, parallel.fsdp=1, parallel.tensor=1 do not fit 2" in errors[3]
+    assert "at most one of them can be -1" in errors[4]
+
+
+@pytest.mark.fast
+def test_the_rest_of_the_devices():
+    sizes = parallel.mesh_sizes(ParallelConfig(fsdp=2, tensor=3), 24)
+    assert sizes == {"data": 4, "fsdp": 2, "tensor": 3}
+    sizes = parallel.mesh_sizes(ParallelConfig(data=2, fsdp=-1), 24)
+    assert sizes == {"data": 2, "fsdp": 12, "tensor": 1}
+
+
+def test_what_does_not_divide_is_not_cut():
+    sizes = {"data": 2, "fsdp": 4, "tensor": 16}
+    spec = parallel.parameter_spec("embedding", (37_000, 512), sizes)
+    assert spec == PartitionSpec(None, "fsdp")
+    spec = parallel.parameter_spec("w1", (512, 2048), sizes)
+    assert spec == PartitionSpec("fsdp", "tensor")
+
+
+@pytest.mark.parametrize("norm", ["post", "pre"])
+@pytest.mark.parametrize("tied", ["all", "none"])
+def test_every_parameter_has_a_rule(norm, tied):
+    """And none is forgotten: those that are not cut are small."""
+    options = {"positions": "learned", "attention_bias": True, "logits_bias": True}
+    model = dataclasses.replace(CONFIG.model, norm=norm, tied_embeddings=tied, **options)
+    config = dataclasses.replace(CONFIG, model=model)
+    create = lambda: training.create_state(config, Transformer(model, V)).params  # noqa: E731
+    sizes = {"data": 1, "fsdp": 2, "tensor": 2}
+    for path, x in jax.tree_util.tree_leaves_with_path(jax.eval_shape(create)):
+        spec = parallel.parameter_spec(path[-1].key, x.shape, sizes)
+        assert any(spec) or x.size == CONFIG.model.d_model, path
+    with pytest.raises(ValueError, match="no rule for how to cut the parameter w3"):
+        parallel.parameter_spec("w3", (3, 5), sizes)
+    with pytest.raises(ValueError, match="no rule"):
+        parallel.parameter_spec("w1", (3,), sizes)
 
 
 @pytest.mark.fast
@@ -110,23 +201,17 @@ def test_strategy_on_this_machine():
     if jax.local_device_count() > 1:
         pytest.skip("several devices")
     assert parallel.choose(ParallelConfig("auto"), batch_rows=7).description.endswith("jit")
-    devices = parallel.choose(ParallelConfig("pmap"), batch_rows=7)
-    assert devices.description.endswith("pmap")
-    tree = {"x": np.arange(7), "scalar": np.float32(3)}
-    replicated = devices.put_state(tree)
-    assert {name: x.shape for name, x in replicated.items()} == {"x": (1, 7), "scalar": (1,)}
-    copy = devices.one_copy(replicated)
-    np.testing.assert_array_equal(copy["x"], tree["x"])
-    assert copy["scalar"] == 3
-
-
-def test_several_hosts_are_refused(monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 3)
-    with pytest.raises(parallel.UserError, match="3 hosts"):
-        parallel.choose(ParallelConfig(), batch_rows=7)
+    assert parallel.choose(ParallelConfig("pmap"), batch_rows=7).description.endswith("pmap")
+    rows = parallel.all_devices()
+    assert rows.round_up(7) == 7
+    np.testing.assert_array_equal(rows.put(np.arange(7)), np.arange(7))
 
 
 if __name__ == "__main__":
-    first = training.create_state(CONFIG, MODEL)
-    results = {name: run(first, *arguments) for name, arguments in RUNS.items()}
-    print(json.dumps(results | {"error": error_of(ROWS - 1, 1), "micro_error": error_of(6, 2)}))
+    number = int(sys.argv[1])
+    results = {name: run(*arguments) for name, arguments in RUNS[number].items()}
+    wrong = [
+        *(({}, ROWS - 1), ({}, 6, 2), ({"fsdp": 3}, ROWS)),
+        *(({"strategy": "mesh", "data": 1}, ROWS), ({"fsdp": -1}, ROWS)),
+    ]
+    print(json.dumps(results | {"errors": [error_of(*arguments) for arguments in wrong]}))

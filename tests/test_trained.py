@@ -61,7 +61,7 @@ def test_score_gives_what_translate_reported(workdir, source, tmp_path):
     target = tmp_path / "target"
     target.write_text("".join(h[0].text + "\n" for h in found), encoding="utf-8")
     done = launch(
-        *("--mode=score", f"--workdir={workdir}", f"--input={source}", f"--target={target}")
+        *("--mode=score", f"--workdir={workdir}", f"--input={source}", f"--translations={target}")
     )
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["source"] for row in rows] == LINES
@@ -96,7 +96,7 @@ def test_files_to_score_that_do_not_go_together(workdir, source, tmp_path):
     short.write_text("one\n")
     with pytest.raises(UserError, match=r"has 4 lines and .*short 1"):
         score(workdir, source, short, tmp_path / "out")
-    with pytest.raises(UserError, match="--input=SOURCES --target=TRANSLATIONS"):
+    with pytest.raises(UserError, match="--input=SOURCES --translations=FILE"):
         score(workdir, source, None, tmp_path / "out")
 
 

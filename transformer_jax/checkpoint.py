@@ -54,7 +54,10 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def restore(self, state: "TrainState") -> "TrainState":
-        """The last saved state; `state` when there is none. Shapes and dtypes are as in `state`."""
+        """The last saved state; `state` when there is none.
+
+        Shapes, dtypes, and the devices that each array is on, are as in `state`.
+        """
         step = self._manager.latest_step()
         if step is None:
             return state
@@ -63,13 +66,16 @@ class Checkpoints:
         restored = self._restore(step, items)
         return state.replace(params=restored["params"], **restored["optimizer"])
 
-    def restore_params(self, like: Any, weights: str) -> tuple[Any, list[int]]:
+    def restore_params(
+        self, like: Any, weights: str, sharding: jax.sharding.Sharding | None = None
+    ) -> tuple[Any, list[int]]:
         """Parameters to translate with, and the steps they come from.
 
         Args:
           like: parameters or their shapes.
           weights: "average" of the last checkpoints (Vaswani et al. 2017, section 6.1), "latest",
             or "best" by validation BLEU.
+          sharding: where to put them; None = on the first device.
 
         Raises:
           UserError: without a checkpoint, or without one that was evaluated for "best".
@@ -77,7 +83,7 @@ class Checkpoints:
         steps = self._steps_of(weights)
         total = None
         for step in steps:
-            params = self._restore(step, {"params": like})["params"]
+            params = self._restore(step, {"params": like}, sharding)["params"]
             total = params if total is None else jax.tree.map(lambda a, b: a + b, total, params)
         return jax.tree.map(lambda x: x / len(steps), total), steps
 
@@ -98,11 +104,14 @@ class Checkpoints:
             return [best]
         return steps[-self._keep :] if weights == "average" else steps[-1:]
 
-    def _restore(self, step: int, items: dict[str, Any]) -> Any:
-        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    def _restore(
+        self, step: int, items: dict[str, Any], sharding: jax.sharding.Sharding | None = None
+    ) -> Any:
+        first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
         def shape(x: Any) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+            where = sharding or getattr(x, "sharding", None) or first
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
 
         args = {
             name: ocp.args.StandardRestore(jax.tree.map(shape, item))

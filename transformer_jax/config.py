@@ -98,6 +98,11 @@ class ModelConfig:
     pretrained_embeddings: str = ""
     # dtype of matmuls; parameters, softmax, statistics, logits and loss are always float32.
     compute_dtype: str = "float32"
+    # What computes the attention of packed rows: "xla", the plain function; "cudnn" on NVIDIA GPUs
+    # and "splash" on TPUs never store its weights. Translation always takes the plain function.
+    attention: str = "xla"
+    # Keep only what enters each layer for the gradient, and compute the rest again: less memory.
+    remat: bool = False
 
 
 @dataclasses.dataclass
@@ -124,6 +129,9 @@ class TrainConfig:
     steps: int = 100_000
     # Micro-batches that one global batch is cut into, to save memory.
     accumulate: int = 1
+    # Random numbers of dropout. "threefry": the same on any devices; "rbg": faster on TPUs, but
+    # they then depend on how many devices and micro-batches share the rows.
+    rng: str = "threefry"
     log_every: int = 50
     checkpoint_every: int = 1000
     # Validation loss and greedy BLEU; a multiple of checkpoint_every. 0 = never.
@@ -158,8 +166,14 @@ class DecodeConfig:
 class ParallelConfig:
     """Which devices share the work."""
 
-    # "auto": one device: jit; several: pmap. Or "single" or "pmap".
+    # "auto": jit on one device, pmap on several, a mesh if fsdp or tensor is not 1. Or "single",
+    # "pmap" (replicas) or "mesh" (jit; parameters sharded over fsdp and tensor, rows over data and
+    # fsdp).
     strategy: str = "auto"
+    # Sizes of the mesh; -1 = the rest of the devices.
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
 
 
 @dataclasses.dataclass
@@ -186,10 +200,12 @@ _CHOICES = {
     "model.tied_embeddings": ("all", "source_target", "target_softmax", "none"),
     "model.kernel_init": ("glorot_uniform", "glorot_normal", "lecun_normal"),
     "model.compute_dtype": ("float32", "bfloat16"),
+    "model.attention": ("xla", "cudnn", "splash"),
+    "train.rng": ("threefry", "rbg"),
     "optimizer.schedule": ("inverse_sqrt", "cosine"),
     "decode.length_penalty_form": ("gnmt", "power"),
     "decode.method": ("beam", "greedy", "sample"),
-    "parallel.strategy": ("auto", "single", "pmap"),
+    "parallel.strategy": ("auto", "single", "pmap", "mesh"),
 }
 _POSITIVE = (
     *("data.vocab_size", "data.source_row_length", "data.target_row_length", "data.batch_rows"),
@@ -245,6 +261,8 @@ def validate(config: Config) -> Config:
         if not 0 <= options[name] < 1:
             raise UserError(f"{name}={options[name]} must be at least 0 and less than 1")
     _validate_together(config)
+    if config.model.attention != "xla":
+        _validate_fused_attention(config)
     return config
 
 
@@ -281,6 +299,33 @@ def _validate_together(config: Config) -> None:
         raise UserError(f"seed={config.seed} must be less than 2^32")
     if config.decode.top_p > 1:
         raise UserError(f"decode.top_p={config.decode.top_p} must be at most 1")
+
+
+def _validate_fused_attention(config: Config) -> None:
+    model, data = config.model, config.data
+    cudnn = model.attention == "cudnn"
+    name = f"model.attention={model.attention!r}"
+    if model.attention_dropout_rate:
+        raise UserError(
+            f"{name} has no dropout on attention weights: set model.attention_dropout_rate="
+            f"{model.attention_dropout_rate} to 0, or model.attention to 'xla'"
+        )
+    if cudnn and model.compute_dtype != "bfloat16":
+        raise UserError(f"{name} needs model.compute_dtype=bfloat16, not {model.compute_dtype}")
+    d_key, d_value = (d or model.d_model // model.num_heads for d in (model.d_key, model.d_value))
+    if cudnn and (d_key != d_value or d_key % 8 or d_key > 128):
+        raise UserError(
+            f"{name} needs heads as wide in keys as in values, of at most 128 and a multiple of 8: "
+            f"they are {d_key} and {d_value} wide (model.d_key, model.d_value)"
+        )
+    parallel = config.parallel
+    if not cudnn and (parallel.strategy == "mesh" or parallel.fsdp != 1 or parallel.tensor != 1):
+        raise UserError(f"{name} cannot be cut over a mesh: give parallel.strategy=single or pmap")
+    multiple = 2 if cudnn else 128
+    for side in ("source", "target"):
+        length = getattr(data, f"{side}_row_length")
+        if length % multiple:
+            raise UserError(f"{name} needs data.{side}_row_length={length} divisible by {multiple}")
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -35,25 +35,31 @@ def train(config: Config, workdir: Path, *, profile: str | None = None) -> None:
     """
     started = time.monotonic()
     configs.validate(config)
-    begun = _open_workdir(config, workdir)
-    corpus = corpora.load_split(config.data, "train")
-    valid = corpora.load_split(config.data, "valid")
-    corpora.load_split(config.data, "test")  # missing? Now is better than after the training
-    tokenizers = _tokenizers(config, workdir, corpus.pairs)
-    _check_data(workdir, dataset.content_hash(corpus.pairs, tokenizers), begun=begun)
-    data = _packed(config, workdir, tokenizers, corpus, "training")
+    devices = parallel.choose(
+        config.parallel, batch_rows=config.data.batch_rows, accumulate=config.train.accumulate
+    )
+    with parallel.writer_first():
+        begun = _open_workdir(config, workdir)
+        corpus = corpora.load_split(config.data, "train")
+        valid = corpora.load_split(config.data, "valid")
+        corpora.load_split(config.data, "test")  # missing? Now is better than after the training
+        tokenizers = _tokenizers(config, workdir, corpus.pairs)
+        _check_data(workdir, dataset.content_hash(corpus.pairs, tokenizers), begun=begun)
+        data = _packed(config, workdir, tokenizers, corpus, "training")
+        validation = _packed(config, workdir, tokenizers, valid, "validation")
     model = Transformer(config.model, tokenizers.target.vocab_size, tokenizers.source.vocab_size)
-    validate = _Validation(config, workdir, model, tokenizers, valid)
+    validate = _Validation(config, model, tokenizers, valid, validation, devices.spread)
     checkpoints = Checkpoints(workdir, keep=config.train.average_checkpoints)
     try:
-        state = _first_state(config, model, tokenizers, checkpoints)
-        # Last: from here on the workdir is this experiment's.
-        tokenizers.save(workdir)
-        configs.save(config, workdir / CONFIG_FILE)
+        state = _first_state(config, model, tokenizers, checkpoints, devices)
+        if parallel.is_writer():  # last: from here on the workdir is this experiment's
+            tokenizers.save(workdir)
+            configs.save(config, workdir / CONFIG_FILE)
         _run(
             config,
             workdir,
             model,
+            devices,
             state,
             data,
             checkpoints,
@@ -69,27 +75,32 @@ def train(config: Config, workdir: Path, *, profile: str | None = None) -> None:
 
 
 def _first_state(
-    config: Config, model: Transformer, tokenizers: Tokenizers, checkpoints: Checkpoints
+    config: Config,
+    model: Transformer,
+    tokenizers: Tokenizers,
+    checkpoints: Checkpoints,
+    devices: parallel.Devices,
 ) -> training.TrainState:
     """The last checkpoint's; without one a new one, whose embeddings may be word vectors."""
-    state = training.create_state(config, model)
+    state = devices.create_state(lambda: training.create_state(config, model))
     c = config.model
     if checkpoints.steps() or not c.pretrained_embeddings:
         return checkpoints.restore(state)
     params, summary = word_vectors.initialise(
-        state.params,
+        jax.device_get(devices.spread.replicate(state.params)),
         Path(c.pretrained_embeddings).expanduser(),
         tokenizers,
         stddev=c.embedding_stddev or c.d_model**-0.5,
     )
     say(summary)
-    return state.replace(params=params)
+    return devices.put_state(state.replace(params=params))
 
 
 def _run(
     config: Config,
     workdir: Path,
     model: Transformer,
+    devices: parallel.Devices,
     state: training.TrainState,
     data: dataset.PackedDataset,
     checkpoints: Checkpoints,
@@ -100,9 +111,6 @@ def _run(
 ) -> None:
     """The loop, with what happens around it: metrics, validation, checkpoints."""
     options = config.train
-    devices = parallel.choose(
-        config.parallel, batch_rows=config.data.batch_rows, accumulate=options.accumulate
-    )
     first_step = int(state.step)
     say(
         f"{config.name}: {count_parameters(state.params):,} parameters, {options.steps} steps of "
@@ -118,19 +126,18 @@ def _run(
     )
 
     def on_pause(step: int, state: Any) -> None:
-        one, metrics = devices.one_copy(state), None
-        every = options.evaluate_every
+        state, metrics, every = devices.from_step(state), None, options.evaluate_every
         if every and (step == options.steps or step % every == 0):
-            metrics = validate(one.params)
+            metrics = validate(state.params)
             tracker.write(step, {"valid": metrics})
             say(f"step {step}  " + "  ".join(f"valid {k} {v:.3f}" for k, v in metrics.items()))
-        checkpoints.save(step, one, metrics and metrics["bleu"])
+        checkpoints.save(step, state, metrics and metrics["bleu"])
         tracker.restart_clock()
 
     step = devices.compile(lambda *reduce: training.make_train_step(config, model, *reduce))
     try:
         training.train(
-            devices.put_state(state),
+            devices.to_step(state),
             tracking.profiled(step, profile) if profile else step,
             _batches(data, devices, first_step),
             first_step=first_step,
@@ -138,7 +145,6 @@ def _run(
             on_metrics=tracker.train_step,
             pauses_at=lambda step: step % options.checkpoint_every == 0 or step == options.steps,
             on_pause=on_pause,
-            one_copy=devices.one_copy,
             name_batch=name_batch,
         )
     finally:
@@ -184,7 +190,8 @@ def _check_data(workdir: Path, content_hash: str, *, begun: bool) -> None:
             f"the training text is not the one that {workdir} was trained on "
             f"({path.read_text().strip()} then, {content_hash} now): choose another --workdir"
         )
-    configs.write_whole(path, content_hash + "\n")
+    if parallel.is_writer():
+        configs.write_whole(path, content_hash + "\n")
 
 
 def _tokenizers(config: Config, workdir: Path, pairs: Sequence[tuple[str, str]]) -> Tokenizers:
@@ -241,7 +248,7 @@ def _batches(
 ) -> Iterator[Any]:
     step = first_step
     while True:
-        yield devices.put_batch(data.batch(step))
+        yield devices.put_batch(data.batch(step, devices.rows))
         step += 1
 
 
@@ -252,7 +259,8 @@ def _name_batch(
     # Packed pairs are numbered as the corpus is: both come from the same list.
     numbers = np.concatenate(data.batch_pairs(step - 1))
     path = workdir / f"batch_of_step_{step}.tsv"
-    configs.write_whole(path, "".join("\t".join(pairs[n]) + "\n" for n in numbers))
+    if parallel.is_writer():
+        configs.write_whole(path, "".join("\t".join(pairs[n]) + "\n" for n in numbers))
     source, target = pairs[numbers[0]]
     return f"the {len(numbers)} pairs of its batch are in {path}; the first: {source} → {target}"
 
@@ -263,25 +271,32 @@ class _Validation:
     def __init__(
         self,
         config: Config,
-        workdir: Path,
         model: Transformer,
         tokenizers: Tokenizers,
         split: corpora.Corpus,
+        data: dataset.PackedDataset,
+        rows: parallel.Rows,
     ) -> None:
         self._target_language = config.data.target_language
         self._pairs = split.pairs[: config.train.evaluate_sentences or None]
-        self._batches = _packed(config, workdir, tokenizers, split, "validation").one_epoch()
-        self._loss = jax.jit(lambda p, b: training.make_loss(model)(p, b, 0.0, NO_DROPOUT))
+        self._rows, self._batches = rows, data.one_epoch()
+        self._loss = rows.compile(lambda p, b: training.make_loss(model)(p, b, 0.0, NO_DROPOUT))
         greedy = dataclasses.replace(config.decode, method="greedy")
-        self._translator = Translator([model], tokenizers, greedy)
+        self._translator = Translator([model], tokenizers, greedy, rows=rows)
 
     def __call__(self, params: Any) -> dict[str, float]:
-        sums = [jax.device_get(self._loss(params, batch)) for batch in self._batches]
+        sums = [jax.device_get(self._loss(params, self._put(batch))) for batch in self._batches]
         loss = sum(s for s, _ in sums) / sum(counts["target_tokens"] for _, counts in sums)
         sources, references = zip(*self._pairs, strict=True)
         best = first_best(self._translator.translate([params], sources))
         bleu = evaluation.bleu(best, references, target_language=self._target_language)
         return {"loss": float(loss), "bleu": bleu}
+
+    def _put(self, batch: dataset.Batch) -> dataset.Batch:
+        # Rows of padding fill it up to what the devices divide.
+        rows = self._rows.round_up(len(batch["row"])) - len(batch["row"])
+        pad = lambda x: np.pad(x, ((0, rows), *[(0, 0)] * (x.ndim - 1)))  # noqa: E731
+        return {name: self._rows.put(pad(x)) for name, x in batch.items()}
 
 
 def count_parameters(params: Any) -> int:

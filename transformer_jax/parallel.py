@@ -1,95 +1,374 @@
-"""Which devices share the work: the only file that knows devices exist.
+"""Which devices share the work: the only file that knows devices, and processes, exist.
 
 `make_train_step` is written once, for a global batch. Here it runs under `jax.jit` on one device,
-or under `jax.pmap` as replicas on several, each with its share of the rows.
+under `jax.pmap` as replicas on several, each with its share of the rows, or under `jax.jit` over a
+mesh, where parameters are sharded too. Whichever it is, a state is a tree of global arrays when it
+is made, saved, restored and evaluated.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+import glob
+import importlib.util
+import math
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from transformer_jax.config import ParallelConfig, UserError
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
 MakeStep = Callable[..., Step]
 
+_HEARTBEAT_SECONDS = 30
+
+_DATA, _FSDP, _TENSOR, _REPLICA = "data", "fsdp", "tensor", "replica"
+
+# How a parameter is cut, by the last name of its path: the axes of the mesh that its dimensions are
+# divided among. "tensor" takes heads, the inner width of the feed-forward network and the
+# vocabulary, so that only activations of width D are exchanged (Shoeybi et al. 2019); "fsdp" takes
+# D (Rajbhandari et al. 2020). What is small is replicated.
+_RULES: dict[str, tuple[str | None, ...]] = {
+    "embedding": (_TENSOR, _FSDP),
+    "source_embedding": (_TENSOR, _FSDP),
+    "target_embedding": (_TENSOR, _FSDP),
+    "softmax": (_TENSOR, _FSDP),
+    "logits_bias": (_TENSOR,),
+    "source_positions": (None, _FSDP),
+    "target_positions": (None, _FSDP),
+    "query_kernel": (_FSDP, _TENSOR, None),
+    "key_kernel": (_FSDP, _TENSOR, None),
+    "value_kernel": (_FSDP, _TENSOR, None),
+    "query_bias": (_TENSOR, None),
+    "key_bias": (_TENSOR, None),
+    "value_bias": (_TENSOR, None),
+    "output_kernel": (_TENSOR, None, _FSDP),
+    "output_bias": (None,),
+    "w1": (_FSDP, _TENSOR),
+    "b1": (_TENSOR,),
+    "w2": (_TENSOR, _FSDP),
+    "b2": (None,),
+    "scale": (None,),
+    "bias": (None,),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Spreads rows that do not know of each other (sentences to decode) over all devices.
+
+    Every process gives the same arrays, and gets the whole result.
+    """
+
+    mesh: Mesh
+
+    def round_up(self, rows: int) -> int:
+        """The least number of rows, at least `rows`, that divides by the devices."""
+        return -(-rows // self.mesh.size) * self.mesh.size
+
+    def put(self, rows: np.ndarray) -> jax.Array:
+        """[B, ...] on the host → shared out among the devices."""
+        return _global(rows, NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names)))
+
+    def replicate(self, tree: Any) -> Any:
+        """The same on every device."""
+        return jax.device_put(tree, self.replicated)
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """The sharding of what is the same on every device."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def compile(self, function: Callable) -> Callable:
+        """`jax.jit` whose results are on every device, hence readable in every process."""
+        return jax.jit(function, out_shardings=self.replicated)
+
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """How to run a step, and how to move what it reads and writes.
+    """How to run a step, and how to move what it reads.
 
     Attributes:
+      mesh: of all devices.
       compile: make_step → the compiled step; the state is donated. `make_step` takes `reduce`.
-      put_state: a state on the host or one device → as the step takes it.
-      put_batch: a host batch [B, ...] → as the step takes it.
-      one_copy: a state, or anything the step returns → one copy of it on one device.
+      shardings: a state, or its shapes → where each of its arrays lives.
+      put_batch: this process's `rows` of a batch → as the step takes them.
+      to_step: a state of global arrays → as the step takes it. Nothing is copied.
+      from_step: the reverse.
+      rows: which rows of the global batch this process reads.
       description: for a person.
     """
 
+    mesh: Mesh
     compile: Callable[[MakeStep], Step]
-    put_state: Callable[[Any], Any]
+    shardings: Callable[[Any], Any]
     put_batch: Callable[[Any], Any]
-    one_copy: Callable[[Any], Any]
+    to_step: Callable[[Any], Any]
+    from_step: Callable[[Any], Any]
+    rows: range
     description: str
+
+    def create_state(self, create: Callable[[], Any]) -> Any:
+        """What `create` returns, made where it lives: no device holds more than its share."""
+        shardings = self.shardings(jax.eval_shape(create))
+        return jax.jit(create, out_shardings=shardings)()
+
+    def put_state(self, state: Any) -> Any:
+        """A state, wherever it is, where it lives."""
+        return jax.device_put(state, self.shardings(state))
+
+    @property
+    def spread(self) -> Rows:
+        """The same devices, for decoding."""
+        return Rows(self.mesh)
+
+
+def initialize(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Joins the processes of one run, before anything else asks jax for its devices.
+
+    With `coordinator` ("host:port" of process 0) as told; else, under Slurm or on a Cloud TPU, as
+    the environment tells; else there is one process.
+
+    Raises:
+      UserError: if only some of the three are given, or the others cannot be reached.
+    """
+    given = (coordinator, num_processes, process_id)
+    if any(x is not None for x in given) and any(x is None for x in given):
+        raise UserError("--coordinator, --num_processes and --process_id go together")
+    if coordinator is None and not _in_a_cluster():
+        return
+    try:
+        # Whoever finds a process dead for that long stops too, and says so.
+        jax.distributed.initialize(*given, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
+    except (RuntimeError, ValueError) as e:
+        raise UserError(
+            f"the processes of this run cannot join: {str(e).splitlines()[0]}"
+        ) from None
+
+
+def joined() -> bool:
+    """Whether `initialize` has made this process one of several."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def _in_a_cluster() -> bool:
+    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
+        return True
+    if os.environ.get("JAX_PLATFORMS", "tpu").split(",")[0] != "tpu":
+        return False
+    on_tpu = bool(glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"))
+    return on_tpu and importlib.util.find_spec("libtpu") is not None
+
+
+@contextlib.contextmanager
+def writer_first() -> Iterator[None]:
+    """The writer goes through the block first, and the others after it: they find its files."""
+    if not is_writer():
+        barrier("writer first")
+    try:
+        yield
+    finally:  # also when it failed: the others then fail as it did, and do not wait for it
+        if is_writer():
+            barrier("writer first")
+
+
+def is_writer() -> bool:
+    """Whether this process is the one that writes files and speaks."""
+    return jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+    """Waits until every process is here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def one_device() -> Rows:
+    """The first device of this process."""
+    return Rows(Mesh(np.array(jax.local_devices()[:1]), ("device",)))
+
+
+def all_devices() -> Rows:
+    """Every device of every process."""
+    return Rows(_mesh({"device": jax.device_count()}))
 
 
 def choose(parallel: ParallelConfig, *, batch_rows: int, accumulate: int = 1) -> Devices:
     """The devices that `parallel.strategy` asks for.
 
     Args:
-      parallel: the strategy.
+      parallel: the strategy, and the sizes of a mesh.
       batch_rows: rows of a global batch.
       accumulate: micro-batches that each replica cuts its rows into.
 
     Raises:
       UserError: if the rows of a batch do not divide by the replicas and their micro-batches, or
-        on several hosts.
+        the sizes of the mesh do not fit the devices.
     """
-    if jax.process_count() > 1:  # each host would read the whole batch as its own
-        raise UserError(f"{jax.process_count()} hosts: training runs on one host so far")
-    number = jax.local_device_count()
-    replicas = parallel.strategy == "pmap" or (parallel.strategy == "auto" and number > 1)
-    if not replicas:
-        return _single()
-    if batch_rows % (number * accumulate):
+    strategy, processes = parallel.strategy, jax.process_count()
+    if strategy == "single" and processes > 1:
+        raise UserError(f"parallel.strategy='single' is not for {processes} processes")
+    if strategy == "auto":
+        sharded = parallel.fsdp != 1 or parallel.tensor != 1
+        strategy = "mesh" if sharded else "pmap" if jax.device_count() > 1 else "single"
+    if strategy == "single":
+        sizes, mesh = {_REPLICA: 1}, Mesh(np.array(jax.local_devices()[:1]), (_REPLICA,))
+    elif strategy == "pmap":
+        sizes = {_REPLICA: jax.device_count()}
+        mesh = Mesh(np.array(jax.devices()), (_REPLICA,))
+    else:
+        sizes = mesh_sizes(parallel, jax.device_count())
+        mesh = _mesh(sizes)
+    replicas = sizes.get(_REPLICA, 1) * sizes.get(_DATA, 1) * sizes.get(_FSDP, 1)
+    if batch_rows % (replicas * accumulate):
         micro = f" times train.accumulate={accumulate}" if accumulate > 1 else ""
-        raise UserError(f"data.batch_rows={batch_rows} is not divisible by {number} devices{micro}")
-    return _pmap(number)
+        raise UserError(
+            f"data.batch_rows={batch_rows} is not divisible by {replicas} devices{micro}"
+        )
+    build = _pmap if strategy == "pmap" else _jit
+    devices = build(mesh, batch_rows)
+    kind, number = jax.devices()[0].device_kind, mesh.size
+    shape = ", ".join(f"{name} {size}" for name, size in sizes.items() if name != _REPLICA)
+    of = f" of {processes} processes" if processes > 1 else ""
+    how = {"single": "jit", "pmap": "pmap", "mesh": f"jit over a mesh ({shape})"}[strategy]
+    description = f"{number} {kind} device{'s' if number > 1 else ''}{of}, {how}"
+    return dataclasses.replace(devices, description=description)
 
 
-def _single() -> Devices:
-    return Devices(
-        compile=lambda make_step: jax.jit(make_step(), donate_argnums=0),
-        put_state=lambda state: state,
-        put_batch=jax.device_put,
-        one_copy=lambda tree: tree,
-        description=f"1 {jax.devices()[0].device_kind} device, jit",
+def mesh_sizes(parallel: ParallelConfig, devices: int) -> dict[str, int]:
+    """{"data": …, "fsdp": …, "tensor": …}, with the -1 replaced by what is left.
+
+    Raises:
+      UserError: if their product is not the number of devices.
+    """
+    sizes = {name: getattr(parallel, name) for name in (_DATA, _FSDP, _TENSOR)}
+    given = math.prod(size for size in sizes.values() if size != -1)
+    said = ", ".join(f"parallel.{name}={size}" for name, size in sizes.items())
+    if list(sizes.values()).count(-1) > 1:
+        raise UserError(f"{said}: at most one of them can be -1, the rest of the devices")
+    if devices % given or (-1 not in sizes.values() and given != devices):
+        raise UserError(f"{said} do not fit {devices} devices: their product has to be that")
+    return {name: devices // given if size == -1 else size for name, size in sizes.items()}
+
+
+def parameter_spec(name: str, shape: tuple[int, ...], sizes: dict[str, int]) -> PartitionSpec:
+    """How the parameter of that (last) name is cut over a mesh of those sizes.
+
+    A dimension that does not divide by its axis is not cut: 37,000 pieces among 16.
+
+    Raises:
+      ValueError: for a name without a rule, or of another rank.
+    """
+    if name not in _RULES or len(_RULES[name]) != len(shape):
+        raise ValueError(f"there is no rule for how to cut the parameter {name} of shape {shape}")
+    cut = zip(_RULES[name], shape, strict=True)
+    return PartitionSpec(*(axis if axis and n % sizes[axis] == 0 else None for axis, n in cut))
+
+
+def _mesh(sizes: dict[str, int]) -> Mesh:
+    # Auto: linen modules do not type their arrays by axes.
+    return jax.make_mesh(
+        tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes)
     )
 
 
-def _pmap(number: int) -> Devices:
+def _global(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """A global array of which every process gives the whole."""
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+def _jit(mesh: Mesh, batch_rows: int) -> Devices:
+    """One program over a mesh of one or many devices, partitioned by the compiler."""
+    sizes = dict(mesh.shape)
+    batch_axes = tuple(name for name in (_DATA, _FSDP) if name in sizes)
+    by_row = NamedSharding(mesh, PartitionSpec(batch_axes or None))
+    rows = _rows_of_this_process(by_row, batch_rows)
+
+    def sharding(path: tuple[Any, ...], x: Any) -> NamedSharding:
+        spec = PartitionSpec()
+        if x.ndim and mesh.size > 1:
+            spec = parameter_spec(path[-1].key, x.shape, sizes)
+        return NamedSharding(mesh, spec)
+
+    def shardings(state: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(sharding, state)
+
+    def compile_step(make_step: MakeStep) -> Step:
+        step = make_step()
+
+        def kept(state: Any, batch: Any) -> tuple[Any, Any]:
+            # Or the compiler might leave the new state elsewhere than the old one was.
+            state, metrics = step(state, batch)
+            return jax.lax.with_sharding_constraint(state, shardings(state)), metrics
+
+        return jax.jit(kept, donate_argnums=0)
+
+    def put_batch(batch: Any) -> Any:
+        def put(x: np.ndarray) -> jax.Array:
+            def read(index: tuple[slice, ...]) -> np.ndarray:
+                start, stop, _ = index[0].indices(batch_rows)
+                return x[start - rows.start : stop - rows.start]
+
+            return jax.make_array_from_callback((batch_rows, *x.shape[1:]), by_row, read)
+
+        return jax.tree.map(put, batch)
+
+    return Devices(mesh, compile_step, shardings, put_batch, _same, _same, rows, "")
+
+
+def _same(state: Any) -> Any:
+    return state
+
+
+def _rows_of_this_process(sharding: NamedSharding, batch_rows: int) -> range:
+    indices = sharding.addressable_devices_indices_map((batch_rows,)).values()
+    bounds = [index[0].indices(batch_rows)[:2] for index in indices]
+    return range(min(start for start, _ in bounds), max(stop for _, stop in bounds))
+
+
+def _pmap(mesh: Mesh, batch_rows: int) -> Devices:
+    """A program on each device, for its rows; the state is the same on all of them."""
+    share = batch_rows // jax.process_count()
+    first = share * jax.process_index()
+    replicated = NamedSharding(mesh, PartitionSpec())
+
     def compile_step(make_step: MakeStep) -> Step:
         # Sums and counts are added over replicas; the step divides once, by the global count.
-        step = make_step(lambda sums: jax.lax.psum(sums, "replica"))
-        return jax.pmap(step, axis_name="replica", donate_argnums=0)
+        step = make_step(lambda sums: jax.lax.psum(sums, _REPLICA))
+        return jax.pmap(
+            step,
+            axis_name=_REPLICA,
+            in_axes=(None, 0),
+            out_axes=(None, None),
+            donate_argnums=0,
+        )
 
-    def replicate(x: Any) -> jax.Array:
-        return jnp.broadcast_to(x, (number, *jnp.shape(x)))
+    def split(x: np.ndarray) -> np.ndarray:
+        return x.reshape(jax.local_device_count(), -1, *x.shape[1:])
 
-    def split(x: Any) -> Any:
-        return x.reshape(number, -1, *x.shape[1:])
+    def seen_over(sharding: NamedSharding) -> Callable[[Any], Any]:
+        """The same replicas, seen as an array over other devices: the process's own, or all."""
 
-    def first(x: jax.Array) -> jax.Array:
-        # Not x[0]: indexing is itself a program on all devices.
-        return x.addressable_shards[0].data[0]
+        def see(x: jax.Array) -> jax.Array:
+            shards = [shard.data for shard in x.addressable_shards]
+            return jax.make_array_from_single_device_arrays(x.shape, sharding, shards)
 
+        return lambda state: jax.tree.map(see, state)
+
+    # To pmap, an array is of this process alone.
+    own = NamedSharding(Mesh(np.array(jax.local_devices()), (_REPLICA,)), PartitionSpec())
     return Devices(
-        compile=compile_step,
-        put_state=lambda state: jax.tree.map(replicate, state),
+        mesh,
+        compile_step,
+        shardings=lambda state: jax.tree.map(lambda x: replicated, state),
         put_batch=lambda batch: jax.tree.map(split, batch),
-        one_copy=lambda tree: jax.tree.map(first, tree),
-        description=f"{number} {jax.devices()[0].device_kind} devices, pmap",
+        to_step=seen_over(own),
+        from_step=seen_over(replicated),
+        rows=range(first, first + share),
+        description="",
     )

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer_jax import parallel
 from transformer_jax.config import BOS_ID, EOS_ID, PAD_ID
 from transformer_jax.data.tokenizer import Tokenizers
 from transformer_jax.functional import probabilities
@@ -50,11 +51,18 @@ def perplexity(log_prob: float, tokens: int) -> float:
 class Scorer:
     """Scores translations, by the mean of the models' probabilities if there are several."""
 
-    def __init__(self, models: Sequence[Transformer], tokenizers: Tokenizers) -> None:
-        """`models` share the tokenizers."""
+    def __init__(
+        self,
+        models: Sequence[Transformer],
+        tokenizers: Tokenizers,
+        *,
+        rows: parallel.Rows | None = None,
+    ) -> None:
+        """`models` share the tokenizers; `rows` spreads pairs over devices, None = the first."""
         self.tokenizers = tokenizers
         self._lengths = source_lengths([model.config for model in models], extra_length=0)
-        self._log_probs = jax.jit(partial(target_log_probs, tuple(models)))
+        self._rows = rows or parallel.one_device()
+        self._log_probs = self._rows.compile(partial(target_log_probs, tuple(models)))
 
     def score(
         self,
@@ -89,12 +97,13 @@ class Scorer:
         scores: list[TokenScores | None] = [None] * len(pairs)
         todo = [n for n, pair in enumerate(pairs) if max(map(len, pair)) <= self._lengths[-1]]
         for length, members in itertools.groupby(sorted(todo, key=shape), key=shape):
-            numbers, rows = list(members), max(_BATCH_POSITIONS // length, 1)
+            numbers = list(members)
+            rows = self._rows.round_up(max(_BATCH_POSITIONS // length, 1))
             for start in range(0, len(numbers), rows):
                 chunk = numbers[start : start + rows]
-                source = padded([pairs[n][0] for n in chunk], (rows, length))
-                target = padded([pairs[n][1] for n in chunk], (rows, length))
-                found = jax.device_get(self._log_probs(tuple(params), source, target))
+                sides = [padded([pairs[n][i] for n in chunk], (rows, length)) for i in (0, 1)]
+                found = self._log_probs(tuple(params), *map(self._rows.put, sides))
+                found = jax.device_get(found)
                 for number, log_probs in zip(chunk, found[: len(chunk)], strict=True):
                     scores[number] = self._named(pairs[number][1], log_probs)
                 progress(len(chunk))

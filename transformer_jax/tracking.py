@@ -1,6 +1,7 @@
 """What a run tells: metrics.jsonl always, a progress bar on a terminal, TensorBoard files."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -10,17 +11,21 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
+from transformer_jax import parallel
 from transformer_jax.config import write_whole
 
 
 def say(message: str) -> None:
-    """One line to standard error, above a progress bar if there is one."""
+    """One line to standard error, above a progress bar if there is one; from one process."""
+    if not parallel.is_writer():
+        return
     tqdm.write(message, file=sys.stderr)
 
 
 def progress_bar(total: int, description: str) -> tqdm:
     """A bar on a terminal, nothing elsewhere."""
-    return tqdm(total=total, desc=description, disable=None, leave=False, dynamic_ncols=True)
+    disable = None if parallel.is_writer() else True
+    return tqdm(total=total, desc=description, disable=disable, leave=False, dynamic_ncols=True)
 
 
 def profiled(step: Callable[..., Any], folder: str, *, after: int = 10, steps: int = 5) -> Any:
@@ -49,12 +54,18 @@ class Tracker:
         self, workdir: Path, *, first_step: int, num_steps: int, log_every: int, tensorboard: bool
     ) -> None:
         """`first_step` is the step restored (0 = none); metrics after it are written anew."""
-        self._path = workdir / "metrics.jsonl"
+        writer = parallel.is_writer()
+        self._path = workdir / "metrics.jsonl" if writer else Path(os.devnull)
         _forget_after(self._path, first_step)
         self._file = self._path.open("a")
-        self._board = _summary_writer(workdir / "tensorboard", first_step) if tensorboard else None
+        board = tensorboard and writer
+        self._board = _summary_writer(workdir / "tensorboard", first_step) if board else None
         self._bar = tqdm(
-            total=num_steps, initial=first_step, disable=None, unit="step", dynamic_ncols=True
+            total=num_steps,
+            initial=first_step,
+            disable=None if writer else True,
+            unit="step",
+            dynamic_ncols=True,
         )
         self._num_steps, self._log_every = num_steps, log_every
         self._step = first_step

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from transformer_jax import config as configs
-from transformer_jax import evaluation, tracking, training
+from transformer_jax import evaluation, parallel, tracking, training
 from transformer_jax.checkpoint import Checkpoints
 from transformer_jax.config import CONFIG_FILE, Config, UserError
 from transformer_jax.data import corpora
@@ -47,7 +47,8 @@ class Trained:
     def translator(self) -> Translator:
         """Translates with `params`."""
         config = self.config
-        return Translator(self.models, self.tokenizers, config.decode, seed=config.seed)
+        rows = parallel.all_devices()
+        return Translator(self.models, self.tokenizers, config.decode, seed=config.seed, rows=rows)
 
     def translate(self, sentences: Sequence[str]) -> list[list[Hypothesis]]:
         """See `Translator.translate`."""
@@ -91,7 +92,8 @@ def _load_one(
     model = Transformer(config.model, tokenizers.target.vocab_size, tokenizers.source.vocab_size)
     params_like = jax.eval_shape(lambda: training.create_state(config, model)).params
     checkpoints = Checkpoints(workdir, keep=config.train.average_checkpoints)
-    params, steps = checkpoints.restore_params(params_like, weights)
+    everywhere = parallel.all_devices().replicated
+    params, steps = checkpoints.restore_params(params_like, weights, everywhere)
     checkpoints.close()
     return tokenizers, model, params, steps
 
@@ -113,6 +115,8 @@ def evaluate(
     degeneracy = evaluation.degeneracy(sources, translations, references)
     _warn(corpus, found, references, config.data.target_language, degeneracy)
     scores = evaluation.score(translations, references, target_language=config.data.target_language)
+    if not parallel.is_writer():
+        return scores
     folder = workdir / "evaluation" / (f"{split}-ensemble" if ensemble else split)
     about = {"ensemble": [str(path) for path in ensemble]} if ensemble else {}
     evaluation.write_report(
@@ -164,7 +168,10 @@ def demo(config: Config, workdir: Path) -> None:
     if not config.demo:
         return
     trained = load(config, workdir, weights="average")
-    print(f"\n{config.demo} → {first_best(trained.translate([config.demo]))[0]}")
+    (best,) = first_best(trained.translate([config.demo]))
+    if not parallel.is_writer():
+        return
+    print(f"\n{config.demo} → {best}")
     print("Translate your own text:")
     print(f"  echo {config.demo} | python launch.py --mode=translate --workdir={workdir}")
 
@@ -263,7 +270,7 @@ def score(
     """
     _check_writable(output_file)
     if bool(input_file) != bool(target_file):
-        raise UserError("--mode=score takes --input=SOURCES --target=TRANSLATIONS, or neither")
+        raise UserError("--mode=score takes --input=SOURCES --translations=FILE, or neither")
     if input_file and target_file:
         sources, targets = (corpora.read_lines(Path(f)) for f in (input_file, target_file))
         if len(sources) != len(targets):
@@ -275,7 +282,7 @@ def score(
     else:
         pairs = corpora.load_split(config.data, split).pairs
     trained = load(config, workdir, weights=weights, ensemble=ensemble)
-    scorer = Scorer(trained.models, trained.tokenizers)
+    scorer = Scorer(trained.models, trained.tokenizers, rows=parallel.all_devices())
     with tracking.progress_bar(len(pairs), "scoring") as bar:
         found = scorer.score(trained.params, pairs, progress=bar.update)
     _write(output_file, "".join(map(_score_line, pairs, found)))
@@ -311,6 +318,8 @@ def _check_writable(output_file: str | None) -> None:
 
 
 def _write(output_file: str | None, text: str) -> None:
+    if not parallel.is_writer():
+        return
     if output_file is None:
         sys.stdout.write(text)
     else:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from transformer_jax.config import PAD_ID, Config
+from transformer_jax.config import PAD_ID, Config, UserError
 from transformer_jax.functional.losses import label_smoothed_cross_entropy
 from transformer_jax.model import Dropout, Transformer
 from transformer_jax.optimizer import adam, cosine_schedule, inverse_sqrt_schedule
@@ -18,6 +18,9 @@ from transformer_jax.optimizer import adam, cosine_schedule, inverse_sqrt_schedu
 Batch = dict[str, Any]
 Metrics = dict[str, Array]
 Reduce = Callable[[Any], Any]
+
+_RNG_IMPLEMENTATIONS = {"threefry": "threefry2x32", "rbg": "rbg"}  # train.rng: jax's name of it
+_ATTENTION_BACKENDS = {"cudnn": ("gpu", "an NVIDIA GPU"), "splash": ("tpu", "a TPU")}
 
 
 @flax.struct.dataclass
@@ -134,16 +137,23 @@ def make_train_step(
     """train_step(state, batch) -> (state, metrics), for the global batch or one replica's rows.
 
     Args:
-      config: reads the schedule, the number of steps and of micro-batches.
+      config: reads the schedule, the numbers of steps and of micro-batches, and what draws the
+        random numbers.
       model: the model.
       reduce: adds up sums over replicas (psum); the identity when one program sees all rows.
+
+    Raises:
+      UserError: if `model.attention` cannot run on these devices.
     """
+    _refuse_attention_of_other_devices(config.model.attention)
     loss_and_grads = jax.value_and_grad(make_loss(model), has_aux=True)
 
     def sums(state: TrainState, batch: Batch) -> tuple[tuple[Array, Metrics], Any]:
         h = state.hyperparameters
         # Randomness is decided by (seed, step, row): the same masks on any number of devices.
-        rng = jax.random.fold_in(jax.random.key(h.seed), state.step)
+        # Except rbg: jax draws the numbers of all the rows at once from the key of the first.
+        seed = jax.random.key(h.seed, impl=_RNG_IMPLEMENTATIONS[config.train.rng])
+        rng = jax.random.fold_in(seed, state.step)
         rngs = jax.vmap(jax.random.fold_in, (None, 0))(rng, batch["row"])
         dropout = Dropout(rngs, h.dropout_rate, h.attention_dropout_rate)
         return loss_and_grads(state.params, batch, h.label_smoothing, dropout)
@@ -167,10 +177,20 @@ def make_train_step(
     return train_step
 
 
+def _refuse_attention_of_other_devices(attention: str) -> None:
+    backend, name = _ATTENTION_BACKENDS.get(attention, ("", ""))
+    if backend and jax.default_backend() != backend:
+        raise UserError(
+            f"model.attention={attention!r} needs {name}, and this is a "
+            f"{jax.default_backend().upper()}: give --config.model.attention=xla"
+        )
+
+
 def _sum_over_micro_batches(sums: Callable[[Batch], Any], batch: Batch, number: int) -> Any:
     if number == 1:
         return sums(batch)
-    micro = jax.tree.map(lambda x: x.reshape(number, -1, *x.shape[1:]), batch)
+    # Every number-th row, so that each device's rows are shared out evenly: a mesh moves none.
+    micro = jax.tree.map(lambda x: x.reshape(-1, number, *x.shape[1:]).swapaxes(0, 1), batch)
     zero = jax.tree.map(
         lambda x: jnp.zeros(x.shape, x.dtype),
         jax.eval_shape(sums, jax.tree.map(lambda x: x[0], micro)),
@@ -193,7 +213,6 @@ def train(
     on_metrics: Callable[[int, dict[str, float]], None],
     pauses_at: Callable[[int], bool],
     on_pause: Callable[[int, TrainState], None],
-    one_copy: Callable[[Any], Any] = lambda tree: tree,
     name_batch: Callable[[int], str] = lambda step: "",
 ) -> TrainState:
     """Runs steps first_step + 1 … num_steps. Never waits for the step it has just dispatched.
@@ -208,7 +227,6 @@ def train(
       pauses_at: whether to pause after a step.
       on_pause: called then, with the step and its state: to evaluate it, to save it. The metrics
         of every step so far have been read, so nothing is in flight on the devices.
-      one_copy: takes metrics from all replicas to one copy.
       name_batch: says for a person what was in the batch of a step whose loss is not finite.
 
     Returns:
@@ -231,7 +249,7 @@ def train(
         state, metrics = train_step(state, next(batches))
         if pending:
             read(*pending)
-        pending = step, one_copy(metrics)
+        pending = step, metrics
         if pauses_at(step):
             read(*pending)
             pending = None

@@ -4,14 +4,13 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer_jax import decoding
+from transformer_jax import decoding, parallel
 from transformer_jax.config import BOS_ID, EOS_ID, PAD_ID, DecodeConfig, ModelConfig, UserError
 from transformer_jax.data.tokenizer import Tokenizers
 from transformer_jax.functional import probabilities
@@ -58,16 +57,23 @@ class Translator:
         decode: DecodeConfig,
         *,
         seed: int = 0,
+        rows: parallel.Rows | None = None,
     ) -> None:
         """`models` share the tokenizers; `seed` decides what is drawn when sampling.
+
+        `rows` spreads the sentences over devices; None = the first.
 
         Raises:
           UserError: if learned positions do not suffice for one source token and extra_length.
         """
         self.tokenizers, self.decode = tokenizers, decode
         self._lengths = source_lengths([model.config for model in models], decode.extra_length)
-        self._search = jax.jit(partial(search, tuple(models), decode))
-        self._rng = jax.random.key(seed)
+        self._rows = rows or parallel.one_device()
+
+        def run(params: Any, *args: jax.Array) -> decoding.SearchResult:
+            return search(models, decode, params, *args, jax.random.key(seed))
+
+        self._search = self._rows.compile(run)
 
     def translate(
         self,
@@ -104,7 +110,7 @@ class Translator:
             if not r and len(ids[n]) <= self._lengths[-1] and room[n] > 0
         ]
         # Two batch sizes, whatever is asked: one sentence (a prompt), or a full batch.
-        rows = 1 if len(todo) == 1 else self.decode.batch_size
+        rows = self._rows.round_up(1 if len(todo) == 1 else self.decode.batch_size)
         for length, chunk in self._chunks(todo, ids):
             found = self._run(params, [(ids[n], begins[n]) for n in chunk], chunk, (rows, length))
             for number, hypotheses in zip(chunk, found, strict=True):
@@ -137,8 +143,8 @@ class Translator:
         prefix = padded(begins, (shape[0], shape[1] + self.decode.extra_length))
         row_ids = np.zeros(shape[0], np.int32)
         row_ids[: len(numbers)] = numbers
-        found = self._search(tuple(params), source_tokens, prefix, row_ids, self._rng)
-        found = jax.device_get(found)
+        arrays = map(self._rows.put, (source_tokens, prefix, row_ids))
+        found = jax.device_get(self._search(tuple(params), *arrays))
         return [self._hypotheses(found, row) for row in range(len(rows))]
 
     def _hypotheses(self, found: decoding.SearchResult, row: int) -> list[Hypothesis]:

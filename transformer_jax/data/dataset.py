@@ -319,10 +319,10 @@ class PackedDataset:
         row = self.plan.source_row_length + self.plan.target_row_length
         return float(real / (self.plan.rows * row))
 
-    def batch_pairs(self, step: int) -> list[np.ndarray]:
-        """The pair numbers of each row of the batch of `step` (from 0)."""
-        first = step * self.batch_rows
-        return [self._row(row) for row in range(first, first + self.batch_rows)]
+    def batch_pairs(self, step: int, rows: range | None = None) -> list[np.ndarray]:
+        """The pair numbers of each row of the batch of `step` (from 0); see `batch`."""
+        rows = range(self.batch_rows) if rows is None else rows
+        return [self._row(step * self.batch_rows + row) for row in rows]
 
     def _row(self, row: int) -> np.ndarray:
         epoch, place = divmod(row, self.plan.rows)
@@ -330,9 +330,13 @@ class PackedDataset:
             self._epoch = epoch, self.plan.epoch(self.seed, epoch)
         return self._epoch[1][place]
 
-    def batch(self, step: int) -> Batch:
-        """The batch of `step` (from 0): what `pack` gives, and "row", int32 [B], 0, 1, 2, …"""
-        return self._batch(self.batch_pairs(step))
+    def batch(self, step: int, rows: range | None = None) -> Batch:
+        """The batch of `step` (from 0): what `pack` gives, and "row", int32 [B], 0, 1, 2, …
+
+        Of the global batch only `rows`, if given: those that one of several processes reads.
+        """
+        first = 0 if rows is None else rows.start
+        return self._batch(self.batch_pairs(step, rows), first)
 
     def one_epoch(self) -> list[Batch]:
         """Batches that hold every pair exactly once; the last is filled up with empty rows."""
@@ -341,11 +345,11 @@ class PackedDataset:
         starts = range(0, len(rows), self.batch_rows)
         return [self._batch(rows[start : start + self.batch_rows]) for start in starts]
 
-    def _batch(self, row_pairs: list[np.ndarray]) -> Batch:
+    def _batch(self, row_pairs: list[np.ndarray], first: int = 0) -> Batch:
         batch = pack(
             self.pairs,
             row_pairs,
             source_row_length=self.plan.source_row_length,
             target_row_length=self.plan.target_row_length,
         )
-        return batch | {"row": np.arange(len(row_pairs), dtype=np.int32)}
+        return batch | {"row": np.arange(first, first + len(row_pairs), dtype=np.int32)}
