@@ -24,6 +24,8 @@ from transformer_jax.scoring import Scorer, TokenScores, perplexity
 from transformer_jax.tracking import say
 from transformer_jax.translation import Hypothesis, Translator, first_best
 
+_MODEL_OPTIONS = ("model.", "data.vocab_size:")
+
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
@@ -69,10 +71,10 @@ def load(config: Config, workdir: Path, *, weights: str, ensemble: Sequence[Path
     """
     configs.validate(config)
     saved = configs.load(workdir / CONFIG_FILE)
-    differing = configs.differences(saved, config)
-    configs.refuse_differences(
-        workdir, [d for d in differing if d.startswith(("model.", "data.vocab_size:"))]
-    )
+    # What the embeddings started from, and where, no longer matters.
+    model = [d for d in configs.differences(saved, config) if d.startswith(_MODEL_OPTIONS)]
+    differing = [d for d in model if not d.startswith("model.pretrained_embeddings:")]
+    configs.refuse_differences(workdir, differing)
     members = [_load_one(config, workdir, weights)]
     for other in ensemble:
         members.append(_load_one(configs.load(other / CONFIG_FILE), other, weights))

@@ -26,6 +26,20 @@ def require(module: str) -> ModuleType:
         raise UserError(f"this needs {package}: pip install {package}") from None
 
 
+def refuse_used(folder: Path, option: str) -> None:
+    """Raises UserError, naming the option that chose it, if something is in `folder`."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not empty: choose another {option}")
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder to write to, or raises UserError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"cannot write to {folder}: {e.strerror}") from None
+
+
 def import_model(form: str | None, source: Path, workdir: Path) -> None:
     """What `--mode=import` does: makes a workdir of a model in another program's format."""
     if form != "marian":

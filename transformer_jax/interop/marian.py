@@ -36,9 +36,9 @@ from transformer_jax.checkpoint import Checkpoints
 from transformer_jax.config import CONFIG_FILE, Config, UserError
 from transformer_jax.data.tokenizer import Tokenizer, Tokenizers
 from transformer_jax.functional.positions import sinusoidal_positions
+from transformer_jax.interop import make_folder, refuse_used, require
 from transformer_jax.interop import marian_config as options
 from transformer_jax.interop import marian_weights as weights
-from transformer_jax.interop import require
 from transformer_jax.model import Transformer
 from transformer_jax.tracking import say
 
@@ -62,7 +62,7 @@ def import_marian(source: Path, workdir: Path) -> None:
     """
     path = source if source.suffix == ".safetensors" else source / _WEIGHTS_FILE
     folder = path.parent
-    _refuse_used(workdir, "--workdir")
+    refuse_used(workdir, "--workdir")
     theirs = _read_json(folder / CONFIG_FILE)
     tensors = _read_tensors(path)
     model = options.to_model_config(theirs, one_table=weights.has_one_table(tensors))
@@ -90,7 +90,7 @@ def import_marian(source: Path, workdir: Path) -> None:
         vocabularies.target,
         borrowed=vocabularies.borrowed,
     )
-    _make_folder(workdir)
+    make_folder(workdir)
     if tokenizers:
         tokenizers.save(workdir)
     # Without Adam's moments, which Marian's files have not and translating needs not.
@@ -226,18 +226,6 @@ def _read_tensors(path: Path) -> weights.Tensors:
         raise UserError(f"{path} cannot be read: {e}") from None
 
 
-def _refuse_used(folder: Path, option: str) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is not empty: choose another {option}")
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise UserError(f"cannot write to {folder}: {e.strerror}") from None
-
-
 def export_marian(config: Config, params: Any, tokenizers: Tokenizers | None, output: Path) -> None:
     """Writes a folder that transformers' MarianMTModel.from_pretrained loads.
 
@@ -251,7 +239,7 @@ def export_marian(config: Config, params: Any, tokenizers: Tokenizers | None, ou
       UserError: naming every option that Marian does not have, or if the folder is not empty.
     """
     options.refuse_incompatible(config.model)
-    _refuse_used(output, "--output")
+    refuse_used(output, "--output")
     safetensors = require("safetensors.numpy")
     params = jax.device_get(params)
     tables = [params.get(f"{side}_embedding", params.get("embedding")) for side in _SIDE_NAMES]
@@ -260,7 +248,7 @@ def export_marian(config: Config, params: Any, tokenizers: Tokenizers | None, ou
     pad = min(sizes) - 1  # Marian has one id for both sides
     orders = [weights.export_order(len(t), drop_bos=copy is not None, pad=pad) for t in tables]
     start = orders[1].index(configs.BOS_ID if copy is None else copy)
-    _make_folder(output)
+    make_folder(output)
     theirs = options.to_marian(config.model, sizes, orders[1], start)
     tensors = weights.to_tensors(params, *orders)
     configs.write_whole(output / _WEIGHTS_FILE, safetensors.save(tensors, {"format": "pt"}))
