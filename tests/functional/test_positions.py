@@ -2,11 +2,12 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer_jax.functional.positions import sinusoidal_positions
+from transformer_jax.functional.positions import position_rotation, sinusoidal_positions
 
 D = 22
 POSITIONS = [0, 1, 2, 3, 7, 31, 211, 1009]
@@ -21,14 +22,10 @@ def article(position, d_model):
     return np.array(row)
 
 
-def rotation(offset, d_model):
-    """R(k) with PE(pos + k) = R(k) PE(pos): 2x2 blocks, of the frequencies and k alone."""
-    matrix = np.zeros((d_model, d_model))
-    for i in range(d_model // 2):
-        angle = offset / 10000 ** (2 * i / d_model)
-        block = [[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]]
-        matrix[2 * i : 2 * i + 2, 2 * i : 2 * i + 2] = block
-    return matrix
+def in_layout(layout, d_model):
+    """Which entry of the article's order each entry of `layout` is."""
+    order = np.arange(d_model)
+    return np.concatenate([order[0::2], order[1::2]]) if layout == "halves" else order
 
 
 @pytest.mark.fast
@@ -48,15 +45,62 @@ def test_halves_are_sines_then_cosines():
     np.testing.assert_allclose(encoding[:, D // 2 :], expected[:, 1::2], atol=2e-4)
 
 
-@pytest.mark.parametrize("offset", [1, 5, 97])
-def test_shift_is_one_rotation_for_all_positions(offset):
+# --- Section 3.5: PE(pos + k) is a linear function of PE(pos) that does not depend on pos. ---
+
+LAYOUTS = pytest.mark.parametrize("layout", ["interleaved", "halves"])
+
+
+def fitted_rotation(offset, d_model, layout):
+    """The one linear map, in float64: least squares over many positions of the article's formula.
+
+    Nothing here knows that it is a rotation. That all positions agree on it is part of the claim.
+    """
+    order = in_layout(layout, d_model)
+    before = np.stack([article(pos, d_model)[order] for pos in range(0, 40_009, 83)])
+    after = np.stack([article(pos + offset, d_model)[order] for pos in range(0, 40_009, 83)])
+    solution, _, rank, _ = np.linalg.lstsq(before, after, rcond=None)
+    assert rank == d_model
+    np.testing.assert_allclose(before @ solution, after, atol=1e-9)
+    return solution.T
+
+
+@LAYOUTS
+@pytest.mark.parametrize("offset", [1, 5, 97, -3])
+def test_position_rotation_is_the_linear_function_of_the_article(offset, layout):
+    matrix = position_rotation(offset, D, layout=layout)
+    assert (matrix.dtype, matrix.shape) == (jnp.float32, (D, D))
+    np.testing.assert_allclose(matrix, fitted_rotation(offset, D, layout), atol=1e-5)
+
+
+@LAYOUTS
+def test_one_rotation_serves_every_position(layout):
     positions = np.array([0, 1, 13, 101, 211, 307])
-    before = np.asarray(sinusoidal_positions(jnp.asarray(positions), D))
-    after = np.asarray(sinusoidal_positions(jnp.asarray(positions + offset), D))
-    matrix = rotation(offset, D)
-    np.testing.assert_allclose(matrix @ matrix.T, np.eye(D), atol=1e-12)
-    for pos in range(len(positions)):
-        np.testing.assert_allclose(after[pos], matrix @ before[pos], atol=2e-4)
+    for offset in (1, 5, 97):
+        matrix = position_rotation(offset, D, layout=layout)
+        before = sinusoidal_positions(jnp.asarray(positions), D, layout=layout)
+        after = sinusoidal_positions(jnp.asarray(positions + offset), D, layout=layout)
+        np.testing.assert_allclose(after, before @ matrix.T, atol=1e-4)
+
+
+@LAYOUTS
+def test_rotations_are_orthogonal_and_add_up(layout):
+    def rotation(offset):
+        return np.asarray(position_rotation(offset, D, layout=layout), np.float64)
+
+    np.testing.assert_array_equal(rotation(0), np.eye(D))
+    for offset in (1, 7, 31):
+        np.testing.assert_allclose(rotation(offset) @ rotation(offset).T, np.eye(D), atol=1e-6)
+        np.testing.assert_allclose(rotation(offset).T, rotation(-offset), atol=1e-6)
+        np.testing.assert_allclose(
+            rotation(13) @ rotation(offset), rotation(13 + offset), atol=1e-5
+        )
+        assert np.linalg.det(rotation(offset)) > 0  # a rotation, no reflection
+
+
+def test_position_rotation_may_be_traced():
+    matrices = jax.jit(jax.vmap(lambda k: position_rotation(k, D)))(jnp.array([2, 11]))
+    for matrix, offset in zip(matrices, (2, 11), strict=True):
+        np.testing.assert_allclose(matrix, position_rotation(offset, D), atol=1e-6)
 
 
 def test_any_shape_of_positions():
@@ -72,3 +116,7 @@ def test_errors():
         sinusoidal_positions(jnp.arange(3), 7)
     with pytest.raises(ValueError, match="'mixed' is none of: interleaved, halves"):
         sinusoidal_positions(jnp.arange(3), 8, layout="mixed")
+    with pytest.raises(ValueError, match="d_model=7"):
+        position_rotation(3, 7)
+    with pytest.raises(ValueError, match="'mixed' is none of: interleaved, halves"):
+        position_rotation(3, 8, layout="mixed")

@@ -72,7 +72,7 @@ def load(path: Path, vocabulary: Sequence[str], *, dimension: int) -> tuple[np.n
     A piece matches the word that is its text without the ▁ before it, to the letter. So "▁cat" and
     the "cat" inside "wildcat" have one vector: languages without spaces, such as Chinese, have
     words without ▁, and nothing in a piece tells which it is. Bytes (<0x0A>) and special pieces
-    match nothing. Of a word that occurs twice, the first vector counts, as in GloVe's own readers.
+    match nothing. Of a word that occurs twice, the first vector counts.
 
     The file is streamed: it may have millions of words. Only the vectors that match are parsed, so
     damage elsewhere goes unnoticed, and a file may be cut short by `head -n`.
@@ -97,12 +97,12 @@ def load(path: Path, vocabulary: Sequence[str], *, dimension: int) -> tuple[np.n
     ids.pop("", None)
     vectors = np.zeros((len(vocabulary), dimension), np.float32)
     found = np.zeros(len(vocabulary), bool)
-    known = False  # whether the file's dimension is
+    checked = False  # the dimension, once
     for number, line in enumerate(_lines(path), start=1):
         header = number == 1 and re.fullmatch(r"\d+ (\d+)", line)
-        if not known:
+        if not checked:
             _check_dimension(path, int(header[1]) if header else _count_numbers(line), dimension)
-            known = True
+            checked = True
         if header:
             continue
         # Cheap, and true of nearly every line: its word is not wanted.
@@ -114,7 +114,7 @@ def load(path: Path, vocabulary: Sequence[str], *, dimension: int) -> tuple[np.n
         vector = _parse(numbers, dimension, f"{path}, line {number}")
         rows = ids.pop(word)
         vectors[rows], found[rows] = vector, True
-    if not known:
+    if not checked:
         raise UserError(f"{path} is empty: give word vectors")
     return vectors, found
 
