@@ -2,15 +2,13 @@
 
 import dataclasses
 import functools
-import inspect
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer_jax import training, translation
+from transformer_jax import training
 from transformer_jax.config import BOS_ID, PAD_ID, Config, ModelConfig
 from transformer_jax.data.dataset import TokenizedPairs, pack
 from transformer_jax.model import NO_DROPOUT, Transformer
@@ -138,28 +136,7 @@ def test_logits_against_numpy(name):
         np.testing.assert_allclose(logits[row, :t], expected, atol=3e-5)
 
 
-# --- What a position may see. ---
-
-
-def test_gradient_of_a_logit_reaches_no_future_target_and_every_source():
-    source, target = tokens(1, 1, 5), tokens(2, 1, 7)
-    params = random_params("learned")
-    direction = np.random.default_rng(3).standard_normal(V)
-
-    @jax.jit
-    @jax.jacrev
-    def jacobian(positions):
-        """How logits [T] follow what is added to the embedding of each position."""
-        model = Transformer(LEARNED, V)
-        logits = model.apply({"params": {**params, **positions}}, source, target)
-        return logits[0] @ direction
-
-    names = ("source_positions", "target_positions")
-    jacobians = jacobian({name: jnp.asarray(params[name]) for name in names})
-    by_source, by_target = (np.abs(jacobians[name]).max(-1) for name in names)
-    assert (by_source[:, :5] > 1e-6).all()
-    for t, other in np.ndindex(7, 7):
-        assert (by_target[t, other] == 0) == (other > t)
+# --- What a position may see; more of it in test_claims.py. ---
 
 
 def test_future_target_tokens_change_no_bit():
@@ -227,25 +204,6 @@ def test_packing_changes_nothing(pairs):
     jax.tree.map(assert_close, packed_grads, alone_grads)
 
 
-def test_cross_attention_asks_with_the_decoder_and_answers_with_the_encoder():
-    seen = {}
-
-    def record(next_function, args, kwargs, context):
-        output = next_function(*args, **kwargs)
-        seen[".".join((*context.module.path, context.method_name))] = args, output
-        return output
-
-    source, target = sentences()
-    with nn.intercept_methods(record):
-        Transformer(POST, V).apply({"params": random_params("post")}, source, target)
-    encoded = seen["encode"][1]
-    for layer in ("decoder_0", "decoder_1"):
-        (query_side, memory, *_), _ = seen[f"{layer}.cross_attention.__call__"]
-        after_self_attention = seen[f"{layer}.self_attention_residual.after"][1]
-        np.testing.assert_array_equal(query_side, after_self_attention)
-        np.testing.assert_array_equal(memory, encoded)
-
-
 # --- One token at a time. ---
 
 
@@ -280,43 +238,6 @@ def test_cached_decoding_equals_the_whole_target_at_once(name, beam_size):
         assert logits.dtype == jnp.float32
         np.testing.assert_allclose(logits, whole[:, t], atol=1e-5)
     assert cache["position"] == length
-
-
-def test_inference_has_no_access_to_the_target():
-    inputs = {"self", "source_tokens", "max_length", "beam_size"}
-    assert inspect.signature(Transformer.start_decoding).parameters.keys() == inputs
-    inputs = {"self", "memory", "cache", "tokens"}
-    assert inspect.signature(Transformer.decode_step).parameters.keys() == inputs
-    inputs = {"model", "decode", "params", "source_tokens", "row_ids", "rng"}
-    assert inspect.signature(translation.search).parameters.keys() == inputs
-
-
-# --- Lengths. ---
-
-
-def test_lengths_never_seen():
-    """Parameters with the shapes of an initialisation at length 1, run at 21 and 200."""
-    params = random_params("post")
-    source, target = tokens(1, 1, 200), tokens(2, 1, 200)
-    run = apply("post")
-    long, short = run(params, source, target), run(params, source, target[:, :21])
-    assert long.shape == (1, 200, V)
-    assert np.isfinite(long).all()
-    np.testing.assert_allclose(long[:, :21], short, atol=1e-5)
-    # Position 200 is told from its neighbours: the same token there predicts something else.
-    same = run(params, source, np.full_like(target, 9))
-    assert (np.abs(np.diff(same[0], axis=0)).max(-1) > 1e-5).all()
-
-
-@pytest.mark.parametrize(("source_length", "target_length"), [(1, 7), (11, 1), (5, 5)])
-def test_source_and_target_lengths_are_independent(source_length, target_length):
-    shapes = jax.eval_shape(
-        apply("pre-bias-halves"),
-        random_params("pre-bias-halves"),
-        jnp.ones((2, source_length), int),
-        jnp.ones((2, target_length), int),
-    )
-    assert shapes.shape == (2, target_length, V)
 
 
 # --- Parameters. ---

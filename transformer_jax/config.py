@@ -98,10 +98,11 @@ class ModelConfig:
     pretrained_embeddings: str = ""
     # dtype of matmuls; parameters, softmax, statistics, logits and loss are always float32.
     compute_dtype: str = "float32"
-    # What computes the attention of packed rows: "xla", the plain function; "cudnn" on NVIDIA GPUs
-    # and "splash" on TPUs never store its weights. Translation always takes the plain function.
+    # What computes attention in training: "xla", the plain function; "cudnn" on NVIDIA GPUs and
+    # "splash" on TPUs, which never store its weights. All else takes the plain function.
     attention: str = "xla"
-    # Keep only what enters each layer for the gradient, and compute the rest again: less memory.
+    # Keep only what enters each layer for the gradient, and compute the rest again: less memory,
+    # for the time of one more forward pass. XLA for CPUs undoes it.
     remat: bool = False
 
 
@@ -220,6 +221,7 @@ _NOT_NEGATIVE = (
     *("model.embedding_stddev", "optimizer.clip_norm", "train.evaluate_every"),
     *("train.evaluate_sentences", "decode.extra_length", "decode.top_k"),
 )
+_SIZES = ("parallel.data", "parallel.fsdp", "parallel.tensor")
 _BELOW_ONE = (
     *("model.dropout_rate", "model.attention_dropout_rate", "optimizer.label_smoothing"),
     *("optimizer.beta1", "optimizer.beta2"),
@@ -254,6 +256,9 @@ def validate(config: Config) -> Config:
     for name in _POSITIVE:
         if not options[name] > 0:
             raise UserError(f"{name}={options[name]} must be positive")
+    for name in _SIZES:
+        if not (options[name] > 0 or options[name] == -1):
+            raise UserError(f"{name}={options[name]} must be positive, or -1: the rest of them")
     for name in _NOT_NEGATIVE:
         if not options[name] >= 0:
             raise UserError(f"{name}={options[name]} must not be negative")
@@ -349,8 +354,13 @@ def refuse_differences(workdir: Path, differing: list[str]) -> None:
     if differing:
         raise UserError(
             f"{workdir} holds another experiment ({'; '.join(differing)}): "
-            "choose another --workdir, or give the options it was made with"
+            "choose another --workdir, or leave --config out, and its own options are used"
         )
+
+
+def is_remote(path: Path) -> bool:
+    """Whether `path` is in a bucket: see `storage.path`, which alone makes such paths."""
+    return not isinstance(path, Path)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -362,7 +372,9 @@ def write_whole(path: Path, content: str | bytes) -> None:
     content = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(path.name + ".tmp")
     try:
-        if path.exists() and not path.is_file():  # a pipe, /dev/null: not to be replaced by a file
+        # In a bucket a file is whole whenever it is there. A pipe, or /dev/null, is not to be
+        # replaced by a file.
+        if is_remote(path) or (path.exists() and not path.is_file()):
             path.write_bytes(content)
             return
         try:
@@ -371,7 +383,9 @@ def write_whole(path: Path, content: str | bytes) -> None:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as e:
-        raise UserError(f"cannot write {path}: {e.strerror}") from None
+        no_bucket = is_remote(path) and isinstance(e, FileNotFoundError)
+        reason = "there is no such bucket" if no_bucket else e.strerror or e
+        raise UserError(f"cannot write {path}: {reason}") from None
 
 
 def save(config: Config, path: Path) -> None:

@@ -1,155 +1,25 @@
-"""The Transformer (Vaswani et al. 2017, section 3): modules own parameters and call functional/.
+"""The Transformer (Vaswani et al. 2017, section 3): layers of sublayers.py, and the whole.
 
 Two ways through the same parameters: `Transformer.__call__` sees whole targets at once (training,
 scoring); `start_decoding` and `decode_step` produce one token at a time over a cache.
 """
 
-from typing import Any
-
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from transformer_jax.config import PAD_ID, ModelConfig
-from transformer_jax.functional import attention, layers, masks, positions
-
-
-@flax.struct.dataclass
-class Dropout:
-    """Where and how often to drop. The default drops nothing: inference.
-
-    Attributes:
-      rngs: PRNG keys [B], one per row; None = no dropout.
-      rate: on embeddings and sub-layer outputs; None = none.
-      attention_rate: on attention weights; None = none.
-    """
-
-    rngs: Array | None = None
-    rate: Array | float | None = None
-    attention_rate: Array | float | None = None
-
-    def fold_in(self, number: int) -> "Dropout":
-        """The same rates with keys of their own, for the `number`-th part of a module."""
-        return self.replace(rngs=layers.fold_in_rows(self.rngs, number))
-
-    def __call__(self, x: Array) -> Array:
-        """Drops entries of x [B, ...] at `rate`."""
-        return layers.dropout(x, self.rngs, self.rate)
-
-
-NO_DROPOUT = Dropout()
-
-
-def _kernel_init(config: ModelConfig, in_axis: Any, out_axis: Any) -> nn.initializers.Initializer:
-    init = getattr(nn.initializers, config.kernel_init)
-    return init(in_axis=in_axis, out_axis=out_axis)
-
-
-class Attention(nn.Module):
-    """Multi-head attention (section 3.2.2)."""
-
-    config: ModelConfig
-
-    def setup(self) -> None:
-        c = self.config
-        d_key = c.d_key or c.d_model // c.num_heads
-        d_value = c.d_value or c.d_model // c.num_heads
-
-        def project(name: str, width: int) -> tuple[Array, Array | None]:
-            shape = (c.d_model, c.num_heads, width)
-            kernel = self.param(f"{name}_kernel", _kernel_init(c, 0, (1, 2)), shape)
-            return kernel, self._bias(f"{name}_bias", shape[1:])
-
-        self.query = project("query", d_key)
-        self.key = project("key", d_key)
-        self.value = project("value", d_value)
-        shape = (c.num_heads, d_value, c.d_model)
-        kernel = self.param("output_kernel", _kernel_init(c, (0, 1), 2), shape)
-        self.output = kernel, self._bias("output_bias", (c.d_model,))
-
-    def _bias(self, name: str, shape: tuple[int, ...]) -> Array | None:
-        if not self.config.attention_bias:
-            return None
-        return self.param(name, nn.initializers.zeros, shape)
-
-    def keys_values(self, x: Array) -> tuple[Array, Array]:
-        """The key [B, S, N, H] and value [B, S, N, Hv] of x [B, S, D]."""
-        return _project(x, self.key), _project(x, self.value)
-
-    def attend(self, x: Array, key: Array, value: Array, mask: Array, dropout: Dropout) -> Array:
-        """x [B, T, D] asks key [B, S, N, H] for value [B, S, N, Hv]: [B, T, D]."""
-        heads = attention.scaled_dot_product_attention(
-            _project(x, self.query),
-            key,
-            value,
-            mask,
-            dropout_rngs=dropout.rngs,
-            dropout_rate=dropout.attention_rate,
-        )
-        return attention.merge_heads(heads, *_cast(self.output, x.dtype))
-
-    def __call__(self, x: Array, memory: Array, mask: Array, dropout: Dropout) -> Array:
-        """Queries from x [B, T, D], keys and values from memory [B, S, D]: [B, T, D]."""
-        return self.attend(x, *self.keys_values(memory), mask, dropout)
-
-
-def _cast(weights: Any, dtype: jnp.dtype) -> Any:
-    return jax.tree.map(lambda w: w.astype(dtype), weights)
-
-
-def _project(x: Array, weights: tuple[Array, Array | None]) -> Array:
-    return attention.split_heads(x, *_cast(weights, x.dtype))
-
-
-class FeedForward(nn.Module):
-    """Position-wise feed-forward network (section 3.3)."""
-
-    config: ModelConfig
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """[B, T, D] → [B, T, D]."""
-        c = self.config
-        init, zeros = _kernel_init(c, 0, 1), nn.initializers.zeros
-        w1 = self.param("w1", init, (c.d_model, c.d_ff))
-        b1 = self.param("b1", zeros, (c.d_ff,))
-        w2 = self.param("w2", init, (c.d_ff, c.d_model))
-        b2 = self.param("b2", zeros, (c.d_model,))
-        weights = _cast((w1, b1, w2, b2), x.dtype)
-        return layers.feed_forward(x, *weights, activation=c.activation)
-
-
-class LayerNorm(nn.Module):
-    """Layer normalisation (Ba et al. 2016)."""
-
-    epsilon: float
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """[..., D] → [..., D]."""
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        return layers.layer_norm(x, scale, bias, epsilon=self.epsilon)
-
-
-class Residual(nn.Module):
-    """LayerNorm(x + Sublayer(x)) (section 3.1), or x + Sublayer(LayerNorm(x)) when norm="pre"."""
-
-    config: ModelConfig
-
-    def setup(self) -> None:
-        self.norm = LayerNorm(self.config.layer_norm_epsilon)
-
-    def before(self, x: Array) -> Array:
-        """What the sub-layer reads."""
-        return self.norm(x) if self.config.norm == "pre" else x
-
-    def after(self, x: Array, output: Array, dropout: Dropout) -> Array:
-        """Adds the sub-layer's output, with dropout (section 5.4), to x."""
-        x = x + dropout(output)
-        return x if self.config.norm == "pre" else self.norm(x)
+from transformer_jax.functional import layers, masks, positions
+from transformer_jax.sublayers import (
+    NO_DROPOUT,
+    Attention,
+    Dropout,
+    FeedForward,
+    LayerNorm,
+    Mask,
+    Residual,
+)
 
 
 class EncoderLayer(nn.Module):
@@ -163,7 +33,7 @@ class EncoderLayer(nn.Module):
         self.feed_forward = FeedForward(self.config)
         self.feed_forward_residual = Residual(self.config)
 
-    def __call__(self, x: Array, mask: Array, dropout: Dropout) -> Array:
+    def __call__(self, x: Array, mask: Mask, dropout: Dropout) -> Array:
         """x [B, S, D], mask [B, 1, S, S] → [B, S, D]."""
         y = self.self_attention_residual.before(x)
         y = self.self_attention(y, y, mask, dropout.fold_in(0))
@@ -186,7 +56,7 @@ class DecoderLayer(nn.Module):
         self.feed_forward_residual = Residual(self.config)
 
     def __call__(
-        self, x: Array, encoded: Array, mask: Array, cross_mask: Array, dropout: Dropout
+        self, x: Array, encoded: Array, mask: Mask, cross_mask: Mask, dropout: Dropout
     ) -> Array:
         """x [B, T, D], encoded [B, S, D], masks [B, 1, T, T] and [B, 1, T, S] → [B, T, D]."""
         y = self.self_attention_residual.before(x)
@@ -216,7 +86,7 @@ class DecoderLayer(nn.Module):
         y = self.cross_attention_residual.before(x)
         y = y.reshape(memory["key"].shape[0], -1, y.shape[-1])
         y = self.cross_attention.attend(
-            y, memory["key"], memory["value"], memory["mask"], Dropout()
+            y, memory["key"], memory["value"], memory["mask"], NO_DROPOUT
         )
         x = self.cross_attention_residual.after(x, y.reshape(x.shape), NO_DROPOUT)
         y = self.feed_forward(self.feed_forward_residual.before(x))
@@ -262,8 +132,10 @@ class Transformer(nn.Module):
         if c.positions == "learned":
             self.source_positions = table("source_positions", c.max_positions)
             self.target_positions = table("target_positions", c.max_positions)
-        self.encoder = [EncoderLayer(c) for _ in range(c.num_layers)]
-        self.decoder = [DecoderLayer(c) for _ in range(c.num_layers)]
+        # Remat: the gradient keeps what enters a layer, and computes what is inside it once more.
+        wrap = nn.remat if c.remat else lambda layer: layer
+        self.encoder = [wrap(EncoderLayer)(c) for _ in range(c.num_layers)]
+        self.decoder = [wrap(DecoderLayer)(c) for _ in range(c.num_layers)]
         if c.norm == "pre":
             self.encoder_norm = LayerNorm(c.layer_norm_epsilon)
             self.decoder_norm = LayerNorm(c.layer_norm_epsilon)
@@ -281,6 +153,13 @@ class Transformer(nn.Module):
             )
         return dropout(embedded + encoding).astype(c.compute_dtype)
 
+    def _mask(
+        self, query_segments: Array, key_segments: Array, *, causal: bool = False, packed: bool
+    ) -> Mask:
+        """For `Attention.attend`; fused kernels are for packed rows, in training."""
+        mask = masks.SegmentMask(query_segments, key_segments, causal)
+        return mask if packed and self.config.attention != "xla" else mask.dense()
+
     def encode(
         self,
         source_tokens: Array,
@@ -294,17 +173,18 @@ class Transformer(nn.Module):
         Args:
           source_tokens: int32 [B, S].
           source_segments: int32 [B, S], which pair of a packed row a token belongs to, 0 = padding;
-            None = one sentence per row.
+            None = one sentence per row, of any length, which the plain attention reads.
           source_positions: int32 [B, S], the position within its sentence; None = 0, 1, 2, …
           dropout: what to drop in training.
 
         Returns:
           [B, S, D] in the compute dtype.
         """
+        packed = source_segments is not None
         source_segments, source_positions = _layout(
             source_tokens, source_segments, source_positions
         )
-        mask = masks.segment_mask(source_segments, source_segments)
+        mask = self._mask(source_segments, source_segments, packed=packed)
         x = self._embed(source_tokens, source_positions, "source", dropout.fold_in(0))
         for number, layer in enumerate(self.encoder, start=1):
             x = layer(x, mask, dropout.fold_in(number))
@@ -326,19 +206,19 @@ class Transformer(nn.Module):
           decoder_input: int32 [B, T]: <bos> and the target without its <eos>.
           encoded: [B, S, D].
           source_segments: int32 [B, S].
-          target_segments: int32 [B, T], or None = one sentence per row.
+          target_segments: int32 [B, T], or None = one sentence per row, as in `encode`.
           target_positions: int32 [B, T], or None = 0, 1, 2, …
           dropout: what to drop in training.
 
         Returns:
           logits, float32 [B, T, V].
         """
+        packed = target_segments is not None
         target_segments, target_positions = _layout(
             decoder_input, target_segments, target_positions
         )
-        mask = masks.segment_mask(target_segments, target_segments)
-        mask = mask & masks.causal_mask(decoder_input.shape[1])
-        cross_mask = masks.segment_mask(target_segments, source_segments)
+        mask = self._mask(target_segments, target_segments, causal=True, packed=packed)
+        cross_mask = self._mask(target_segments, source_segments, packed=packed)
         x = self._embed(decoder_input, target_positions, "target", dropout.fold_in(0))
         for number, layer in enumerate(self.decoder, start=1):
             x = layer(x, encoded, mask, cross_mask, dropout.fold_in(number))
@@ -360,12 +240,10 @@ class Transformer(nn.Module):
         Returns:
           logits, float32 [B, T, V].
         """
-        source_segments, source_positions = _layout(
-            source_tokens, source_segments, source_positions
-        )
         encoded = self.encode(
             source_tokens, source_segments, source_positions, dropout=dropout.fold_in(0)
         )
+        source_segments, _ = _layout(source_tokens, source_segments, source_positions)
         return self.decode(
             decoder_input,
             encoded,

@@ -1,5 +1,6 @@
 """Training (Vaswani et al. 2017, section 5): the state, one step, and the loop around it."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -106,8 +107,16 @@ def _optimizer(config: Config, h: Hyperparameters, step: Array) -> optax.Gradien
     )
 
 
-def make_loss(model: Transformer) -> Callable[..., tuple[Array, Metrics]]:
-    """loss(params, batch, label_smoothing, dropout) -> (sum in nats, counts of real tokens)."""
+def make_loss(model: Transformer, *, fused: bool = False) -> Callable[..., tuple[Array, Metrics]]:
+    """loss(params, batch, label_smoothing, dropout) -> (sum in nats, counts of real tokens).
+
+    Args:
+      model: the model.
+      fused: as in training, attention is what `model.attention` says; else the plain function,
+        which any device can run and the compiler can spread over several.
+    """
+    if not fused:
+        model = model.clone(config=dataclasses.replace(model.config, attention="xla"))
 
     def loss(
         params: Any, batch: Batch, label_smoothing: Array | float, dropout: Dropout
@@ -146,7 +155,7 @@ def make_train_step(
       UserError: if `model.attention` cannot run on these devices.
     """
     _refuse_attention_of_other_devices(config.model.attention)
-    loss_and_grads = jax.value_and_grad(make_loss(model), has_aux=True)
+    loss_and_grads = jax.value_and_grad(make_loss(model, fused=True), has_aux=True)
 
     def sums(state: TrainState, batch: Batch) -> tuple[tuple[Array, Metrics], Any]:
         h = state.hyperparameters

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from transformer_jax.functional.layers import (
+    add_bias,
     dropout,
     embed,
     feed_forward,
@@ -58,6 +59,16 @@ def test_layer_norm_statistics_of_bfloat16_are_float32():
     assert y.dtype == jnp.bfloat16
     exact = layer_norm(x.astype(jnp.float32), ones, zeros, epsilon=1e-6)
     np.testing.assert_array_equal(y, exact.astype(jnp.bfloat16))
+
+
+def test_a_bias_of_bfloat16_activations_is_added_and_its_gradient_summed_in_float32():
+    x, bias = jnp.ones((3, 1009, D), jnp.bfloat16), jnp.full(D, 1 + 2.0**-9)
+    y = add_bias(-x, bias)
+    assert y.dtype == jnp.bfloat16
+    assert (y == 2.0**-9).all()  # the bias alone, rounded to bfloat16, is 1
+    assert add_bias(x, None) is x
+    gradient = jax.grad(lambda bias: add_bias(x, bias).astype(jnp.float32).sum())(bias)
+    np.testing.assert_array_equal(gradient, 3 * 1009)  # in bfloat16 the sum would stop at 256
 
 
 @pytest.mark.fast
@@ -171,6 +182,9 @@ def test_dropout_rate_is_rounded_and_the_scale_with_it(rate, dropped):
 def test_dropout_keeps_the_dtype_and_its_gradient_is_its_mask():
     x, rngs = jnp.asarray(normal(0, B, T, D), jnp.bfloat16), keys(B)
     assert dropout(x, rngs, 0.5).dtype == jnp.bfloat16
+    # 7 / (1 - 0.1) = 7.778, rounded once; by a scale in bfloat16 it would be 7.75.
+    sevens = dropout(jnp.full((B, T, D), 7, jnp.bfloat16), rngs, 0.1)
+    assert set(np.unique(sevens.astype(np.float32))) == {0, 7.78125}
     x = jnp.asarray(normal(1, B, T, D))
     grad = jax.grad(lambda x: dropout(x, rngs, 0.5).sum())(x)
     np.testing.assert_array_equal(grad, np.where(dropout(x, rngs, 0.5) == 0, 0, 2))

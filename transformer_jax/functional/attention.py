@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from transformer_jax.functional.layers import dropout
+from transformer_jax.functional.layers import add_bias, dropout
 
 
 def attention_weights(query: Array, key: Array, mask: Array | None = None) -> Array:
@@ -65,13 +65,12 @@ def split_heads(x: Array, kernel: Array, bias: Array | None = None) -> Array:
     Args:
       x: [B, T, D].
       kernel: [D, N, H].
-      bias: [N, H], or None as in the paper's formula.
+      bias: float32 [N, H], or None as in the paper's formula.
 
     Returns:
       [B, T, N, H].
     """
-    heads = jnp.einsum("btd,dnh->btnh", x, kernel)
-    return heads if bias is None else heads + bias
+    return add_bias(jnp.einsum("btd,dnh->btnh", x, kernel), bias)
 
 
 def merge_heads(heads: Array, kernel: Array, bias: Array | None = None) -> Array:
@@ -80,10 +79,9 @@ def merge_heads(heads: Array, kernel: Array, bias: Array | None = None) -> Array
     Args:
       heads: [B, T, N, H].
       kernel: [N, H, D].
-      bias: [D], or None as in the paper's formula.
+      bias: float32 [D], or None as in the paper's formula.
 
     Returns:
       [B, T, D].
     """
-    output = jnp.einsum("btnh,nhd->btd", heads, kernel)
-    return output if bias is None else output + bias
+    return add_bias(jnp.einsum("btnh,nhd->btd", heads, kernel), bias)

@@ -37,6 +37,22 @@ def layer_norm(x: Array, scale: Array, bias: Array, *, epsilon: float) -> Array:
     return (centred * jax.lax.rsqrt(variance + epsilon) * scale + bias).astype(x.dtype)
 
 
+def add_bias(x: Array, bias: Array | None) -> Array:
+    """x + bias, added in float32 whatever the dtype of `x`.
+
+    The gradient of a bias is the sum over all positions: in bfloat16, which has 8 bits, adding 1
+    to 256 changes nothing.
+
+    Args:
+      x: [..., D].
+      bias: float32, broadcastable to `x`; None = nothing to add.
+
+    Returns:
+      [..., D], in the dtype of `x`.
+    """
+    return x if bias is None else (x.astype(jnp.float32) + bias).astype(x.dtype)
+
+
 def feed_forward(
     x: Array, w1: Array, b1: Array, w2: Array, b2: Array, *, activation: str = "relu"
 ) -> Array:
@@ -44,16 +60,16 @@ def feed_forward(
 
     Args:
       x: [B, T, D].
-      w1: [D, F].
-      b1: [F].
-      w2: [F, D].
-      b2: [D].
+      w1: [D, F], in the dtype of `x`.
+      b1: float32 [F].
+      w2: [F, D], in the dtype of `x`.
+      b2: float32 [D].
       activation: what stands for max(0, ·), one of `ACTIVATIONS`.
 
     Returns:
       [B, T, D].
     """
-    return ACTIVATIONS[activation](x @ w1 + b1) @ w2 + b2
+    return add_bias(ACTIVATIONS[activation](add_bias(x @ w1, b1)) @ w2, b2)
 
 
 def embed(tokens: Array, table: Array, *, scale: bool = True) -> Array:
@@ -123,4 +139,4 @@ def dropout(x: Array, rngs: Array | None, rate: Array | float | None) -> Array:
     halves = jnp.concatenate([bits & 0xFFFF, bits >> 16], axis=1)
     keep = (halves[:, :row_size] >= threshold).reshape(x.shape)
     scale = 65536 / (65536 - threshold.astype(jnp.float32))
-    return jnp.where(keep, x * scale.astype(x.dtype), 0)
+    return jnp.where(keep, (x * scale).astype(x.dtype), 0)

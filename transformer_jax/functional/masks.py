@@ -1,5 +1,8 @@
 """Attention masks: bool, True = may attend, broadcastable to [B, N, T, S]."""
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -40,6 +43,27 @@ def segment_mask(query_segments: Array, key_segments: Array) -> Array:
     """
     same = query_segments[:, :, None] == key_segments[:, None, :]
     return (same & (query_segments != 0)[:, :, None])[:, None]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SegmentMask:
+    """`segment_mask`, by its segments: what a fused attention reads instead of a [T, S] array.
+
+    Attributes:
+      query_segments: int32 [B, T].
+      key_segments: int32 [B, S].
+      causal: whether, besides, position t may attend to positions ≤ t only.
+    """
+
+    query_segments: Array
+    key_segments: Array
+    causal: bool = dataclasses.field(default=False, metadata={"static": True})
+
+    def dense(self) -> Array:
+        """The same mask as an array: bool [B, 1, T, S]."""
+        mask = segment_mask(self.query_segments, self.key_segments)
+        return mask & causal_mask(mask.shape[-1]) if self.causal else mask
 
 
 def padding_segments(tokens: Array, *, pad_id: int) -> Array:
