@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help train real test test-slow lint benchmark clean
+.PHONY: help train real test test-slow parity lint benchmark clean
 
 help:
 	@echo "make train      train the quickstart: Chinese to English in five minutes"
 	@echo "make real       the same on real sentences, in about an hour"
 	@echo "make test       the tests"
 	@echo "make test-slow  the tests and the long checks"
+	@echo "make parity     the same numbers as PyTorch, Hugging Face and CTranslate2 give"
 	@echo "make lint       ruff"
 	@echo "make benchmark  training speed beside PyTorch (needs --data, see benchmarks/)"
 
@@ -20,10 +21,13 @@ real: $(VENV)/installed
 	$(BIN)/python launch.py --config=experiments/hsk_zh_en.py
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -q -m "not slow" $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not slow" $(PYTEST_FLAGS)
 
 test-slow: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -q $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -q -n auto --dist loadfile $(PYTEST_FLAGS)
+
+parity: $(VENV)/installed-parity
+	$(BIN)/python -m pytest -q tests/parity tests/interop $(PYTEST_FLAGS)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -47,6 +51,10 @@ $(VENV)/installed: requirements.txt pyproject.toml | $(VENV)/bin/pip
 
 $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 	$(BIN)/pip install -q -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/installed-parity: requirements-parity.txt $(VENV)/installed-dev
+	$(BIN)/pip install -q -r requirements-parity.txt
 	@touch $@
 
 clean:

@@ -4,6 +4,8 @@ import json
 import shutil
 import sys
 
+import jax
+import numpy as np
 import pytest
 from launching import FLAGS, TINY, launch, refusal
 
@@ -75,7 +77,9 @@ def test_training_goes_on_from_its_step(workdir, few_held_out, capsys, monkeypat
     config.train.steps, config.train.evaluate_every = 6, 0
     steps, batch = [], dataset.PackedDataset.batch
     monkeypatch.setattr(
-        dataset.PackedDataset, "batch", lambda data, step: steps.append(step) or batch(data, step)
+        dataset.PackedDataset,
+        "batch",
+        lambda data, step, rows: steps.append(step) or batch(data, step, rows),
     )
     experiment.train(config, workdir)
     assert steps == [4, 5]
@@ -86,6 +90,43 @@ def test_training_goes_on_from_its_step(workdir, few_held_out, capsys, monkeypat
     assert config_of(workdir) == config
     trained_on = trained_workdir.load(config, workdir, weights="latest")
     assert trained_on.steps == ([6],)
+
+
+def test_fewer_steps_than_are_made_are_refused(workdir, few_held_out):
+    config = config_of(workdir)
+    config.train.steps = 2
+    before = (workdir / "config.json").read_bytes()
+    with pytest.raises(UserError, match=r"train\.steps=2, but 4 steps are made"):
+        experiment.train(config, workdir)
+    assert (workdir / "config.json").read_bytes() == before
+    with pytest.raises(UserError, match="--profile needs 15 steps, and 0 are left"):
+        experiment.train(config_of(workdir), workdir, profile="somewhere")
+
+
+def test_a_workdir_without_checkpoint_may_be_removed(workdir, few_held_out):
+    shutil.rmtree(workdir / "checkpoints")
+    config = config_of(workdir)
+    config.model.d_ff = 15
+    with pytest.raises(UserError, match=r"d_ff.* and has no checkpoint yet: remove it"):
+        experiment.train(config, workdir)
+
+
+def test_two_halves_are_the_whole_bit_for_bit(tmp_path, few_held_out):
+    """Through orbax and a workdir; the schedule has to be one that a length does not stretch."""
+    options = [
+        *FLAGS,
+        "--config.optimizer.schedule=inverse_sqrt",
+        "--config.train.evaluate_every=0",
+    ]
+    halves, whole = tmp_path / "halves", tmp_path / "whole"
+    for workdir, steps in ((halves, 2), (halves, 4), (whole, 4)):
+        done = launch(f"--workdir={workdir}", *options, f"--config.train.steps={steps}")
+        assert done.returncode == 0, done.stderr
+    params = [
+        trained_workdir.load(config_of(w), w, weights="latest").params[0] for w in (halves, whole)
+    ]
+    for a, b in zip(*map(jax.tree.leaves, params), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_another_configuration_is_refused(workdir):

@@ -12,7 +12,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from transformer_jax.config import WEIGHTS, UserError
+from transformer_jax.config import WEIGHTS, UserError, is_remote
 
 if TYPE_CHECKING:  # for its name alone: imports run downward
     from transformer_jax.training import TrainState
@@ -28,8 +28,10 @@ class Checkpoints:
             LatestN(keep),
             BestN(get_metric_fn=_bleu, n=1, keep_checkpoints_without_metrics=False),
         ]
+        folder = workdir / "checkpoints"
         self._manager = ocp.CheckpointManager(
-            (workdir / "checkpoints").absolute(),
+            # What is in a bucket has no other name, and epath would look for it in the folder here.
+            folder if is_remote(folder) else folder.absolute(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=AnyPreservationPolicy(policies),
                 best_fn=_bleu,

@@ -18,6 +18,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from transformer_jax import config as configs
+from transformer_jax import storage
 from transformer_jax.config import CONFIG_FILE, Config, UserError, nearest
 
 
@@ -84,9 +85,17 @@ def load_config(argv: list[str], default_experiment: Path) -> tuple[Config, list
         return _load_point(Path(given["config"]), given["sweep_index"]), rest
     if "config" in given:
         return load_experiment(Path(given["config"])), rest
-    if "workdir" in given and (Path(given["workdir"]) / CONFIG_FILE).exists():
-        return configs.load(Path(given["workdir"]) / CONFIG_FILE), rest
+    workdir = given.get("workdir", "")
+    # A bucket is read where --target says, from where this machine may not reach it.
+    if workdir and not (_has_target(argv) and workdir.startswith(storage.BUCKET)):
+        saved = storage.path(workdir) / CONFIG_FILE
+        if saved.exists():
+            return configs.load(saved), rest
     return load_experiment(default_experiment), rest
+
+
+def _has_target(argv: list[str]) -> bool:
+    return any(a.startswith("-") and a.lstrip("-").split("=")[0] == "target" for a in argv)
 
 
 def load_experiment(path: Path) -> Config:

@@ -10,8 +10,10 @@ from typing import Any
 
 from sacrebleu.metrics import BLEU, CHRF
 
-from transformer_jax.config import UserError, write_whole
+from transformer_jax import storage
+from transformer_jax.config import write_whole
 from transformer_jax.paper_bleu import paper_bleu
+from transformer_jax.tracking import say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +103,15 @@ class ChrF(CHRF):
     # sacrebleu 2.6's statistics.mean refuses the mixture: what a poor model gives is a TypeError.
     def _compute_score_from_stats(self, stats: Any) -> Any:
         return super()._compute_score_from_stats([float(number) for number in stats])
+
+
+def warn_of_words(references: Sequence[str], target_language: str) -> None:
+    """Says so if BLEU will count clauses of Chinese as words."""
+    if is_mistaken_for_words(references, target_language):
+        say(
+            f"the references are Chinese and data.target_language={target_language!r}: BLEU takes "
+            "a clause for a word; give --config.data.target_language=zh"
+        )
 
 
 def is_mistaken_for_words(references: Sequence[str], target_language: str) -> bool:
@@ -245,10 +256,7 @@ def write_report(
       references: raw text.
       **about: what else scores.json should say: the split, the weights.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise UserError(f"cannot write to {folder}: {e.strerror}") from None
+    storage.make_folder(folder)
     rows = list(zip(sources, translations, references, strict=True))
     names = ("source", "translation", "reference")
     # A tab or a carriage return inside a sentence would shift the columns.

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from transformer_jax import config as configs
-from transformer_jax import evaluation, parallel, tracking, training
+from transformer_jax import evaluation, parallel, storage, tracking, training
 from transformer_jax.checkpoint import Checkpoints
 from transformer_jax.config import CONFIG_FILE, Config, UserError
 from transformer_jax.data import corpora, dataset, word_vectors
@@ -35,16 +35,19 @@ def train(config: Config, workdir: Path, *, profile: str | None = None) -> None:
     """
     started = time.monotonic()
     configs.validate(config)
+    saved = _saved_config(config, workdir)
     devices = parallel.choose(
         config.parallel, batch_rows=config.data.batch_rows, accumulate=config.train.accumulate
     )
     with parallel.writer_first():
-        begun = _open_workdir(config, workdir)
         corpus = corpora.load_split(config.data, "train")
         valid = corpora.load_split(config.data, "valid")
         corpora.load_split(config.data, "test")  # missing? Now is better than after the training
+        evaluation.warn_of_words([target for _, target in valid.pairs], config.data.target_language)
+        storage.make_folder(workdir)
         tokenizers = _tokenizers(config, workdir, corpus.pairs)
-        _check_data(workdir, dataset.content_hash(corpus.pairs, tokenizers), begun=begun)
+        text = dataset.content_hash(corpus.pairs, tokenizers)
+        _check_data(workdir, text, begun=saved is not None)
         data = _packed(config, workdir, tokenizers, corpus, "training")
         validation = _packed(config, workdir, tokenizers, valid, "validation")
     model = Transformer(config.model, tokenizers.target.vocab_size, tokenizers.source.vocab_size)
@@ -52,6 +55,7 @@ def train(config: Config, workdir: Path, *, profile: str | None = None) -> None:
     checkpoints = Checkpoints(workdir, keep=config.train.average_checkpoints)
     try:
         state = _first_state(config, model, tokenizers, checkpoints, devices)
+        _check_steps(int(state.step), config, saved, profile)
         if parallel.is_writer():  # last: from here on the workdir is this experiment's
             tokenizers.save(workdir)
             configs.save(config, workdir / CONFIG_FILE)
@@ -131,6 +135,7 @@ def _run(
             metrics = validate(state.params)
             tracker.write(step, {"valid": metrics})
             say(f"step {step}  " + "  ".join(f"valid {k} {v:.3f}" for k, v in metrics.items()))
+        tracker.flush()  # before the checkpoint from which a restart would go on
         checkpoints.save(step, state, metrics and metrics["bleu"])
         tracker.restart_clock()
 
@@ -153,33 +158,50 @@ def _run(
 
 # On other devices, from text that moved, or reporting otherwise: the same experiment. Training
 # longer is too, though a cosine schedule then is stretched.
+# The languages decide how BLEU counts; a direction that they reverse is another text.
 _FREE_OPTIONS = (
     *("name:", "demo:", "parallel.", "decode.", "data.path:"),
+    *("data.source_language:", "data.target_language:"),
     *("train.steps:", "train.log_every:", "train.evaluate", "train.tensorboard:"),
 )
 
 
-def _open_workdir(config: Config, workdir: Path) -> bool:
-    """Makes the workdir, or checks that it is this experiment's; whether that has begun."""
+def _saved_config(config: Config, workdir: Path) -> Config | None:
+    """What `workdir` was made with, checked to be this experiment; None if it is new."""
     path = workdir / CONFIG_FILE
-    try:
-        (workdir / "tokens").mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise UserError(f"cannot write to {workdir}: {e.strerror}") from None
     if not path.exists():
-        return False
+        return None
     saved = configs.load(path)
     free = _FREE_OPTIONS
     if saved.model.pretrained_embeddings and config.model.pretrained_embeddings:
         free += ("model.pretrained_embeddings:",)  # the file moved, which a checkpoint replaces
     differing = [d for d in configs.differences(saved, config) if not d.startswith(free)]
-    configs.refuse_differences(workdir, differing)
-    if saved.train.steps != config.train.steps and config.optimizer.schedule == "cosine":
-        say(
-            f"train.steps was {saved.train.steps} and is {config.train.steps}: the rest of the "
-            "cosine schedule is stretched; one run of that length would have learned differently"
+    if differing and not any((workdir / "checkpoints").glob("[0-9]*")):
+        raise UserError(
+            f"{workdir} was begun with other options ({'; '.join(differing)}) and has no "
+            "checkpoint yet: remove it, or choose another --workdir"
         )
-    return True
+    configs.refuse_differences(workdir, differing)
+    return saved
+
+
+def _check_steps(step: int, config: Config, saved: Config | None, profile: str | None) -> None:
+    """Says, or refuses, what cannot be meant by going on from `step`."""
+    steps = config.train.steps
+    if step > steps:
+        raise UserError(
+            f"train.steps={steps}, but {step} steps are made: give more, or another --workdir"
+        )
+    if profile and steps - step < tracking.PROFILED_CALLS:
+        raise UserError(
+            f"--profile needs {tracking.PROFILED_CALLS} steps, and {steps - step} are left to train"
+        )
+    stretched = saved and saved.train.steps != steps and config.optimizer.schedule == "cosine"
+    if stretched and step:
+        say(
+            f"train.steps was {saved.train.steps} and is {steps}: the rest of the cosine schedule "
+            "is stretched; one run of that length would have learned differently"
+        )
 
 
 def _check_data(workdir: Path, content_hash: str, *, begun: bool) -> None:

@@ -12,7 +12,10 @@ import jax
 from tqdm import tqdm
 
 from transformer_jax import parallel
-from transformer_jax.config import write_whole
+from transformer_jax.config import is_remote, write_whole
+
+# A bucket's file is written whole each time.
+_SECONDS_BETWEEN_SAVES = 60
 
 
 def say(message: str) -> None:
@@ -28,20 +31,27 @@ def progress_bar(total: int, description: str) -> tqdm:
     return tqdm(total=total, desc=description, disable=disable, leave=False, dynamic_ncols=True)
 
 
-def profiled(step: Callable[..., Any], folder: str, *, after: int = 10, steps: int = 5) -> Any:
-    """`step`, with a jax profiler trace in `folder` of some calls once compiling is over."""
+_TRACE_AFTER, _TRACED = 10, 5
+PROFILED_CALLS = _TRACE_AFTER + _TRACED
+
+
+def profiled(step: Callable[..., Any], folder: str) -> Any:
+    """`step`, with a jax profiler trace in `folder` of some calls once compiling is over.
+
+    It is written after `PROFILED_CALLS` calls.
+    """
     calls = 0
 
     def traced(*arguments: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == after:
+        if calls == _TRACE_AFTER:
             jax.profiler.start_trace(folder)
         result = step(*arguments)
-        if calls == after + steps:
+        if calls == PROFILED_CALLS:
             jax.block_until_ready(result)
             jax.profiler.stop_trace()
-            say(f"a trace of {steps} steps is in {folder}")
+            say(f"a trace of {_TRACED} steps is in {folder}")
         return result
 
     return traced
@@ -57,7 +67,7 @@ class Tracker:
         writer = parallel.is_writer()
         self._path = workdir / "metrics.jsonl" if writer else Path(os.devnull)
         _forget_after(self._path, first_step)
-        self._file = self._path.open("a")
+        self._file = _BucketFile(self._path) if is_remote(self._path) else self._path.open("a")
         board = tensorboard and writer
         self._board = _summary_writer(workdir / "tensorboard", first_step) if board else None
         self._bar = tqdm(
@@ -102,12 +112,39 @@ class Tracker:
         """Measures speed from here: what happened between steps (evaluation) is left out."""
         self._tokens, self._since, self._since_step = 0.0, time.monotonic(), self._step
 
+    def flush(self) -> None:
+        """Puts in its place what would be lost if the run ended now."""
+        if isinstance(self._file, _BucketFile):
+            self._file.save()
+
     def close(self) -> None:
         """Ends the bar and closes the files."""
         self._bar.close()
         self._file.close()
         if self._board:
             self._board.close()
+
+
+class _BucketFile:
+    """Lines of text at the end of a file in a bucket, which is written anew now and then."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._saved_at = path, time.monotonic()
+        self._text = path.read_text() if path.exists() else ""
+
+    def write(self, line: str) -> None:
+        self._text += line
+
+    def flush(self) -> None:
+        """Saves, unless it did within the last minute."""
+        if time.monotonic() - self._saved_at >= _SECONDS_BETWEEN_SAVES:
+            self.save()
+
+    def save(self) -> None:
+        write_whole(self._path, self._text)
+        self._saved_at = time.monotonic()
+
+    close = save
 
 
 def _forget_after(path: Path, step: int) -> None:

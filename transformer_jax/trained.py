@@ -14,15 +14,15 @@ import jax
 import numpy as np
 
 from transformer_jax import config as configs
-from transformer_jax import evaluation, parallel, tracking, training
+from transformer_jax import evaluation, parallel, storage, tracking, training
 from transformer_jax.checkpoint import Checkpoints
-from transformer_jax.config import CONFIG_FILE, Config, UserError
+from transformer_jax.config import CONFIG_FILE, Config, UserError, is_remote
 from transformer_jax.data import corpora
 from transformer_jax.data.tokenizer import Tokenizers
 from transformer_jax.model import Transformer
 from transformer_jax.scoring import Scorer, TokenScores, perplexity
 from transformer_jax.tracking import say
-from transformer_jax.translation import Hypothesis, Translator, first_best
+from transformer_jax.translation import SOURCE_LENGTHS, Hypothesis, Translator, first_best
 
 _MODEL_OPTIONS = ("model.", "data.vocab_size:")
 
@@ -156,11 +156,7 @@ def _warn(
         say(f"{corpus.empty:,} pairs with an empty side left out")
     if untranslated:
         say(f"{untranslated:,} sentences too long to translate count as empty translations")
-    if evaluation.is_mistaken_for_words(references, target_language):
-        say(
-            f"the references are Chinese and data.target_language={target_language!r}: BLEU takes "
-            "a clause for a word; give --config.data.target_language=zh"
-        )
+    evaluation.warn_of_words(references, target_language)
     for warning in evaluation.warnings(degeneracy):
         say(warning)
 
@@ -206,7 +202,7 @@ def translate(
     Raises:
       UserError: if the search gives fewer than `n_best`, or a file cannot be read or written.
     """
-    decode = config.decode
+    decode = configs.validate(config).decode
     most = decode.beam_size if decode.method == "beam" else 1
     if n_best > most:
         raise UserError(
@@ -219,8 +215,8 @@ def translate(
             raise UserError("--prefixes goes with lines of text: give --input=FILE")
         _prompt(load(config, workdir, weights=weights, ensemble=ensemble), n_best)
         return
-    sentences = corpora.read_lines(Path(input_file)) if input_file else _standard_input()
-    prefixes = corpora.read_lines(Path(prefix_file)) if prefix_file else None
+    sentences = corpora.read_lines(storage.path(input_file)) if input_file else _standard_input()
+    prefixes = corpora.read_lines(storage.path(prefix_file)) if prefix_file else None
     if prefixes is not None and len(prefixes) != len(sentences):
         raise UserError(
             f"{prefix_file} has {len(prefixes)} lines, and there are {len(sentences)} to "
@@ -274,7 +270,7 @@ def score(
     if bool(input_file) != bool(target_file):
         raise UserError("--mode=score takes --input=SOURCES --translations=FILE, or neither")
     if input_file and target_file:
-        sources, targets = (corpora.read_lines(Path(f)) for f in (input_file, target_file))
+        sources, targets = (corpora.read_lines(storage.path(f)) for f in (input_file, target_file))
         if len(sources) != len(targets):
             raise UserError(
                 f"{input_file} has {len(sources)} lines and {target_file} {len(targets)}: line k "
@@ -315,7 +311,10 @@ def _standard_input() -> list[str]:
 
 
 def _check_writable(output_file: str | None) -> None:
-    if output_file and not Path(output_file).parent.is_dir():
+    if not output_file:
+        return
+    path = storage.path(output_file)
+    if not is_remote(path) and not path.parent.is_dir():
         raise UserError(f"cannot write {output_file}: there is no such folder")
 
 
@@ -325,13 +324,16 @@ def _write(output_file: str | None, text: str) -> None:
     if output_file is None:
         sys.stdout.write(text)
     else:
-        configs.write_whole(Path(output_file), text)
+        configs.write_whole(storage.path(output_file), text)
 
 
 def _prompt(trained: Trained, n_best: int) -> None:
     data = trained.config.data
     say(f"{data.source_language} → {data.target_language}; an empty line ends")
-    trained.translate([trained.config.demo or "a"])  # so the first short question needs no wait
+    # So that no question needs to wait, unless it is a very long one.
+    (word,) = trained.tokenizers.source.encode(["a"])
+    for pieces in SOURCE_LENGTHS[:3]:
+        trained.translate([" ".join(["a"] * ((pieces - 1) // len(word)))])
     for number in itertools.count(1):
         try:
             line = input("> ").strip()

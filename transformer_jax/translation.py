@@ -70,8 +70,11 @@ class Translator:
         self._lengths = source_lengths([model.config for model in models], decode.extra_length)
         self._rows = rows or parallel.one_device()
 
+        self._seed = np.uint32(seed)
+
         def run(params: Any, *args: jax.Array) -> decoding.SearchResult:
-            return search(models, decode, params, *args, jax.random.key(seed))
+            *arrays, seed = args
+            return search(models, decode, params, *arrays, jax.random.key(seed))
 
         self._search = self._rows.compile(run)
 
@@ -144,7 +147,7 @@ class Translator:
         row_ids = np.zeros(shape[0], np.int32)
         row_ids[: len(numbers)] = numbers
         arrays = map(self._rows.put, (source_tokens, prefix, row_ids))
-        found = jax.device_get(self._search(tuple(params), *arrays))
+        found = jax.device_get(self._search(tuple(params), *arrays, self._seed))
         return [self._hypotheses(found, row) for row in range(len(rows))]
 
     def _hypotheses(self, found: decoding.SearchResult, row: int) -> list[Hypothesis]:

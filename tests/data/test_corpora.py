@@ -295,7 +295,9 @@ def test_hsk_as_it_is():
     )
     data = DataConfig(corpus="hsk", held_out_size=300)
     parts = {split: load_split(data, split).pairs for split in SPLITS}
-    sentences = {(r["chinese"], r["translation"]["en"]) for r in package.load_sentences()}
+    records = [(r["chinese"], r["translation"]["en"]) for r in package.load_sentences()]
+    sentences = {pair for pair in records if not pair[1].startswith("placeholder")}
+    assert sum(pair in sentences for pair in records) == 4354 - 80
     assert_no_sentence_is_shared(parts)
     for name in ("valid", "test"):
         assert 300 <= len(parts[name]) < 330
@@ -304,7 +306,9 @@ def test_hsk_as_it_is():
     assert ("老师", "teacher") in glosses
     assert 4500 < len(glosses) < 5340
     assert not any("(" in en or ";" in en for _, en in glosses)
-    assert len(parts["train"]) == 4354 - len(parts["valid"]) - len(parts["test"]) + len(glosses)
+    assert load_split(data, "train").empty == 80
+    assert not any("placeholder" in text for pairs in parts.values() for p in pairs for text in p)
+    assert len(parts["train"]) == 4274 - len(parts["valid"]) - len(parts["test"]) + len(glosses)
 
     backward = DataConfig(
         corpus="hsk", held_out_size=300, source_language="en", target_language="zh"
@@ -393,7 +397,7 @@ def test_what_cannot_be_read_is_named(tmp_path):
     assert message("tran.en,p.tsv") == "…/tran.en does not exist (did you mean train.en?)"
     assert message("x/y/train.en,p.tsv") == "…/x/y/train.en does not exist"
     assert message("folder").startswith("…/folder is a directory")
-    assert message("empty.de") == "…/empty.de has no pairs (0 dropped: a side is blank)"
+    assert message("empty.de") == "…/empty.de has no pairs (it is empty)"
     assert message("train.en,empty.de").startswith("…/train.en has 1 lines, but …/empty.de has 0: ")
     assert message("p.tsv").startswith("…/p.tsv, line 3 has no tab: give ")
     assert message("train.en").startswith("…/train.en, line 1 has no tab: give ")

@@ -336,17 +336,29 @@ def test_what_changes_the_tokens_encodes_again(tmp_path, pairs, model):
     assert again.texts == 6
 
 
+def test_damaged_tokens_are_encoded_again(tmp_path):
+    tokenize_pairs(PAIRS, [Spelling()] * 2, tmp_path)
+    files = sorted(tmp_path.rglob("*.npy"))
+    assert len(files) == 4
+    for file in files:
+        for content in (file.read_bytes()[:100], file.read_bytes()[:-1], b"", None):
+            file.unlink()
+            if content is not None:
+                file.write_bytes(content)
+            assert_are_tokens_of(tokenize_pairs(PAIRS, [Spelling()] * 2, tmp_path), PAIRS)
+
+
 def test_what_a_killed_run_left_is_harmless(tmp_path, monkeypatch):
     saved = []
 
-    def save_one(path, array):
+    def save_one(path, content):
         if saved:
             raise KeyboardInterrupt
         saved.append(path)
-        path.write_bytes(b"half")
+        path.write_bytes(content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(np, "save", save_one)
+        patch.setattr(dataset, "write_whole", save_one)
         with pytest.raises(KeyboardInterrupt):
             tokenize_pairs(PAIRS, [Spelling()] * 2, tmp_path)
     assert saved

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import os
 import random
 import re
 import zlib
@@ -9,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from transformer_jax import storage
 from transformer_jax.config import DataConfig, UserError, nearest
 
 Pair = tuple[str, str]
@@ -92,7 +94,8 @@ def hold_out(pairs: Sequence[Pair], size: int, names: Sequence[str]) -> dict[str
     if not parts["train"]:
         raise UserError(
             f"data.held_out_size={size} for each of {', '.join(names)} leaves nothing to train on: "
-            f"there are {len(pairs)} pairs, in {len(groups)} groups that share no sentence"
+            f"there are {len(pairs)} pairs, in {len(groups)} groups that share no sentence: "
+            "lower it"
         )
     return {name: [pairs[i] for i in part] for name, part in parts.items()}
 
@@ -134,7 +137,8 @@ def _without_blanks(pairs: Iterable[Pair], origin: str, limit: int = 0) -> Corpu
         if len(corpus.pairs) == limit > 0:
             break
     if not corpus.pairs:
-        raise UserError(f"{origin} has no pairs ({corpus.empty} dropped: a side is blank)")
+        why = f"{corpus.empty} dropped: a side is blank" if corpus.empty else "it is empty"
+        raise UserError(f"{origin} has no pairs ({why})")
     return corpus
 
 
@@ -165,7 +169,11 @@ def _hsk(data: DataConfig, split: str) -> Corpus:
     except ImportError:
         raise UserError("data.corpus='hsk' needs: pip install hsk-sentences-audio") from None
     records = hsk_sentences_audio.load_sentences()
-    sentences = ((r["chinese"], r["translation"]["en"]) for r in records)
+    # 80 translations are "placeholder", "placeholder-p2" and the like: they are as good as empty.
+    sentences = (
+        (r["chinese"], re.sub(r"^placeholder(-\w+)?$", "", r["translation"]["en"].strip()))
+        for r in records
+    )
     corpus = _without_blanks(sentences, data.corpus)
     pairs = _part(corpus.pairs, data, split, ["valid", "test"])
     if split == "train":
@@ -211,7 +219,12 @@ def _read_pairs(data: DataConfig, option: str) -> Corpus:
     names = [name.strip() for name in value.split(",")]
     if len(names) > 2 or not all(names):
         raise UserError(f"data.{option}={value!r} must be {_FILES_HINT}")
-    paths = [Path(data.path).expanduser() / Path(name).expanduser() for name in names]
+    folder = os.path.expanduser(data.path)
+    paths = [storage.path(os.path.expanduser(name), folder=folder) for name in names]
+    lost = next((path for path in paths if not data.path and not path.is_absolute()), None)
+    if lost and not lost.exists():
+        near = nearest(lost.name, _siblings(lost))
+        raise UserError(f"{lost} does not exist{near}: name its folder, --config.data.path=DIR")
     if len(paths) == 1:
         return _without_blanks(_read_columns(paths[0]), str(paths[0]))
     source, target = map(read_lines, paths)
@@ -232,6 +245,10 @@ def _read_columns(path: Path) -> Iterator[Pair]:
         yield source, rest.partition("\t")[0]
 
 
+def _siblings(path: Path) -> list[str]:
+    return [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+
+
 def read_lines(path: Path) -> list[str]:
     """The lines of a UTF-8 file, which may be gzipped.
 
@@ -239,11 +256,13 @@ def read_lines(path: Path) -> list[str]:
       UserError: if it cannot be read.
     """
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-            return split_lines(file.read(), str(path))
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+        return split_lines(content, str(path))
     except FileNotFoundError:
-        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(f"{path} does not exist{nearest(path.name, siblings)}") from None
+        near = nearest(path.name, _siblings(path))
+        raise UserError(f"{path} does not exist{near}") from None
     except IsADirectoryError:
         raise UserError(f"{path} is a directory: give a file") from None
     except (OSError, EOFError, zlib.error) as e:
@@ -277,7 +296,7 @@ def _tfds(data: DataConfig, split: str) -> Corpus:
         records = tfds.data_source(
             data.corpus.removeprefix("tfds:"),
             split=expression,
-            data_dir=str(Path(data.path).expanduser()) if data.path else None,
+            data_dir=os.path.expanduser(data.path) or None,
             builder_kwargs={"file_format": "array_record"},
         )
     except (ValueError, KeyError) as e:  # no such dataset, configuration or split

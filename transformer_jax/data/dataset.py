@@ -6,13 +6,14 @@ state, and neither the number of hosts nor of devices changes what is learned.
 
 import dataclasses
 import hashlib
+import io
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from transformer_jax.config import BOS_ID, EOS_ID, PAD_ID
+from transformer_jax.config import BOS_ID, EOS_ID, PAD_ID, is_remote, write_whole
 from transformer_jax.data.tokenizer import Tokenizers
 
 _CHUNK = 10_000  # pairs encoded between two ticks of the progress bar
@@ -25,7 +26,7 @@ class TokenizedPairs:
     """Pairs as ids: all sentences end to end, and where each one starts.
 
     Attributes:
-      source: int32 [all source tokens], memory-mapped when read from a cache.
+      source: int32 [all source tokens], memory-mapped when read from a local cache.
       target: int32 [all target tokens].
       source_offsets: int64 [pairs + 1]; sentence i is source[source_offsets[i]:offsets[i + 1]].
       target_offsets: int64 [pairs + 1].
@@ -50,6 +51,9 @@ class TokenizedPairs:
         return np.diff(self.target_offsets)
 
 
+_NAMES = [f.name for f in dataclasses.fields(TokenizedPairs)]
+
+
 def tokenize_pairs(
     pairs: Sequence[tuple[str, str]],
     tokenizers: Tokenizers,
@@ -68,14 +72,26 @@ def tokenize_pairs(
     if cache_dir is None:
         return TokenizedPairs(*_encode(pairs, tokenizers, progress))
     folder = cache_dir / content_hash(pairs, tokenizers)
-    names = [f.name for f in dataclasses.fields(TokenizedPairs)]
-    if not folder.is_dir():
-        temporary = folder.with_suffix(".tmp")
-        temporary.mkdir(parents=True, exist_ok=True)
-        for name, array in zip(names, _encode(pairs, tokenizers, progress), strict=True):
-            np.save(temporary / f"{name}.npy", array)
-        temporary.replace(folder)
-    return TokenizedPairs(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in names))
+    cached = _read_cache(folder)
+    if cached is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, array in zip(_NAMES, _encode(pairs, tokenizers, progress), strict=True):
+            content = io.BytesIO()
+            np.save(content, array)
+            write_whole(folder / f"{name}.npy", content.getvalue())
+        cached = _read_cache(folder)
+    return TokenizedPairs(*cached)
+
+
+def _read_cache(folder: Path) -> list[np.ndarray] | None:
+    """What was encoded before; None if something of it is missing or damaged."""
+    files = [folder / f"{name}.npy" for name in _NAMES]
+    try:
+        if is_remote(folder):
+            return [np.load(io.BytesIO(file.read_bytes())) for file in files]
+        return [np.load(file, mmap_mode="r") for file in files]
+    except (OSError, EOFError, ValueError):
+        return None
 
 
 def content_hash(pairs: Sequence[tuple[str, str]], tokenizers: Tokenizers) -> str:

@@ -74,7 +74,7 @@ class Tokenizer:
         except (FileNotFoundError, NotADirectoryError):
             raise UserError(f"{path.parent} has no {path.name}: train there first") from None
         except OSError as e:
-            raise UserError(f"{path} cannot be read: {e.strerror}") from None
+            raise UserError(f"{path} cannot be read: {e.strerror or e}") from None
         except RuntimeError:
             raise UserError(f"{path} is damaged: it is not a SentencePiece model") from None
         return tokenizer
