@@ -27,6 +27,7 @@ test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -q -n auto --dist loadfile $(PYTEST_FLAGS)
 
 parity: $(VENV)/installed-parity
+	@$(BIN)/python -c 'import ctranslate2, safetensors, torch, transformers'  # or tests would skip
 	$(BIN)/python -m pytest -q tests/parity tests/interop $(PYTEST_FLAGS)
 
 lint: $(VENV)/installed-dev

@@ -4,12 +4,14 @@ import json
 import math
 import shutil
 
+import numpy as np
 import pytest
 from launching import FLAGS, launch, refusal
 
 from transformer_jax import config as configs
 from transformer_jax import trained as trained_workdir
-from transformer_jax.config import UserError
+from transformer_jax.checkpoint import Checkpoints
+from transformer_jax.config import EOS_ID, UserError
 
 LINES = ["我有一只猫", "", "他是老师。", "她有三本书。"]
 
@@ -20,7 +22,7 @@ def other(trained, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "other"
     workdir.mkdir()
     shutil.copy(trained[0] / "tokenizer.model", workdir)
-    more = ["--config.seed=1", "--config.model.d_model=12", "--config.decode.beam_size=2"]
+    more = ["--config.seed=1", "--config.model.d_model=12", "--config.model.logits_bias=True"]
     done = launch(f"--workdir={workdir}", *FLAGS, *more)
     assert done.returncode == 0, done.stderr
     return workdir
@@ -53,32 +55,37 @@ def score(workdir, *files, split="test", **options):
 
 
 # -------------------------------------------------------------------------------------------- score
-@pytest.mark.fast
-def test_score_gives_what_translate_reported(workdir, source, tmp_path):
-    """The text of a translation has the pieces that it was found in, here; see `Scorer.score`."""
-    config = config_of(workdir)
-    found = trained_workdir.load(config, workdir, weights="average").translate(LINES)
+def test_score_gives_what_translate_reported(other, source, tmp_path, monkeypatch, capsys):
+    """Of translations that are forced pieces, and then end: <eos> is made likely."""
+    restore = Checkpoints.restore_params
+
+    def restore_and_bias(*args):
+        params, steps = restore(*args)
+        return params | {"logits_bias": params["logits_bias"].at[EOS_ID].add(9.0)}, steps
+
+    monkeypatch.setattr(Checkpoints, "restore_params", restore_and_bias)
+    texts = ["I have a cat", "", "He is a teacher.", "She has three books."]
+    config = config_of(other)
+    config.decode.extra_length = 50
+    model = trained_workdir.load(config, other, weights="average")
+    found = model.translator.translate(model.params, LINES, prefixes=texts)
+    assert [hypotheses[0].text for hypotheses in found] == texts
     target = tmp_path / "target"
-    target.write_text("".join(h[0].text + "\n" for h in found), encoding="utf-8")
-    done = launch(
-        *("--mode=score", f"--workdir={workdir}", f"--input={source}", f"--translations={target}")
-    )
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [row["source"] for row in rows] == LINES
-    tokenizer = trained_workdir.load(config, workdir, weights="average").tokenizers.target
-    compared = 0
+    target.write_text("".join(text + "\n" for text in texts), encoding="utf-8")
+    rows = score(other, source, target, tmp_path / "scores")
+    assert [(row["source"], row["translation"]) for row in rows] == [
+        *zip(LINES, texts, strict=True)
+    ]
     for row, (best, *_) in zip(rows, found, strict=True):
-        assert row["translation"] == best.text
-        ids = [*tokenizer.encode([best.text])[0], 3]
-        if tuple(ids) == best.ids:  # else cut off before <eos>, or found in other pieces
-            assert row["log_prob"] == pytest.approx(best.log_prob, rel=1e-4)
-            assert row["log_probs"] == pytest.approx(best.token_log_probs, rel=1e-3)
-            compared += 1
-        assert len(row["pieces"]) == len(row["log_probs"]) == len(ids)
-        assert row["log_prob"] == pytest.approx(sum(row["log_probs"]), rel=1e-6)
-        mean = row["log_prob"] / len(ids)
+        pieces = [model.tokenizers.target.vocabulary[i] for i in best.ids]
+        if row["source"]:  # a blank line is not asked of the model
+            assert len(pieces) > 5 and row["pieces"] == pieces
+            assert row["log_probs"] == pytest.approx(best.token_log_probs, rel=1e-4, abs=1e-5)
+            assert row["log_prob"] == pytest.approx(best.log_prob, rel=1e-5)
+        mean = row["log_prob"] / len(row["pieces"])
         assert row["perplexity"] == pytest.approx(math.exp(-mean), rel=1e-6)
-    assert f"{len(LINES)} translations, {sum(len(r['pieces']) for r in rows)} pieces" in done.stderr
+    said = f"4 translations, {sum(len(row['pieces']) for row in rows)} pieces"
+    assert said in capsys.readouterr().err
 
 
 def test_score_of_a_split_and_of_what_is_too_long(workdir, tmp_path, monkeypatch, capsys):
@@ -115,9 +122,8 @@ def test_an_ensemble_translates_evaluates_and_scores(workdir, other, source, tmp
         score(workdir, source, target, tmp_path / "c", **options),
     ]
     for a, b, mean in zip(*scores, strict=True):
-        # Of the first piece, where nothing stands before it, it is the mean of both probabilities.
-        expected = (math.exp(a["log_probs"][0]) + math.exp(b["log_probs"][0])) / 2
-        assert math.exp(mean["log_probs"][0]) == pytest.approx(expected, rel=1e-4)
+        expected = (np.exp(a["log_probs"]) + np.exp(b["log_probs"])) / 2
+        np.testing.assert_allclose(np.exp(mean["log_probs"]), expected, rtol=1e-4)
     monkeypatch.setattr("transformer_jax.data.corpora._SMALL_WORLD_HELD_OUT_SIZE", 7)
     before = (workdir / "evaluation" / "test" / "scores.json").read_bytes()
     trained_workdir.evaluate(config_of(workdir), workdir, split="test", **options)

@@ -47,7 +47,7 @@ class Peer(torch.nn.Module):
         decoded = self.decoder(
             self.embed(target), encoded, tgt_mask=causal, memory_key_padding_mask=padding
         )
-        return encoded, decoded @ self.table.T
+        return encoded, decoded, decoded @ self.table.T
 
 
 def random_peer(norm):
@@ -136,7 +136,9 @@ def test_outputs_and_all_gradients_are_pytorchs(norm, measure):
     like = model.init(jax.random.key(0), source, decoder_input)["params"]
     assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, like)
 
-    encoded, logits = peer(*(torch.tensor(x, dtype=torch.long) for x in (source, decoder_input)))
+    encoded, decoded, logits = peer(
+        *(torch.tensor(x, dtype=torch.long) for x in (source, decoder_input))
+    )
     criterion = torch.nn.CrossEntropyLoss(label_smoothing=0.1, ignore_index=PAD_ID)
     their_loss = criterion(logits.flatten(0, 1), torch.tensor(labels.ravel(), dtype=torch.long))
     their_loss.backward()
@@ -150,11 +152,18 @@ def test_outputs_and_all_gradients_are_pytorchs(norm, measure):
 
     (our_loss, our_logits), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     our_encoded = model.apply({"params": params}, source, method="encode")
+    _, seen = model.apply(
+        {"params": params}, source, decoder_input, capture_intermediates=True, mutable=True
+    )
+    last = "decoder_norm" if norm == "pre" else f"decoder_{LAYERS - 1}"
+    (our_decoded,) = seen["intermediates"][last]["__call__"]
     # What padding gives is nobody's business, and PyTorch's differs.
     real_source, real_target = source != PAD_ID, labels != PAD_ID
     name = f"PyTorch nn.Transformer, {norm}-norm"
     encoder_difference = difference(our_encoded[real_source], encoded[real_source])
     measure(name, "encoder output", encoder_difference, 1e-5)
+    decoder_difference = difference(our_decoded[real_target], decoded[real_target])
+    measure(name, "decoder output", decoder_difference, 1e-5)
     measure(name, "logits", difference(our_logits[real_target], logits[real_target]), 1e-5)
     measure(name, "label-smoothed loss", difference(our_loss, their_loss), 1e-5)
     theirs = to_ours({n: weight.grad for n, weight in peer.named_parameters()})

@@ -207,7 +207,8 @@ def _files(data: DataConfig, split: str) -> Corpus:
     if split != "train" and getattr(data, split):
         return _read_pairs(data, split)
     if not data.train:
-        raise UserError(f"data.train is empty: give {_FILES_HINT}")
+        options = "data.train is" if split == "train" else f"data.{split} and data.train are"
+        raise UserError(f"{options} empty: give {_FILES_HINT}")
     corpus = _read_pairs(data, "train")
     missing = [name for name in ("valid", "test") if not getattr(data, name)]
     pairs = _part(corpus.pairs, data, split, missing)

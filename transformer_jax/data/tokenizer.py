@@ -69,10 +69,16 @@ class Tokenizer:
           UserError: if the file is missing or damaged.
         """
         try:
-            tokenizer = cls(path.read_bytes(), vocabulary)
-            tokenizer.encode(["a"])  # an empty file makes a processor that fails here only
+            content = path.read_bytes()
+            if not content:  # of which SentencePiece makes a processor that fails later, noisily
+                raise RuntimeError
+            tokenizer = cls(content, vocabulary)
+            tokenizer.encode(["a"])
         except (FileNotFoundError, NotADirectoryError):
-            raise UserError(f"{path.parent} has no {path.name}: train there first") from None
+            raise UserError(
+                f"{path.parent} has no {path.name}: train there first, or import with source.spm, "
+                "target.spm and vocab.json"
+            ) from None
         except OSError as e:
             raise UserError(f"{path} cannot be read: {e.strerror or e}") from None
         except RuntimeError:

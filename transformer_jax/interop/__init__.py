@@ -3,7 +3,10 @@
 import importlib
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
 
 from transformer_jax.config import UserError
 
@@ -24,6 +27,17 @@ def require(module: str) -> ModuleType:
         if e.name != package:  # It is there, and lacks something of its own.
             raise
         raise UserError(f"this needs {package}: pip install {package}") from None
+
+
+SIDES = ("source", "target")
+
+
+def refuse_not_finite(params: Any) -> None:
+    """Raises UserError, naming the parameter, if a weight is NaN or infinite."""
+    for path, weight in jax.tree_util.tree_leaves_with_path(params):
+        if not np.isfinite(weight).all():
+            name = "/".join(key.key for key in path)
+            raise UserError(f"{name} has values that are not finite: the training diverged")
 
 
 def refuse_used(folder: Path, option: str) -> None:

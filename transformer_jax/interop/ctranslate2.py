@@ -33,12 +33,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
 from transformer_jax.config import BOS_ID, EOS_ID, UNK_ID, Config, ModelConfig, UserError
 from transformer_jax.data.tokenizer import Tokenizers
 from transformer_jax.functional.positions import sinusoidal_positions
-from transformer_jax.interop import make_folder, refuse_used, require
+from transformer_jax.interop import SIDES, make_folder, refuse_not_finite, refuse_used, require
 
 # What the weights can be stored as, besides float32. The name after the underscore is the dtype of
 # what is not quantised (biases, positions), float32 without one. A device that lacks a dtype
@@ -79,7 +78,7 @@ def export_ctranslate2(
     if quantization.endswith("bfloat16"):
         require("torch")  # numpy has no bfloat16
     params = jax.device_get(params)
-    _refuse_not_finite(params)
+    refuse_not_finite(params)
     spec = _model_spec(specs, config.model, params)
     spec.register_source_vocabulary(tokenizers.source.vocabulary)
     spec.register_target_vocabulary(tokenizers.target.vocabulary)
@@ -100,12 +99,6 @@ def export_ctranslate2(
         tokenizer.save(output / name)
 
 
-def _refuse_not_finite(params: Any) -> None:
-    for name, weight in traverse_util.flatten_dict(params, sep="/").items():
-        if not np.isfinite(weight).all():
-            raise UserError(f"{name} has values that are not finite: the training diverged")
-
-
 def _model_spec(specs: Any, model: ModelConfig, params: Any) -> Any:
     """CTranslate2's TransformerSpec with the weights."""
     options = {
@@ -118,10 +111,10 @@ def _model_spec(specs: Any, model: ModelConfig, params: Any) -> Any:
     }
     encoder = specs.transformer_spec.TransformerEncoderSpec(**options)
     decoder = specs.transformer_spec.TransformerDecoderSpec(**options)
-    source, target = (params.get(f"{s}_embedding", params.get("embedding")) for s in _SIDES)
+    source, target = (params.get(f"{s}_embedding", params.get("embedding")) for s in SIDES)
     encoder.embeddings[0].weight, decoder.embeddings.weight = _copy(source), _copy(target)
     _set_linear(decoder.projection, params.get("softmax", target).T, params.get("logits_bias"))
-    for spec, side, part in zip((encoder, decoder), _SIDES, ("encoder", "decoder"), strict=True):
+    for spec, side, part in zip((encoder, decoder), SIDES, ("encoder", "decoder"), strict=True):
         spec.scale_embeddings = model.scale_embeddings
         spec.position_encodings.encodings = _positions(model, params, side)
         if model.norm == "pre":
@@ -129,9 +122,6 @@ def _model_spec(specs: Any, model: ModelConfig, params: Any) -> Any:
         for number, layer in enumerate(spec.layer):
             _set_layer(layer, params[f"{part}_{number}"])
     return specs.TransformerSpec(encoder, decoder)
-
-
-_SIDES = ("source", "target")
 
 
 def _head_width(model: ModelConfig) -> int:

@@ -36,7 +36,7 @@ from transformer_jax.checkpoint import Checkpoints
 from transformer_jax.config import CONFIG_FILE, Config, UserError
 from transformer_jax.data.tokenizer import Tokenizer, Tokenizers
 from transformer_jax.functional.positions import sinusoidal_positions
-from transformer_jax.interop import make_folder, refuse_used, require
+from transformer_jax.interop import SIDES, make_folder, refuse_not_finite, refuse_used, require
 from transformer_jax.interop import marian_config as options
 from transformer_jax.interop import marian_weights as weights
 from transformer_jax.model import Transformer
@@ -242,7 +242,8 @@ def export_marian(config: Config, params: Any, tokenizers: Tokenizers | None, ou
     refuse_used(output, "--output")
     safetensors = require("safetensors.numpy")
     params = jax.device_get(params)
-    tables = [params.get(f"{side}_embedding", params.get("embedding")) for side in _SIDE_NAMES]
+    refuse_not_finite(params)
+    tables = [params.get(f"{side}_embedding", params.get("embedding")) for side in SIDES]
     copy = weights.borrowed_bos(params)
     sizes = [len(table) - (copy is not None) for table in tables]
     pad = min(sizes) - 1  # Marian has one id for both sides
@@ -256,9 +257,6 @@ def export_marian(config: Config, params: Any, tokenizers: Tokenizers | None, ou
     if tokenizers:
         _write_tokenizers(config, tokenizers, orders, output)
     _write_json(output / CONFIG_FILE, theirs)
-
-
-_SIDE_NAMES = ("source", "target")
 
 
 def _write_tokenizers(

@@ -18,7 +18,7 @@ from flax import traverse_util
 from transformer_jax import config as configs
 from transformer_jax.config import CONFIG_FILE, Config, UserError
 from transformer_jax.data.tokenizer import Tokenizers
-from transformer_jax.interop import make_folder, refuse_used, require
+from transformer_jax.interop import make_folder, refuse_not_finite, refuse_used, require
 
 MODEL_FILE = "model.safetensors"
 
@@ -39,6 +39,7 @@ def export_safetensors(config: Config, params: Any, tokenizers: Tokenizers, outp
       UserError: if the folder is not empty or cannot be written, or safetensors is not installed.
     """
     safetensors = require("safetensors.numpy")
+    refuse_not_finite(params)
     refuse_used(output, "--output")
     make_folder(output)
     flat = traverse_util.flatten_dict(jax.device_get(params), sep="/")

@@ -1,0 +1,390 @@
+"""Files in a bucket: a run there leaves what a run in a folder does, and says what it cannot do."""
+
+import contextlib
+import gzip
+import json
+import os
+import sys
+
+import fsspec
+import jax
+import pytest
+from etils import epath
+from etils.epath import backend
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.registry import _registry
+from jax.experimental.compilation_cache import compilation_cache
+from orbax.checkpoint._src.path import gcs_utils
+from tensorboardX import record_writer
+
+from transformer_jax import command_line, experiment, storage, tracking, trained
+from transformer_jax import config as configs
+from transformer_jax.config import Config, UserError, is_remote
+from transformer_jax.data import corpora, dataset
+from transformer_jax.data.small_world import pairs
+from transformer_jax.data.tokenizer import Tokenizers
+
+
+class Buckets(LocalFileSystem):
+    """A stand-in for gcsfs: "gs://a/b" is the file ROOT/a/b, under the rules of an object store."""
+
+    protocol = ("gs", "gcs")
+    cachable = False
+    root = ""
+    written = None
+
+    def __init__(self, **options):
+        super().__init__()
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(os.fspath(path).replace("gs://", cls.root + "/"))
+
+    def _open(self, path, mode="rb", **options):
+        assert "a" not in mode, "nothing can be appended to an object"
+        if "w" in mode:
+            bucket = os.path.relpath(path, self.root).split("/")[0]
+            if not os.path.isdir(os.path.join(self.root, bucket)):
+                raise FileNotFoundError(f"https://storage/b/{bucket}")
+            self.written.append(os.path.basename(path))
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        return super()._open(path, mode, **options)
+
+    def glob(self, path, **options):
+        return [os.path.relpath(found, self.root) for found in super().glob(path, **options)]
+
+    def mkdir(self, path, **options):
+        """There are no folders."""
+
+    makedirs = mkdir
+
+    def mv(self, *paths, **options):
+        raise AssertionError("a rename copies the whole object")
+
+
+class EventFile:
+    """What tensorboardX writes by Google's library, whole each time."""
+
+    def __init__(self, path):
+        self._path, self._content = path, b""
+
+    def write(self, content):
+        self._content += content
+
+    def flush(self):
+        epath.Path(self._path).write_bytes(self._content)
+
+    close = flush
+
+    @staticmethod
+    def directory_check(path):
+        pass
+
+
+EventFile.open = EventFile
+
+
+def set_up(patch, root):
+    (root / "bucket").mkdir()
+    patch.setattr(Buckets, "root", str(root))
+    patch.setattr(Buckets, "written", [])
+    for name in Buckets.protocol:
+        patch.setitem(_registry, name, Buckets)
+    # Checkpoints' arrays are written by tensorstore, and not through epath.
+    kvstore = lambda path: {"driver": "file", "path": Buckets._strip_protocol(path)}  # noqa: E731
+    patch.setattr(gcs_utils, "get_kvstore_for_gcs", kvstore)
+    patch.setattr(gcs_utils, "is_hierarchical_namespace_enabled", lambda path: False)
+    patch.setitem(record_writer.REGISTERED_FACTORIES, "gs", EventFile)
+    backend.fsspec_backend._get_filesystem.cache_clear()
+
+
+@pytest.fixture
+def bucket(monkeypatch, tmp_path):
+    """The folder that gs://bucket is."""
+    set_up(monkeypatch, tmp_path)
+    yield tmp_path / "bucket"
+    backend.fsspec_backend._get_filesystem.cache_clear()
+
+
+# ------------------------------------------------------------------------------------------- paths
+@pytest.mark.parametrize(
+    ("name", "folder", "whole"),
+    [
+        ("runs/x", "", "runs/x"),
+        ("a.en", "text", "text/a.en"),
+        ("/a.en", "text", "/a.en"),
+        ("a.en", "gs://bucket/text", "gs://bucket/text/a.en"),
+        ("gs://bucket/a.en", "text", "gs://bucket/a.en"),
+        ("gs://bucket/a.en", "gs://bucket/text", "gs://bucket/a.en"),
+        ("/a.en", "gs://bucket/text", "/a.en"),
+    ],
+)
+def test_a_name_is_a_path_here_or_in_a_bucket(bucket, name, folder, whole):
+    path = storage.path(name, folder=folder)
+    assert str(path) == whole
+    assert is_remote(path) == whole.startswith("gs://")
+    assert is_remote(path.parent / "other") == is_remote(path)
+
+
+def without_gcsfs(monkeypatch):
+    for name in Buckets.protocol:
+        monkeypatch.delitem(_registry, name, raising=False)
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+
+
+def test_without_gcsfs_a_bucket_is_refused_in_one_line(monkeypatch):
+    without_gcsfs(monkeypatch)
+    with pytest.raises(UserError, match=r"^gs://bucket/x needs gcsfs: pip install gcsfs .*$"):
+        storage.path("gs://bucket/x")
+    storage.path("bucket/x")
+
+
+def test_no_permission_is_said_at_once_and_in_one_line(bucket, monkeypatch):
+    class HttpError(Exception):
+        """gcsfs's, which is no OSError."""
+
+    def info(self, path, **options):
+        raise HttpError("Anonymous caller does not have\nstorage.objects.get access, 401")
+
+    monkeypatch.setattr(Buckets, "exists", info)
+    with pytest.raises(UserError) as e:
+        storage.path("gs://bucket/x")
+    assert str(e.value) == (
+        "gs://bucket/x cannot be reached: "
+        "Anonymous caller does not have storage.objects.get access, 401"
+    )
+
+
+def test_folders_are_not_remembered_as_they_were_listed(bucket):
+    """Or what one process writes would not be seen by another: gcsfs keeps listings for ever."""
+    storage.path("gs://bucket")
+    given = fsspec.config.apply_config(Buckets, {})
+    assert given["use_listings_cache"] is False
+
+
+def test_what_runs_elsewhere_needs_no_bucket_here(monkeypatch, tmp_path):
+    without_gcsfs(monkeypatch)
+    default = tmp_path / "default.py"
+    default.write_text("from transformer_jax.config import Config\nget_config = Config\n")
+    line = ["launch.py", "--workdir=gs://bucket/x"]
+    with pytest.raises(UserError, match="needs gcsfs"):
+        command_line.load_config(line, default)
+    for target in (["--target=tpu-vm"], ["--target", "tpu-vm"]):
+        config, _ = command_line.load_config([*line, *target], default)
+        assert config == Config()
+
+
+# ------------------------------------------------------------------------------------- whole files
+def test_a_file_in_a_bucket_is_written_once_under_its_own_name(bucket):
+    configs.write_whole(storage.path("gs://bucket/a/b.txt"), "你好\n")
+    assert (bucket / "a" / "b.txt").read_text(encoding="utf-8") == "你好\n"
+    assert Buckets.written == ["b.txt"]
+
+
+def test_a_bucket_that_is_not_there_is_named(bucket):
+    with pytest.raises(UserError, match=r"^cannot write gs://other/x: there is no such bucket$"):
+        configs.write_whole(storage.path("gs://other/x"), "")
+
+
+def test_a_bucket_is_never_made(bucket, monkeypatch):
+    """gcsfs would make it, with a mistyped name."""
+    monkeypatch.setattr(Buckets, "makedirs", None)
+    storage.make_folder(storage.path("gs://other/x"))
+    folder = bucket / "a" / "b"
+    storage.make_folder(folder)
+    storage.make_folder(folder)
+    assert folder.is_dir()
+    (folder / "file").write_text("")
+    with pytest.raises(UserError, match=r"^cannot write to .*/b/file/c: Not a directory$"):
+        storage.make_folder(folder / "file" / "c")
+
+
+def test_a_missing_file_in_a_bucket_names_the_nearest(bucket):
+    (bucket / "pairs.tsv").write_text("a\tb\n")
+    assert corpora.read_lines(storage.path("gs://bucket/pairs.tsv")) == ["a\tb"]
+    with pytest.raises(UserError, match=r"^gs://bucket/pear.tsv does not exist \(did you mean p"):
+        corpora.read_lines(storage.path("gs://bucket/pear.tsv"))
+
+
+# ----------------------------------------------------------------------------------------- metrics
+METRICS = {"loss": 2.5, "source_tokens": 30.0, "target_tokens": 34.0}
+
+
+def test_rows_are_written_once_a_minute_and_when_told(bucket, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(tracking.time, "monotonic", lambda: now[0])
+    workdir = storage.path("gs://bucket/run")
+
+    def steps():
+        lines = (bucket / "run/metrics.jsonl").read_text().splitlines()
+        return [json.loads(line)["step"] for line in lines]
+
+    options = {"num_steps": 19, "log_every": 1, "tensorboard": False}
+    tracker = tracking.Tracker(workdir, first_step=0, **options)
+    for step in range(1, 14):
+        now[0] += 7
+        tracker.train_step(step, METRICS)
+    assert steps() == [1, 2, 3, 4, 5, 6, 7, 8, 9], "63 seconds"
+    assert len(Buckets.written) == 1
+    tracker.flush()
+    assert steps() == [*range(1, 14)]
+    tracker.train_step(14, METRICS)
+    tracker.close()
+    assert steps() == [*range(1, 15)]
+    tracker = tracking.Tracker(workdir, first_step=11, **options)
+    tracker.train_step(12, METRICS)
+    tracker.close()
+    assert steps() == [*range(1, 13)]
+
+
+# ------------------------------------------------------------------------------------- a whole run
+def config(text):
+    made = Config(name="tiny", demo="我有一只猫")
+    made.data = configs.DataConfig(
+        corpus="files", path=str(text), train="train.tsv", valid="valid.tsv", test="test.tsv.gz"
+    )
+    made.data.vocab_size, made.data.batch_rows = 601, 3
+    made.model = configs.ModelConfig(num_layers=1, d_model=6, d_ff=7, num_heads=1)
+    made.train = configs.TrainConfig(steps=2, log_every=1, checkpoint_every=1, evaluate_every=2)
+    made.train.average_checkpoints = 1  # so that one is deleted, too
+    made.decode = configs.DecodeConfig(method="greedy", extra_length=2)
+    return made
+
+
+def run(place):
+    """Trains, goes on, evaluates and translates in the folder `place`, where the text is too."""
+    workdir = storage.path(f"{place}/run")
+    c = config(f"{place}/text")
+    experiment.train(c, workdir)
+    c.train.steps, c.train.evaluate_every = 4, 0
+    experiment.train(c, workdir)
+    trained.evaluate(c, workdir, split="test", weights="average")
+    files = [f"{place}/{name}" for name in ("text/input", "new/output")]
+    trained.translate(c, workdir, *files, weights="best", n_best=1)
+
+
+@contextlib.contextmanager
+def compiled_once(folder):
+    """The same program is compiled once, which is most of the time that these tests take."""
+    options = {
+        "jax_compilation_cache_dir": folder,
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": 0,
+    }
+    before = {name: getattr(jax.config, name) for name in options}
+
+    def update(options):
+        for name, value in options.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+
+    update(options)
+    try:
+        yield
+    finally:
+        update(before)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The same run in a folder and in a bucket: both as folders."""
+    root = tmp_path_factory.mktemp("buckets")
+    with pytest.MonkeyPatch.context() as patch, compiled_once(str(root / "compiled")):
+        set_up(patch, root)
+        local, bucket = root / "local", root / "bucket"
+        for place in (local, bucket):
+            (place / "text").mkdir(parents=True)
+            for name, size in (("train", 97), ("valid", 5), ("test", 7)):
+                text = "".join(f"{zh}\t{en}\n" for zh, en in pairs(name, size=size)).encode()
+                (place / "text" / f"{name}.tsv").write_bytes(text)
+                (place / "text" / f"{name}.tsv.gz").write_bytes(gzip.compress(text))
+            (place / "text" / "input").write_text("我有一只猫\n\n他是老师。\n", encoding="utf-8")
+        (local / "new").mkdir()  # in a bucket it comes with the file
+        run(local)
+        encode = dataset._encode
+        patch.setattr(dataset, "_encode", lambda *a: Buckets.written.append("encode") or encode(*a))
+        run("gs://bucket")
+        yield local, bucket, Buckets.written
+    backend.fsspec_backend._get_filesystem.cache_clear()
+
+
+def files(place):
+    """Names relative to `place`, without orbax's random ones and its mark that all is written."""
+    names = (path.relative_to(place) for path in place.rglob("*") if path.is_file())
+    random = ("ocdbt.process_0", "d")
+    return sorted(
+        str(name).split(".tfevents")[0]
+        for name in names
+        if name.name != "commit_success.txt" and not set(name.parts).intersection(random)
+    )
+
+
+def test_a_bucket_has_in_the_end_the_files_that_a_folder_has(runs):
+    local, bucket, _ = runs
+    assert files(bucket) == files(local)
+    assert "run/checkpoints/4/params/manifest.ocdbt" in files(bucket)
+    assert files(bucket).count("run/tensorboard/events.out") == 2
+
+
+def test_they_hold_the_same(runs):
+    local, bucket, _ = runs
+    same = ["new/output", "run/tokenizer.model", "run/training_data.sha256"]
+    same += [f"run/evaluation/test/{name}" for name in ("scores.json", "translations.jsonl")]
+    for name in same:
+        assert (bucket / name).read_bytes() == (local / name).read_bytes(), name
+    assert (bucket / "new/output").read_text(encoding="utf-8").count("\n") == 3
+    config_of = [configs.load(place / "run/config.json") for place in (local, bucket)]
+    assert config_of[1].data.path == "gs://bucket/text"
+    config_of[0].data.path = config_of[1].data.path
+    assert config_of[0] == config_of[1]
+
+
+def test_the_metrics_of_a_checkpoint_are_there_before_it(runs):
+    """Or a run that ended then would go on without them."""
+    written = runs[2]
+    assert written.index("metrics.jsonl") < written.index("commit_success.txt")
+
+
+def test_metrics_are_the_same_row_by_row(runs):
+    rows = []
+    for place in runs[:2]:
+        text = (place / "run/metrics.jsonl").read_text(encoding="utf-8")
+        rows.append([json.loads(line) for line in text.splitlines()])
+        for row in rows[-1]:
+            del row["time"]
+            row.get("train", {}).pop("tokens_per_second", None)
+    assert [row["step"] for row in rows[1]] == [1, 2, 2, 3, 4]
+    assert rows[0] == rows[1]
+
+
+def test_tokens_are_made_once_and_found_again(runs, monkeypatch):
+    _, bucket, written = runs
+    assert written.count("encode") == 2, "training and validation"
+    assert written.count("source.npy") == 2
+    text = corpora.load_split(config(bucket / "text").data, "train").pairs
+    tokenizers = Tokenizers.load(bucket / "run")
+    tokens = dataset.tokenize_pairs(text, tokenizers)
+    monkeypatch.setattr(dataset, "_encode", None)
+    cached = dataset.tokenize_pairs(text, tokenizers, storage.path("gs://bucket/run/tokens"))
+    for name, array in vars(tokens).items():
+        found = getattr(cached, name)
+        assert found.dtype == array.dtype and (found == array).all(), name
+
+
+def test_a_damaged_cache_of_tokens_is_made_again(bucket):
+    """A run that ended while it wrote them leaves some of the files."""
+    text = [("a b", "c"), ("d", "e f g")]
+
+    class Letters:
+        model = b"letters"
+
+        def encode(self, texts):
+            return [[ord(letter) for letter in text] for text in texts]
+
+    tokenizers = Letters(), Letters()
+    folder = storage.path("gs://bucket/tokens")
+    whole = dataset.tokenize_pairs(text, tokenizers, folder)
+    name = dataset.content_hash(text, tokenizers)
+    (bucket / "tokens" / name / "target_offsets.npy").unlink()
+    again = dataset.tokenize_pairs(text, tokenizers, folder)
+    assert again.target_offsets.tolist() == whole.target_offsets.tolist() == [0, 2, 8]
