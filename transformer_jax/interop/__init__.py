@@ -46,14 +46,6 @@ def refuse_used(folder: Path, option: str) -> None:
         raise UserError(f"{folder} is not empty: choose another {option}")
 
 
-def make_folder(folder: Path) -> None:
-    """Makes a folder to write to, or raises UserError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise UserError(f"cannot write to {folder}: {e.strerror}") from None
-
-
 def import_model(form: str | None, source: Path, workdir: Path) -> None:
     """What `--mode=import` does: makes a workdir of a model in another program's format."""
     if form != "marian":

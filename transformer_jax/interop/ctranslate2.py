@@ -37,7 +37,8 @@ import numpy as np
 from transformer_jax.config import BOS_ID, EOS_ID, UNK_ID, Config, ModelConfig, UserError
 from transformer_jax.data.tokenizer import Tokenizers
 from transformer_jax.functional.positions import sinusoidal_positions
-from transformer_jax.interop import SIDES, make_folder, refuse_not_finite, refuse_used, require
+from transformer_jax.interop import SIDES, refuse_not_finite, refuse_used, require
+from transformer_jax.storage import make_folder
 
 # What the weights can be stored as, besides float32. The name after the underscore is the dtype of
 # what is not quantised (biases, positions), float32 without one. A device that lacks a dtype

@@ -36,10 +36,11 @@ from transformer_jax.checkpoint import Checkpoints
 from transformer_jax.config import CONFIG_FILE, Config, UserError
 from transformer_jax.data.tokenizer import Tokenizer, Tokenizers
 from transformer_jax.functional.positions import sinusoidal_positions
-from transformer_jax.interop import SIDES, make_folder, refuse_not_finite, refuse_used, require
+from transformer_jax.interop import SIDES, refuse_not_finite, refuse_used, require
 from transformer_jax.interop import marian_config as options
 from transformer_jax.interop import marian_weights as weights
 from transformer_jax.model import Transformer
+from transformer_jax.storage import make_folder
 from transformer_jax.tracking import say
 
 _GENERATION_FILE, _WEIGHTS_FILE = "generation_config.json", "model.safetensors"

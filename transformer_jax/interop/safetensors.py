@@ -18,7 +18,8 @@ from flax import traverse_util
 from transformer_jax import config as configs
 from transformer_jax.config import CONFIG_FILE, Config, UserError
 from transformer_jax.data.tokenizer import Tokenizers
-from transformer_jax.interop import make_folder, refuse_not_finite, refuse_used, require
+from transformer_jax.interop import refuse_not_finite, refuse_used, require
+from transformer_jax.storage import make_folder
 
 MODEL_FILE = "model.safetensors"
 
