@@ -1,14 +1,18 @@
 """Launches an experiment: `python launch.py` trains the quickstart; README.md has the rest."""
 
+import os
 import sys
 from pathlib import Path
 
 from absl import flags, logging
 
-from transformer_jax import cloud, command_line
-from transformer_jax.config import WEIGHTS, UserError
+from transformer_jax import accelerators, cloud, command_line, storage
+from transformer_jax.config import WEIGHTS, UserError, is_remote
 
-_MODES = ["train", "evaluate", "translate", "score", "compare", "describe", "import", "export"]
+_MODES = [
+    *("train", "evaluate", "translate", "score", "compare", "describe", "plan"),
+    *("import", "export"),
+]
 _FORMATS = ["marian", "ctranslate2", "safetensors"]
 _MODE = flags.DEFINE_enum("mode", "train", _MODES, "What to do.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; runs/<name> by default.")
@@ -34,6 +38,9 @@ _N_BEST = flags.DEFINE_integer("n_best", 1, "translate: translations of each lin
 _OTHER = flags.DEFINE_string("other", None, "compare: the workdir to compare --workdir with.")
 _FORMAT = flags.DEFINE_enum("format", None, _FORMATS, "import (marian alone), export: of what.")
 _QUANTIZATION = flags.DEFINE_string("quantization", "", "export to ctranslate2: int8, float16, ….")
+_CHIP_HOUR_PRICE = flags.DEFINE_float(
+    "chip_hour_price", None, "plan: of a chip of --accelerator, to add the cost.", lower_bound=0
+)
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "Several processes: host:port of the first. Not needed on a TPU or Slurm."
 )
@@ -42,23 +49,45 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Several processes: which
 _PROFILE = flags.DEFINE_string("profile", None, "train: a folder for a jax profiler trace.")
 flags.adopt_module_key_flags(cloud)  # for --help
 
+# Elsewhere these would do nothing, and that would not be noticed.
+_GOES_WITH = {
+    "split": ("evaluate", "score", "compare"),
+    "weights": ("train", "evaluate", "translate", "score", "export"),
+    "ensemble": ("evaluate", "translate", "score"),
+    "input": ("translate", "score", "import"),
+    "translations": ("score",),
+    "prefixes": ("translate",),
+    "n_best": ("translate",),
+    "other": ("compare",),
+    "format": ("import", "export"),
+    "quantization": ("export",),
+    "chip_hour_price": ("plan",),
+    "profile": ("train",),
+}
+
 
 def main(argv: list[str]) -> None:
     """Does what --mode says."""
     if argv[1:]:
         raise UserError(f"what is {argv[1]!r}? Options are written --name=value")
-    if cloud.wanted():
+    for name, modes in _GOES_WITH.items():
+        if flags.FLAGS[name].present and _MODE.value not in modes:
+            raise UserError(f"--{name} goes with --mode={' or '.join(modes)}, not {_MODE.value}")
+    if cloud.wanted(_MODE.value):
         at = Path(__file__).parent, _MODE.value, _WORKDIR.value, _OUTPUT.value
         sys.exit(cloud.launch(flags.FLAGS.config, *at))
+    if _MODE.value == "plan":
+        print(_plan())
+        return
     # Imported here: a wrong flag should not wait for jax.
     from transformer_jax import comparison, experiment, interop, parallel, trained
 
     parallel.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     logging.set_verbosity(logging.ERROR)
     config = flags.FLAGS.config
-    workdir = Path(_WORKDIR.value or f"runs/{config.name}")
+    workdir = storage.path(_WORKDIR.value or f"runs/{config.name}")
     weights = _WEIGHTS.value
-    options = {"weights": weights, "ensemble": [Path(path) for path in _ENSEMBLE.value]}
+    options = {"weights": weights, "ensemble": [storage.path(name) for name in _ENSEMBLE.value]}
     if _MODE.value == "train":
         experiment.train(config, workdir, profile=_PROFILE.value)
         trained.evaluate(config, workdir, split="test", weights=weights)
@@ -81,18 +110,36 @@ def main(argv: list[str]) -> None:
     elif _MODE.value == "compare":
         print(comparison.compare(workdir, _path(_OTHER), split=_SPLIT.value))
     elif _MODE.value == "import":
-        interop.import_model(_FORMAT.value, _path(_INPUT), workdir)
+        interop.import_model(_FORMAT.value, _local_path(_INPUT), workdir)
     elif _MODE.value == "export":
         model = trained.load(config, workdir, weights=weights)
-        interop.export_model(_FORMAT.value, model, _path(_OUTPUT), _QUANTIZATION.value)
+        interop.export_model(_FORMAT.value, model, _local_path(_OUTPUT), _QUANTIZATION.value)
     else:
         print(experiment.describe(config))
+
+
+def _plan() -> str:
+    os.environ.update(accelerators.COMPILE_ONLY)  # before jax is imported
+    from transformer_jax import planning
+
+    config, name = flags.FLAGS.config, flags.FLAGS.accelerator
+    if not name:
+        raise UserError("--mode=plan needs --accelerator=…, e.g. --accelerator=v5litepod-16")
+    workdir = storage.path(_WORKDIR.value or f"runs/{config.name}")
+    return planning.plan(config, name, workdir=workdir, chip_hour_price=_CHIP_HOUR_PRICE.value)
 
 
 def _path(flag: flags.FlagHolder) -> Path:
     if not flag.value:
         raise UserError(f"--mode={_MODE.value} needs --{flag.name}=…")
-    return Path(flag.value)
+    return storage.path(flag.value)
+
+
+def _local_path(flag: flags.FlagHolder) -> Path:
+    path = _path(flag)
+    if is_remote(path):  # what reads and writes other programs' formats knows no buckets
+        raise UserError(f"--mode={_MODE.value} needs a folder of this machine, not {path}: copy it")
+    return path
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import glob
 import importlib.util
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -98,6 +98,7 @@ class Devices:
       compile: make_step → the compiled step; the state is donated. `make_step` takes `reduce`.
       shardings: a state, or its shapes → where each of its arrays lives.
       put_batch: this process's `rows` of a batch → as the step takes them.
+      batch_shapes: shapes of a global batch → as the step takes it, to compile without one.
       to_step: a state of global arrays → as the step takes it. Nothing is copied.
       from_step: the reverse.
       rows: which rows of the global batch this process reads.
@@ -108,6 +109,7 @@ class Devices:
     compile: Callable[[MakeStep], Step]
     shardings: Callable[[Any], Any]
     put_batch: Callable[[Any], Any]
+    batch_shapes: Callable[[Any], Any]
     to_step: Callable[[Any], Any]
     from_step: Callable[[Any], Any]
     rows: range
@@ -195,35 +197,45 @@ def one_device() -> Rows:
 
 def all_devices() -> Rows:
     """Every device of every process."""
-    return Rows(_mesh({"device": jax.device_count()}))
+    return Rows(_mesh({"device": jax.device_count()}, jax.devices()))
 
 
-def choose(parallel: ParallelConfig, *, batch_rows: int, accumulate: int = 1) -> Devices:
+def choose(
+    parallel: ParallelConfig,
+    *,
+    batch_rows: int,
+    accumulate: int = 1,
+    compile_for: Sequence[jax.Device] | None = None,
+) -> Devices:
     """The devices that `parallel.strategy` asks for.
 
     Args:
       parallel: the strategy, and the sizes of a mesh.
       batch_rows: rows of a global batch.
       accumulate: micro-batches that each replica cuts its rows into.
+      compile_for: devices that need not be there, to compile for them and no more; None = those
+        that are here.
 
     Raises:
       UserError: if the rows of a batch do not divide by the replicas and their micro-batches, or
         the sizes of the mesh do not fit the devices.
     """
     strategy, processes = parallel.strategy, jax.process_count()
+    devices = jax.devices() if compile_for is None else compile_for
     if strategy == "single" and processes > 1:
         raise UserError(f"parallel.strategy='single' is not for {processes} processes")
     if strategy == "auto":
         sharded = parallel.fsdp != 1 or parallel.tensor != 1
-        strategy = "mesh" if sharded else "pmap" if jax.device_count() > 1 else "single"
+        strategy = "mesh" if sharded else "pmap" if len(devices) > 1 else "single"
     if strategy == "single":
-        sizes, mesh = {_REPLICA: 1}, Mesh(np.array(jax.local_devices()[:1]), (_REPLICA,))
+        first = jax.local_devices()[:1] if compile_for is None else compile_for[:1]
+        sizes, mesh = {_REPLICA: 1}, Mesh(np.array(first), (_REPLICA,))
     elif strategy == "pmap":
-        sizes = {_REPLICA: jax.device_count()}
-        mesh = Mesh(np.array(jax.devices()), (_REPLICA,))
+        sizes = {_REPLICA: len(devices)}
+        mesh = Mesh(np.array(devices), (_REPLICA,))
     else:
-        sizes = mesh_sizes(parallel, jax.device_count())
-        mesh = _mesh(sizes)
+        sizes = mesh_sizes(parallel, len(devices))
+        mesh = _mesh(sizes, devices)
     replicas = sizes.get(_REPLICA, 1) * sizes.get(_DATA, 1) * sizes.get(_FSDP, 1)
     if batch_rows % (replicas * accumulate):
         micro = f" times train.accumulate={accumulate}" if accumulate > 1 else ""
@@ -231,13 +243,12 @@ def choose(parallel: ParallelConfig, *, batch_rows: int, accumulate: int = 1) ->
             f"data.batch_rows={batch_rows} is not divisible by {replicas} devices{micro}"
         )
     build = _pmap if strategy == "pmap" else _jit
-    devices = build(mesh, batch_rows)
-    kind, number = jax.devices()[0].device_kind, mesh.size
+    kind, number = devices[0].device_kind, mesh.size
     shape = ", ".join(f"{name} {size}" for name, size in sizes.items() if name != _REPLICA)
     of = f" of {processes} processes" if processes > 1 else ""
     how = {"single": "jit", "pmap": "pmap", "mesh": f"jit over a mesh ({shape})"}[strategy]
     description = f"{number} {kind} device{'s' if number > 1 else ''}{of}, {how}"
-    return dataclasses.replace(devices, description=description)
+    return dataclasses.replace(build(mesh, batch_rows), description=description)
 
 
 def mesh_sizes(parallel: ParallelConfig, devices: int) -> dict[str, int]:
@@ -270,11 +281,10 @@ def parameter_spec(name: str, shape: tuple[int, ...], sizes: dict[str, int]) -> 
     return PartitionSpec(*(axis if axis and n % sizes[axis] == 0 else None for axis, n in cut))
 
 
-def _mesh(sizes: dict[str, int]) -> Mesh:
+def _mesh(sizes: dict[str, int], devices: Sequence[jax.Device]) -> Mesh:
     # Auto: linen modules do not type their arrays by axes.
-    return jax.make_mesh(
-        tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes)
-    )
+    types = (AxisType.Auto,) * len(sizes)
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=types, devices=devices)
 
 
 def _global(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
@@ -298,12 +308,19 @@ def _jit(mesh: Mesh, batch_rows: int) -> Devices:
     def shardings(state: Any) -> Any:
         return jax.tree_util.tree_map_with_path(sharding, state)
 
+    def gathered(path: tuple[Any, ...], x: Any) -> Any:
+        cut = [None if axis == _FSDP else axis for axis in sharding(path, x).spec]
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*cut)))
+
     def compile_step(make_step: MakeStep) -> Step:
         step = make_step()
 
         def kept(state: Any, batch: Any) -> tuple[Any, Any]:
+            # Whole along fsdp while they are used, or the compiler cuts activations by their width,
+            # and every device sees every row.
+            params = jax.tree_util.tree_map_with_path(gathered, state.params)
+            state, metrics = step(state.replace(params=params), batch)
             # Or the compiler might leave the new state elsewhere than the old one was.
-            state, metrics = step(state, batch)
             return jax.lax.with_sharding_constraint(state, shardings(state)), metrics
 
         return jax.jit(kept, donate_argnums=0)
@@ -318,7 +335,12 @@ def _jit(mesh: Mesh, batch_rows: int) -> Devices:
 
         return jax.tree.map(put, batch)
 
-    return Devices(mesh, compile_step, shardings, put_batch, _same, _same, rows, "")
+    def shapes(batch: Any) -> Any:
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=by_row), batch
+        )
+
+    return Devices(mesh, compile_step, shardings, put_batch, shapes, _same, _same, rows, "")
 
 
 def _same(state: Any) -> Any:
@@ -346,10 +368,15 @@ def _pmap(mesh: Mesh, batch_rows: int) -> Devices:
             in_axes=(None, 0),
             out_axes=(None, None),
             donate_argnums=0,
+            devices=list(mesh.devices.flat),
         )
 
     def split(x: np.ndarray) -> np.ndarray:
         return x.reshape(jax.local_device_count(), -1, *x.shape[1:])
+
+    def split_shape(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        shape = mesh.size, batch_rows // mesh.size, *x.shape[1:]
+        return jax.ShapeDtypeStruct(shape, x.dtype)
 
     def seen_over(sharding: NamedSharding) -> Callable[[Any], Any]:
         """The same replicas, seen as an array over other devices: the process's own, or all."""
@@ -367,6 +394,7 @@ def _pmap(mesh: Mesh, batch_rows: int) -> Devices:
         compile_step,
         shardings=lambda state: jax.tree.map(lambda x: replicated, state),
         put_batch=lambda batch: jax.tree.map(split, batch),
+        batch_shapes=lambda batch: jax.tree.map(split_shape, batch),
         to_step=seen_over(own),
         from_step=seen_over(replicated),
         rows=range(first, first + share),

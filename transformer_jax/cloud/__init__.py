@@ -25,7 +25,9 @@ _NAME = flags.DEFINE_string("name", None, "Of the machine or the job; the experi
 _ZONE = flags.DEFINE_string("zone", None, "tpu-vm, skypilot: Google Cloud's, e.g. us-west4-a.")
 _PROJECT = flags.DEFINE_string("project", "", "tpu-vm: Google Cloud's; gcloud's by default.")
 _ACCELERATOR = flags.DEFINE_string(
-    "accelerator", None, "tpu-vm, skypilot: e.g. v5litepod-16; skypilot also A100:8."
+    "accelerator",
+    None,
+    "tpu-vm, skypilot, --mode=plan: e.g. v5litepod-16; skypilot also A100:8, plan also h100, cpu.",
 )
 _RUNTIME_VERSION = flags.DEFINE_string(
     "runtime_version", "", "tpu-vm, skypilot: the machine's software; by the accelerator."
@@ -47,19 +49,24 @@ _PARTITION = flags.DEFINE_string("partition", "", "slurm: the cluster's default 
 _TIME = flags.DEFINE_string("time", "", "slurm: the limit, e.g. 24:00:00; then it is queued again.")
 
 
-def wanted() -> bool:
+def wanted(mode: str) -> bool:
     """Whether --target is given.
+
+    Args:
+      mode: of launch.py; with "plan", --accelerator needs no target.
 
     Raises:
       UserError: if a flag is given that does not go with --target, or goes with it alone.
     """
     own = dict.fromkeys(name for names in _FLAGS_OF.values() for name in names)
-    goes = _FLAGS_OF.get(_TARGET.value, ("output",))  # --output is --mode=translate's, too
+    alone = ("output", *(["accelerator"] if mode == "plan" else []))  # --output is translate's, too
+    goes = _FLAGS_OF.get(_TARGET.value, alone)
     for name in own:
         if flags.FLAGS[name].present and name not in goes:
             places = [place for place, names in _FLAGS_OF.items() if name in names]
             here = f", not with --target={_TARGET.value}" if _TARGET.value else ""
-            raise UserError(f"--{name} goes with --target={' or '.join(places)}{here}")
+            plan = ", or with --mode=plan" if name == "accelerator" else ""
+            raise UserError(f"--{name} goes with --target={' or '.join(places)}{plan}{here}")
     return _TARGET.value is not None
 
 
