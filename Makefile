@@ -3,16 +3,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help train real test test-slow parity lint benchmark clean
+.PHONY: help train real test test-slow parity distributed lint benchmark clean
 
 help:
-	@echo "make train      train the quickstart: Chinese to English in five minutes"
-	@echo "make real       the same on real sentences, in about an hour"
-	@echo "make test       the tests"
-	@echo "make test-slow  the tests and the long checks"
-	@echo "make parity     the same numbers as PyTorch, Hugging Face and CTranslate2 give"
-	@echo "make lint       ruff"
-	@echo "make benchmark  training speed beside PyTorch (needs --data, see benchmarks/)"
+	@echo "make train        train the quickstart: Chinese to English in five minutes"
+	@echo "make real         the same on real sentences, in about an hour"
+	@echo "make test         the tests"
+	@echo "make test-slow    the tests and the long checks"
+	@echo "make parity       the same numbers as PyTorch, Hugging Face and CTranslate2 give"
+	@echo "make distributed  several processes on this machine; programs compiled for TPUs"
+	@echo "make lint         ruff"
+	@echo "make benchmark    training speed beside PyTorch (needs --data, see benchmarks/)"
 
 train: $(VENV)/installed
 	$(BIN)/python launch.py
@@ -29,6 +30,12 @@ test-slow: $(VENV)/installed-dev
 parity: $(VENV)/installed-parity
 	@$(BIN)/python -c 'import ctranslate2, safetensors, torch, transformers'  # or tests would skip
 	$(BIN)/python -m pytest -q tests/parity tests/interop $(PYTEST_FLAGS)
+
+# Without JAX_PLATFORMS, libtpu looks for a TPU first, and says at length that there is none.
+distributed: $(VENV)/installed-dev
+	$(BIN)/pip install -q -e ".[tpu]"
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q tests/test_processes.py tests/test_planning.py \
+	    $(PYTEST_FLAGS)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -1,0 +1,158 @@
+"""Training speed of the paper's base and big models on one accelerator, against a matmul ceiling.
+
+    python benchmarks/gpu.py                 # base and big, bfloat16, packed rows of 256
+    python benchmarks/gpu.py --toy           # a toy size, anywhere: that the script runs
+
+For each model and attention ("xla"; "cudnn" on a GPU) the rows of a batch grow until the memory is
+full. Batches are made up: rows full of three pairs each, so that every position but one in twenty
+is real, as packing gives. Model FLOPs are those the shapes need (`transformer_jax/roofline.py`);
+MFU is their share of the speed of a large bfloat16 matrix product, measured in this same run. A
+line of JSON for each, then the table.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from experiments import wmt14_en_de_base, wmt14_en_de_big
+from transformer_jax import parallel, roofline, training
+from transformer_jax.config import BOS_ID, EOS_ID, Config, UserError
+from transformer_jax.data import dataset
+from transformer_jax.model import Transformer
+
+WARM_UP, MEASURED = 3, 10
+
+
+def matmul_ceiling(size: int) -> float:
+    """FLOP/s of a product of two bfloat16 matrices, the best of a few."""
+    x = jax.random.normal(jax.random.key(0), (size, size), jnp.bfloat16)
+    product = jax.jit(jnp.matmul)
+    product(x, x).block_until_ready()
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        y = x
+        for _ in range(10):
+            y = product(y, x)
+        y.block_until_ready()
+        seconds.append((time.perf_counter() - start) / 10)
+    return 2 * size**3 / min(seconds)
+
+
+def made_up_batch(config: Config) -> dict[str, np.ndarray]:
+    """Rows of three pairs that fill 95 % of their positions."""
+    data, rng = config.data, np.random.default_rng(0)
+    lengths = [int(0.95 * n / 3) for n in (data.source_row_length, data.target_row_length)]
+    pairs = 3 * data.batch_rows
+    sides = [rng.integers(4, data.vocab_size, (pairs, n)).astype(np.int32) for n in lengths]
+    for side in sides:
+        side[:, -1] = EOS_ID
+    offsets = [np.arange(pairs + 1) * n for n in lengths]
+    tokens = dataset.TokenizedPairs(*(side.ravel() for side in sides), *offsets)
+    batch = dataset.pack(
+        tokens,
+        np.arange(pairs).reshape(-1, 3),
+        source_row_length=data.source_row_length,
+        target_row_length=data.target_row_length,
+    )
+    assert (batch["decoder_input"] == BOS_ID).sum() == pairs
+    return batch | {"row": np.arange(data.batch_rows, dtype=np.int32)}
+
+
+def measure(config: Config, ceiling: float) -> dict[str, object]:
+    """Trains some steps; the median second of one, tokens/s and MFU."""
+    data = config.data
+    devices = parallel.choose(config.parallel, batch_rows=data.batch_rows)
+    model = Transformer(config.model, data.vocab_size)
+    state = devices.to_step(devices.create_state(lambda: training.create_state(config, model)))
+    step = devices.compile(lambda *reduce: training.make_train_step(config, model, *reduce))
+    host = made_up_batch(config)
+    batch = devices.put_batch(host)
+    seconds = []
+    for _ in range(WARM_UP + MEASURED):
+        start = time.perf_counter()
+        state, metrics = step(state, batch)
+        loss = float(metrics["loss"])
+        seconds.append(time.perf_counter() - start)
+    assert np.isfinite(loss)
+    second = statistics.median(seconds[WARM_UP:])
+    real = int((host["source_segments"] > 0).sum() + (host["target_segments"] > 0).sum())
+    needed, _ = roofline.step_flops(config)
+    return {
+        "model": config.name,
+        "attention": config.model.attention,
+        "rows": data.batch_rows,
+        "tokens_per_second": real / second,
+        "seconds_per_step": second,
+        "mfu": needed / second / ceiling,
+    }
+
+
+def toy(config: Config) -> Config:
+    """The same, of a size that any machine trains."""
+    small = {"num_layers": 1, "d_model": 32, "d_ff": 64, "num_heads": 2}
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, vocab_size=997),
+        model=dataclasses.replace(config.model, **small),
+    )
+
+
+def sweep(config: Config, ceiling: float, rows: list[int]) -> Iterator[dict[str, object]]:
+    """A result for each number of rows, until the memory is full."""
+    for number in rows:
+        config.data.batch_rows = number
+        try:
+            yield measure(config, ceiling)
+        except UserError as e:  # this device has no such kernel
+            print(e, file=sys.stderr)
+            return
+        except jax.errors.JaxRuntimeError as e:
+            if "RESOURCE_EXHAUSTED" not in str(e):
+                raise
+            print(f"{config.name}, {number} rows: out of memory", file=sys.stderr)
+            return
+
+
+def main() -> None:
+    """Prints a line of JSON for each combination, then the table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--toy", action="store_true", help="a toy size, anywhere")
+    parser.add_argument("--row_length", type=int, default=256)
+    arguments = parser.parse_args()
+    device = jax.devices()[0]
+    ceiling = matmul_ceiling(256 if arguments.toy else 8192)
+    print(f"{device.device_kind}: {ceiling / 1e12:.2f} TFLOP/s in a bfloat16 matmul")
+    attentions = ["xla", "cudnn"] if device.platform == "gpu" else ["xla"]
+    results = []
+    for module in (wmt14_en_de_base, wmt14_en_de_big):
+        for attention in attentions:
+            config = module.get_config()
+            config.model.attention = attention
+            config.model.compute_dtype = "bfloat16"
+            config.data.source_row_length = config.data.target_row_length = arguments.row_length
+            config = toy(config) if arguments.toy else config
+            for result in sweep(
+                config, ceiling, [2, 4] if arguments.toy else [16, 32, 64, 128, 256]
+            ):
+                print(json.dumps(result))
+                results.append(result)
+    print("\n| model | attention | rows | tokens/s | MFU |\n|---|---|---|---|---|")
+    for r in results:
+        cells = r["model"], r["attention"], r["rows"], f"{r['tokens_per_second']:,.0f}"
+        print(f"| {' | '.join(map(str, cells))} | {100 * r['mfu']:.1f} % |")
+
+
+if __name__ == "__main__":
+    main()
