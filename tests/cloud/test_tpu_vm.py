@@ -322,7 +322,12 @@ def test_an_interrupted_launch_deletes_the_machine(stand_in, number):
         "--name=a-run",
     ]
     launcher = subprocess.Popen(
-        [sys.executable, "launch.py", *flags], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        [sys.executable, "launch.py", *flags],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests that run in the background inherit that the signal is ignored.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     for line in launcher.stderr:
         if "WAITING_FOR_RESOURCES" in line:

@@ -418,7 +418,7 @@ def test_no_training_file_is_refused_unless_it_is_not_needed(tmp_path):
     write(tmp_path, v_tsv="a\tb\n")
     data = file_config(tmp_path, "", test="")
     assert refusal(data).startswith("data.train is empty: give ")
-    assert refusal(data, "test").startswith("data.train is empty: give ")
+    assert refusal(data, "test").startswith("data.test and data.train are empty: give ")
     assert load_split(data, "valid").pairs == [("a", "b")]
 
 
