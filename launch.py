@@ -82,8 +82,8 @@ def main(argv: list[str]) -> None:
     # Imported here: a wrong flag should not wait for jax.
     from transformer_jax import comparison, experiment, interop, parallel, trained
 
-    parallel.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     logging.set_verbosity(logging.ERROR)
+    parallel.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     config = flags.FLAGS.config
     workdir = storage.path(_WORKDIR.value or f"runs/{config.name}")
     weights = _WEIGHTS.value
@@ -114,7 +114,7 @@ def main(argv: list[str]) -> None:
     elif _MODE.value == "export":
         model = trained.load(config, workdir, weights=weights)
         interop.export_model(_FORMAT.value, model, _local_path(_OUTPUT), _QUANTIZATION.value)
-    else:
+    elif parallel.is_writer():
         print(experiment.describe(config))
 
 

@@ -73,6 +73,14 @@ def test_sizes(name, value):
     configs.validate(with_option(name, -1))
 
 
+@pytest.mark.parametrize("strategy", ["single", "pmap"])
+def test_sizes_are_a_meshs(strategy):
+    config = with_option("parallel.strategy", strategy)
+    configs.validate(config)
+    config.parallel.tensor = 2
+    assert f"parallel.strategy={strategy!r} takes no sizes" in refusal(configs.validate, config)
+
+
 def test_every_number_has_a_range():
     ranges = {*configs._POSITIVE, *configs._NOT_NEGATIVE, *configs._BELOW_ONE, *configs._SIZES}
     numbers = [

@@ -44,7 +44,12 @@ def run(main: Callable[[list[str]], None], *, default_experiment: Path) -> None:
     except Exception:
         if not _joined():
             raise
-        _stop(traceback.format_exc(), 1)
+        _stop(
+            f"{traceback.format_exc()}\nerror: this process of several stopped. If it did because "
+            "another one ended, that one's output has the reason; the same line goes on from the "
+            "workdir",
+            1,
+        )
 
 
 def _stop(message: str, status: int) -> NoReturn:

@@ -302,6 +302,13 @@ def _validate_together(config: Config) -> None:
         )
     if config.seed >= 2**32:
         raise UserError(f"seed={config.seed} must be less than 2^32")
+    parallel = config.parallel
+    sizes = parallel.data, parallel.fsdp, parallel.tensor
+    if parallel.strategy in ("single", "pmap") and sizes != (-1, 1, 1):
+        raise UserError(
+            f"parallel.strategy={parallel.strategy!r} takes no sizes of a mesh (data, fsdp and "
+            f"tensor are {', '.join(map(str, sizes))}): give strategy=mesh"
+        )
     if config.decode.top_p > 1:
         raise UserError(f"decode.top_p={config.decode.top_p} must be at most 1")
 

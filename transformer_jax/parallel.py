@@ -12,6 +12,7 @@ import glob
 import importlib.util
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -142,6 +143,8 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
     given = (coordinator, num_processes, process_id)
     if any(x is not None for x in given) and any(x is None for x in given):
         raise UserError("--coordinator, --num_processes and --process_id go together")
+    if coordinator is not None and not re.fullmatch(r"\S+:\d+", coordinator):
+        raise UserError(f"--coordinator={coordinator} has to be host:port, e.g. localhost:1234")
     if coordinator is None and not _in_a_cluster():
         return
     try:
@@ -159,7 +162,7 @@ def joined() -> bool:
 
 
 def _in_a_cluster() -> bool:
-    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
+    if os.environ.get("SLURM_NTASKS", "1") != "1" and "SLURM_PROCID" in os.environ:
         return True
     if os.environ.get("JAX_PLATFORMS", "tpu").split(",")[0] != "tpu":
         return False
@@ -225,8 +228,8 @@ def choose(
     if strategy == "single" and processes > 1:
         raise UserError(f"parallel.strategy='single' is not for {processes} processes")
     if strategy == "auto":
-        sharded = parallel.fsdp != 1 or parallel.tensor != 1
-        strategy = "mesh" if sharded else "pmap" if len(devices) > 1 else "single"
+        sizes = parallel.data, parallel.fsdp, parallel.tensor
+        strategy = "mesh" if sizes != (-1, 1, 1) else "pmap" if len(devices) > 1 else "single"
     if strategy == "single":
         first = jax.local_devices()[:1] if compile_for is None else compile_for[:1]
         sizes, mesh = {_REPLICA: 1}, Mesh(np.array(first), (_REPLICA,))

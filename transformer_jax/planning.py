@@ -132,7 +132,8 @@ def _too_large(config: Config, accelerator: Accelerator, make: Make, problem: st
         advice = f"not even data.batch_rows={unit} fits: share the parameters out (parallel.fsdp)"
     return (
         f"{config.name} on {accelerator.name} ({accelerator.num_chips} x {accelerator.chip.name})\n"
-        f"does not fit with data.batch_rows={rows}: {problem}\n{advice}, or model.remat=true"
+        f"does not fit with data.batch_rows={rows}: {problem}\n{advice}"
+        + ("" if config.model.remat else ", or model.remat=true")
     )
 
 

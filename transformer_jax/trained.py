@@ -210,7 +210,7 @@ def translate(
             f"decode.beam_size={decode.beam_size}: at most {most}"
         )
     _check_writable(output_file)
-    if input_file is None and sys.stdin.isatty():
+    if input_file is None and sys.stdin.isatty() and not parallel.joined():
         if prefix_file:
             raise UserError("--prefixes goes with lines of text: give --input=FILE")
         _prompt(load(config, workdir, weights=weights, ensemble=ensemble), n_best)
@@ -307,6 +307,8 @@ def _score_line(pair: tuple[str, str], scores: TokenScores | None) -> str:
 
 
 def _standard_input() -> list[str]:
+    if parallel.joined():  # each would read its own, and wait for the others' sentences
+        raise UserError("several processes cannot share standard input: give --input=FILE")
     return corpora.split_lines(sys.stdin.buffer.read(), "standard input")
 
 

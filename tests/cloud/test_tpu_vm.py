@@ -131,7 +131,9 @@ def test_the_parser_of_gcloud_takes_every_command(tmp_path):
     archive = tmp_path / "a.tar.gz"
     archive.touch()
     create = tpu_vm.create(vm)
-    rest = [tpu_vm.copy(vm, str(archive)), tpu_vm.start(vm), tpu_vm.describe(vm), tpu_vm.delete(vm)]
+    verbs = (tpu_vm.start, tpu_vm.describe, tpu_vm.delete, tpu_vm.install, tpu_vm.statuses)
+    rest = [tpu_vm.copy(vm, str(archive)), tpu_vm.follow(vm, lines=3), tpu_vm.log_tails(vm)]
+    rest += [verb(vm) for verb in verbs]
     for command in [create, *rest]:
         assert exit_status_of_gcloud(command, tmp_path) == 1, shlex.join(command)
     # `tpu-vm create` has --version, and here it would be a mistake.
