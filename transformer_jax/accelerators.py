@@ -99,7 +99,7 @@ class Accelerator:
         """Arguments of `jax.experimental.topologies.get_topology_desc`, of a TPU."""
         kind = self.name.rpartition("-")[0]
         size = "x".join(map(str, self.shape))
-        options: dict[str, Any] = {"v5litepod": {}, "v6e": {}, "v5p": {}}.get(kind, {})
+        options: dict[str, Any] = {}
         if kind == "v4":
             options = {"chip_config_name": "megacore"}  # two cores that are one device
         elif self.shape in ((1, 1), (2, 4)):

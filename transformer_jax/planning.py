@@ -79,9 +79,8 @@ def plan(config: Config, name: str, *, workdir: Path, chip_hour_price: float | N
     if accelerator.platform == "cpu":
         accelerator = _this_machine(accelerator)
     attention = config.model.attention
-    if {"cudnn": "gpu", "splash": "tpu"}.get(
-        attention, accelerator.platform
-    ) != accelerator.platform:
+    backend, _ = training.ATTENTION_BACKENDS.get(attention, (accelerator.platform, ""))
+    if backend != accelerator.platform:
         raise UserError(f"model.attention={attention!r} does not run on {name}: give xla")
     if config.parallel.strategy == "single" and accelerator.num_chips > 1:
         raise UserError(

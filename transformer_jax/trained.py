@@ -76,10 +76,10 @@ def load(config: Config, workdir: Path, *, weights: str, ensemble: Sequence[Path
     differing = [d for d in model if not d.startswith("model.pretrained_embeddings:")]
     configs.refuse_differences(workdir, differing)
     members = [_load_one(config, workdir, weights)]
+    vocabularies = [side.vocabulary for side in members[0][0]]
     for other in ensemble:
         members.append(_load_one(configs.load(other / CONFIG_FILE), other, weights))
-        sides = [[side.vocabulary for side in tokenizers] for tokenizers, *_ in members]
-        if sides[0] != sides[-1]:
+        if [side.vocabulary for side in members[-1][0]] != vocabularies:
             raise UserError(
                 f"{workdir} and {other} cannot be an ensemble: their vocabularies differ"
             )

@@ -21,7 +21,7 @@ Metrics = dict[str, Array]
 Reduce = Callable[[Any], Any]
 
 _RNG_IMPLEMENTATIONS = {"threefry": "threefry2x32", "rbg": "rbg"}  # train.rng: jax's name of it
-_ATTENTION_BACKENDS = {"cudnn": ("gpu", "an NVIDIA GPU"), "splash": ("tpu", "a TPU")}
+ATTENTION_BACKENDS = {"cudnn": ("gpu", "an NVIDIA GPU"), "splash": ("tpu", "a TPU")}
 
 
 @flax.struct.dataclass
@@ -187,7 +187,7 @@ def make_train_step(
 
 
 def _refuse_attention_of_other_devices(attention: str) -> None:
-    backend, name = _ATTENTION_BACKENDS.get(attention, ("", ""))
+    backend, name = ATTENTION_BACKENDS.get(attention, ("", ""))
     if backend and jax.default_backend() != backend:
         raise UserError(
             f"model.attention={attention!r} needs {name}, and this is a "
