@@ -11,7 +11,7 @@ from transformer_jax.config import WEIGHTS, UserError, is_remote
 
 _MODES = [
     *("train", "evaluate", "translate", "score", "compare", "describe", "plan"),
-    *("import", "export"),
+    *("import", "export", "replay", "verify_resume"),
 ]
 _FORMATS = ["marian", "ctranslate2", "safetensors"]
 _MODE = flags.DEFINE_enum("mode", "train", _MODES, "What to do.")
@@ -47,6 +47,11 @@ _COORDINATOR = flags.DEFINE_string(
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Several processes: how many.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Several processes: which this is, from 0.")
 _PROFILE = flags.DEFINE_string("profile", None, "train: a folder for a jax profiler trace.")
+_STEP = flags.DEFINE_integer("step", None, "replay: the step to look at.", lower_bound=1)
+_KILLS = flags.DEFINE_integer("kills", 8, "verify_resume: how often to kill.", lower_bound=1)
+_VERIFY_DEVICES = flags.DEFINE_list(
+    "verify_devices", [], "verify_resume: numbers of CPU devices to go on with in turn, e.g. 1,2,4."
+)
 flags.adopt_module_key_flags(cloud)  # for --help
 
 # Elsewhere these would do nothing, and that would not be noticed.
@@ -63,6 +68,9 @@ _GOES_WITH = {
     "quantization": ("export",),
     "chip_hour_price": ("plan",),
     "profile": ("train",),
+    "step": ("replay",),
+    "kills": ("verify_resume",),
+    "verify_devices": ("verify_resume",),
 }
 
 
@@ -79,8 +87,10 @@ def main(argv: list[str]) -> None:
     if _MODE.value == "plan":
         print(_plan())
         return
+    if _MODE.value == "verify_resume":
+        sys.exit(_verify_resume(argv[0]))
     # Imported here: a wrong flag should not wait for jax.
-    from transformer_jax import comparison, experiment, interop, parallel, trained
+    from transformer_jax import comparison, experiment, interop, parallel, preemption, trained
 
     logging.set_verbosity(logging.ERROR)
     parallel.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
@@ -89,9 +99,10 @@ def main(argv: list[str]) -> None:
     weights = _WEIGHTS.value
     options = {"weights": weights, "ensemble": [storage.path(name) for name in _ENSEMBLE.value]}
     if _MODE.value == "train":
-        experiment.train(config, workdir, profile=_PROFILE.value)
-        trained.evaluate(config, workdir, split="test", weights=weights)
-        trained.demo(config, workdir)
+        with preemption.handled(config.train.grace_seconds):
+            experiment.train(config, workdir, profile=_PROFILE.value)
+            trained.evaluate(config, workdir, split="test", weights=weights)
+            trained.demo(config, workdir)
     elif _MODE.value == "evaluate":
         trained.evaluate(config, workdir, split=_SPLIT.value, **options)
     elif _MODE.value == "translate":
@@ -114,6 +125,10 @@ def main(argv: list[str]) -> None:
     elif _MODE.value == "export":
         model = trained.load(config, workdir, weights=weights)
         interop.export_model(_FORMAT.value, model, _local_path(_OUTPUT), _QUANTIZATION.value)
+    elif _MODE.value == "replay":
+        if _STEP.value is None:
+            raise UserError("--mode=replay needs --step=…: a skipped step, as its warning says")
+        print(experiment.replay_step(config, workdir, _STEP.value))
     elif parallel.is_writer():
         print(experiment.describe(config))
 
@@ -127,6 +142,29 @@ def _plan() -> str:
         raise UserError("--mode=plan needs --accelerator=…, e.g. --accelerator=v5litepod-16")
     workdir = storage.path(_WORKDIR.value or f"runs/{config.name}")
     return planning.plan(config, name, workdir=workdir, chip_hour_price=_CHIP_HOUR_PRICE.value)
+
+
+def _verify_resume(launcher: str) -> int:
+    from transformer_jax import resume_proof
+
+    logging.set_verbosity(logging.ERROR)
+    config = flags.FLAGS.config
+    # What was typed, but what concerns the proof: each run is given it.
+    ours = ("mode", "workdir", "kills", "verify_devices")
+    given = [a for a in sys.argv[1:] if a.lstrip("-").partition("=")[0] not in ours]
+    try:
+        devices = [int(number) for number in _VERIFY_DEVICES.value]
+    except ValueError:
+        raise UserError(f"--verify_devices={_VERIFY_DEVICES.value}: give numbers") from None
+    report = resume_proof.prove(
+        config,
+        [sys.executable, launcher, *given],
+        storage.path(_WORKDIR.value or f"runs/{config.name}_resume"),
+        kills=_KILLS.value,
+        devices=devices,
+    )
+    print(report.text)
+    return 0 if report.passed else 1
 
 
 def _path(flag: flags.FlagHolder) -> Path:

@@ -1,10 +1,16 @@
 """Checkpoints: the same bits come back, averages are means, the last few and the best stay."""
 
+import json
+import re
+import shutil
+import subprocess
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from transformer_jax import manifest, tracking
 from transformer_jax.checkpoint import Checkpoints
 from transformer_jax.config import UserError
 from transformer_jax.training import TrainState
@@ -30,11 +36,16 @@ def shapes():
     return jax.eval_shape(lambda: state_of(0).params)
 
 
-def save_all(workdir, bleus, keep=2):
-    """Saves {step: BLEU or None} and closes."""
-    checkpoints = Checkpoints(workdir, keep=keep)
+def save_all(workdir, bleus, keep=2, keep_every=0):
+    """Saves {step: BLEU or None}, each validated after it is saved, and closes."""
+    scores = tracking.bleu_scores(workdir)
+    checkpoints = Checkpoints(workdir, keep=keep, keep_every=keep_every, scores=scores)
     for step, bleu in bleus.items():
-        checkpoints.save(step, state_of(step), bleu)
+        checkpoints.save(step, state_of(step))
+        if bleu is not None:
+            scores[step] = bleu
+            with (workdir / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps({"step": step, "valid": {"bleu": bleu}}) + "\n")
     checkpoints.close()
 
 
@@ -46,7 +57,7 @@ def steps_in(workdir, keep=2):
 
 
 def params_in(workdir, weights, keep=2):
-    checkpoints = Checkpoints(workdir, keep=keep)
+    checkpoints = Checkpoints(workdir, keep=keep, scores=tracking.bleu_scores(workdir))
     try:
         return checkpoints.restore_params(shapes(), weights)
     finally:
@@ -74,7 +85,7 @@ def test_values_that_rounding_would_change_come_back_too(tmp_path):
     params = {"x": odd, "y": odd.astype(jnp.bfloat16)}
     state = TrainState(jnp.asarray(1, jnp.int32), params, (), None)
     checkpoints = Checkpoints(tmp_path, keep=1)
-    checkpoints.save(1, state, None)
+    checkpoints.save(1, state)
     checkpoints.close()
     checkpoints = Checkpoints(tmp_path, keep=1)
     assert_same_bits(checkpoints.restore(jax.tree.map(jnp.zeros_like, state)), state)
@@ -135,7 +146,7 @@ def test_the_last_few_and_the_best_are_kept(tmp_path):
 
 def test_a_better_one_replaces_the_best_over_restarts(tmp_path):
     save_all(tmp_path, {2: 9.0, 3: None, 5: None}, keep=1)
-    assert steps_in(tmp_path) == [2, 5]
+    assert steps_in(tmp_path) == [2, 3, 5], "one to fall back on, besides the last and the best"
     save_all(tmp_path, {7: 10.0, 11: None}, keep=1)
     assert steps_in(tmp_path) == [7, 11]
 
@@ -177,3 +188,147 @@ def test_best_without_an_evaluation(tmp_path):
 def test_unknown_weights(tmp_path):
     with pytest.raises(UserError, match="weights='worst' is none of: average, latest, best"):
         params_in(tmp_path, "worst")
+
+
+def test_those_of_every_nth_step_are_kept(tmp_path):
+    save_all(tmp_path, dict.fromkeys(range(2, 20, 2)), keep=2, keep_every=6)
+    assert steps_in(tmp_path) == [6, 12, 16, 18]
+
+
+# --- What survives. ---
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    """A workdir with checkpoints of steps 2, 3 and 5."""
+    workdir = tmp_path_factory.mktemp("three")
+    save_all(workdir, dict.fromkeys([2, 3, 5]), keep=3)
+    return workdir
+
+
+def files_of(workdir, step):
+    folder = workdir / "checkpoints" / str(step)
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def truncate(path):
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes()[: size // 2] if size else b"x")
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes() or b"x")
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def remove(path):
+    path.unlink()
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, remove])
+def test_damage_to_any_file_is_found_and_the_one_before_serves(three, tmp_path, damage, capsys):
+    names = files_of(three, 5)
+    assert len(names) > 10 and any("optimizer/d/" in name for name in names)
+    for number, name in enumerate(names):
+        workdir = tmp_path / str(number)
+        shutil.copytree(three, workdir)
+        damage(workdir / "checkpoints" / "5" / name)
+        checkpoints = Checkpoints(workdir, keep=3)
+        restored = checkpoints.restore(blank_state())
+        assert_same_bits(restored, state_of(3))
+        checkpoints.save(5, state_of(5))  # the step is made again
+        checkpoints.close()
+        assert steps_in(workdir, keep=3) == [2, 3, 5]
+        if name != manifest.NAME:
+            told = capsys.readouterr().err
+            assert "the checkpoint of step 5 is damaged" in told and name in told
+            assert (workdir / "damaged" / "5").is_dir()
+
+
+def test_translating_does_without_the_damaged(three, tmp_path, capsys):
+    workdir = shutil.copytree(three, tmp_path / "w")
+    (name,) = [n for n in files_of(workdir, 3) if n == "params/_METADATA"]
+    truncate(workdir / "checkpoints" / "3" / name)
+    assert params_in(workdir, "average", keep=3)[1] == [2, 5]
+    assert (
+        f"step 3 is damaged ({name} is not what was written); it is left" in capsys.readouterr().err
+    )
+    flip_a_bit(workdir / "checkpoints" / "5" / name)
+    assert params_in(workdir, "latest")[1] == [2]
+    remove(workdir / "checkpoints" / "2" / name)
+    with pytest.raises(UserError, match=r"every checkpoint .* is damaged .*_METADATA is missing"):
+        params_in(workdir, "latest")
+    checkpoints = Checkpoints(workdir, keep=3)
+    with pytest.raises(
+        UserError, match=r"every checkpoint .* is damaged \(the checkpoint of step 5"
+    ):
+        checkpoints.restore(blank_state())
+    checkpoints.close()
+    assert steps_in(workdir, keep=3) == [2, 3, 5], "nothing is moved when nothing is left"
+
+
+def test_one_without_a_manifest_was_not_written_whole(three, tmp_path):
+    workdir = shutil.copytree(three, tmp_path / "w")
+    (workdir / "checkpoints" / "5" / manifest.NAME).unlink()
+    assert params_in(workdir, "latest")[1] == [3]
+    checkpoints = Checkpoints(workdir, keep=3)
+    assert_same_bits(checkpoints.restore(blank_state()), state_of(3))
+    checkpoints.close()
+    assert not (workdir / "checkpoints" / "5").exists()
+
+
+def test_a_manifest_is_what_sha256sum_checks(three):
+    folder = three / "checkpoints" / "5"
+    if not shutil.which("sha256sum"):
+        pytest.skip("there is no sha256sum here")
+    done = subprocess.run(["sha256sum", "-c", manifest.NAME], cwd=folder, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == len(files_of(three, 5)) - 1
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a file system of one megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True
+    )
+    if done.returncode:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_leaves_the_last_one_and_the_run(small_disk, capsys):
+    checkpoints = Checkpoints(small_disk, keep=2)
+    checkpoints.save(2, state_of(2))
+    checkpoints.wait()
+    filler = small_disk / "filler"
+    with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        while True:
+            file.write(b"x" * 4096)
+    checkpoints.save(3, state_of(3))
+    checkpoints.wait()
+    told = capsys.readouterr().err
+    assert re.search(r"step 3 could not be saved \(.*\); that of step 2 is the last", told), told
+    assert checkpoints.steps() == [2]
+    filler.unlink()
+    checkpoints.save(5, state_of(5))
+    checkpoints.close()
+    assert steps_in(small_disk) == [2, 5]
+    assert_same_bits(params_in(small_disk, "latest")[0], state_of(5).params)
+
+
+def test_a_last_save_that_fails_is_an_error(small_disk):
+    checkpoints = Checkpoints(small_disk, keep=2)
+    checkpoints.save(2, state_of(2))
+    checkpoints.wait()
+    with (small_disk / "filler").open("wb", buffering=0) as file, pytest.raises(OSError):
+        while True:
+            file.write(b"x" * 4096)
+    checkpoints.save(3, state_of(3))
+    with pytest.raises(UserError, match="the last checkpoint could not be saved"):
+        checkpoints.close()
+    assert steps_in(small_disk) == [2]

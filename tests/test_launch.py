@@ -5,12 +5,13 @@ import shutil
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from launching import FLAGS, TINY, launch, refusal
 
 from transformer_jax import config as configs
-from transformer_jax import experiment
+from transformer_jax import experiment, training
 from transformer_jax import trained as trained_workdir
 from transformer_jax.config import Config, DataConfig, ModelConfig, TrainConfig, UserError
 from transformer_jax.data import corpora, dataset
@@ -168,28 +169,83 @@ def test_the_tokenizer_of_a_workdir_is_used(workdir, tmp_path, few_held_out):
         assert (fresh / "tokenizer.model").read_bytes() == given
 
 
-def test_a_loss_that_is_not_finite_names_its_batch(tmp_path, few_held_out):
+def test_too_many_skipped_steps_stop_the_run_and_can_be_replayed(tmp_path, few_held_out):
     config = Config(
         data=DataConfig(train_size=500, vocab_size=701, batch_rows=4),
         model=ModelConfig(num_layers=1, d_model=8, d_ff=14, num_heads=2),
-        train=TrainConfig(steps=9, checkpoint_every=9, evaluate_every=0, tensorboard=False),
+        train=TrainConfig(
+            steps=9, checkpoint_every=2, max_skipped=4, evaluate_every=0, tensorboard=False
+        ),
     )
     config.optimizer.learning_rate_scale = 1e30
-    with pytest.raises(UserError, match=r"step \d+: .* is (nan|inf); the \d+ pairs of its batch"):
+    stops = r"4 steps in a row were skipped, .* is (nan|inf) .*last good step is 0.*checkpoint is 2"
+    with pytest.raises(UserError, match=stops):
         experiment.train(config, tmp_path)
-    (path,) = tmp_path.glob("batch_of_step_*.tsv")
+    assert {path.name for path in (tmp_path / "skipped").iterdir()} == {
+        f"step_{step}.tsv" for step in (1, 2, 3, 4)
+    }
     known = set(corpora.load_split(config.data, "train").pairs)
-    lines = path.read_text(encoding="utf-8").splitlines()
-    assert lines
-    assert {tuple(line.split("\t")) for line in lines} <= known
+    lines = (tmp_path / "skipped" / "step_3.tsv").read_text(encoding="utf-8").splitlines()
+    columns = [line.split("\t") for line in lines]
+    assert {row for row, *_ in columns} == {"0", "1", "2", "3"}
+    assert {tuple(pair) for _, *pair in columns} <= known
+    told = experiment.replay_step(config, tmp_path, 3)
+    assert told.startswith("step 3: 0 of 4 rows are not finite, here"), told
+    assert columns[0][1] in told or columns[-1][1] in told
 
 
-def test_a_damaged_checkpoint_is_named(workdir):
+def test_a_row_that_is_not_finite_is_skipped_and_found(tmp_path, few_held_out, monkeypatch):
+    """NaN in one row at step 3: the others train on, and replaying names the row."""
+    config = Config(
+        data=DataConfig(train_size=500, vocab_size=701, batch_rows=4),
+        model=ModelConfig(num_layers=1, d_model=8, d_ff=14, num_heads=2, dropout_rate=0.1),
+        train=TrainConfig(steps=5, log_every=1, evaluate_every=0, tensorboard=False),
+    )
+    config.train.checkpoint_every = 5
+    batch = dataset.PackedDataset.batch
+
+    def marked(data, step, rows=None):
+        found = batch(data, step, rows)
+        if step == 2:
+            found["row"][1] = 77
+        return found
+
+    def make_loss(model, **options):
+        loss = original(model, **options)
+
+        def poisoned(params, batch, *rest):
+            loss_sum, counts = loss(params, batch, *rest)
+            return jnp.where((batch["row"] == 77).any(), jnp.nan, loss_sum), counts
+
+        return poisoned
+
+    original = training.make_loss
+    monkeypatch.setattr(dataset.PackedDataset, "batch", marked)
+    monkeypatch.setattr(training, "make_loss", make_loss)
+    experiment.train(config, tmp_path)
+    metrics = [row["train"] for row in rows(tmp_path / "metrics.jsonl") if "train" in row]
+    assert [m["loss"] is None for m in metrics] == [False, False, True, False, False]
+    assert metrics[-1]["skipped"] == 1
+    assert [path.name for path in (tmp_path / "skipped").iterdir()] == ["step_3.tsv"]
+    lines = experiment.replay_step(config, tmp_path, 3).splitlines()
+    assert lines[0] == "step 3: 1 of 4 rows are not finite"
+    assert lines[2].split()[:2] == ["1", "nan"]
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_serves(workdir, few_held_out, capsys):
     for path in (workdir / "checkpoints" / "4" / "params").rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
-    with pytest.raises(UserError, match=r"checkpoints/4 is damaged"):
-        trained_workdir.load(config_of(workdir), workdir, weights="latest")
+    loaded = trained_workdir.load(config_of(workdir), workdir, weights="latest")
+    assert loaded.steps == ([2],)
+    assert "the checkpoint of step 4 is damaged (params/" in capsys.readouterr().err
+    config = config_of(workdir)
+    config.train.steps, config.train.evaluate_every = 6, 0
+    experiment.train(config, workdir)
+    told = capsys.readouterr().err
+    assert "step 4 is damaged" in told and "goes on from step 2" in told
+    assert (workdir / "damaged" / "4" / "params").is_dir()
+    assert trained_workdir.load(config, workdir, weights="average").steps == ([4, 6],)
 
 
 def test_a_stretched_schedule_is_said(workdir, few_held_out, capsys):

@@ -1,77 +1,193 @@
-"""Checkpoints through orbax: asynchronous, atomic; the last few and the best are kept.
+"""Checkpoints through orbax: asynchronous and atomic, each with a manifest that is checked.
 
 The state is saved as two items, `params` and `optimizer`, so that translating reads the first
-alone. What the configuration gives (the hyperparameters) is not saved.
+alone. What the configuration gives (the hyperparameters) is not saved. A checkpoint exists once
+orbax has committed it and its manifest is written.
 """
 
-from collections.abc import Sequence
+import contextlib
+import shutil
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+from orbax.checkpoint.checkpoint_managers import (
+    AnyPreservationPolicy,
+    EveryNSteps,
+    LatestN,
+    PreservationPolicy,
+)
 
+from transformer_jax import manifest, parallel
 from transformer_jax.config import WEIGHTS, UserError, is_remote
+from transformer_jax.tracking import say
 
 if TYPE_CHECKING:  # for its name alone: imports run downward
     from transformer_jax.training import TrainState
+
+FOLDER = "checkpoints"
+DAMAGED_FOLDER = "damaged"
 
 
 class Checkpoints:
     """The checkpoints of one workdir."""
 
-    def __init__(self, workdir: Path, *, keep: int) -> None:
-        """`keep` is how many of the last checkpoints are kept, besides the best."""
-        self._keep = keep
-        policies = [
-            LatestN(keep),
-            BestN(get_metric_fn=_bleu, n=1, keep_checkpoints_without_metrics=False),
-        ]
-        folder = workdir / "checkpoints"
-        self._manager = ocp.CheckpointManager(
-            # What is in a bucket has no other name, and epath would look for it in the folder here.
-            folder if is_remote(folder) else folder.absolute(),
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        keep: int,
+        keep_every: int = 0,
+        scores: Mapping[int, float] | None = None,
+    ) -> None:
+        """Opens them.
+
+        Args:
+          workdir: in it they are in `checkpoints`.
+          keep: how many of the last ones are averaged. They are kept, and two of them at least: one
+            to fall back on.
+          keep_every: those of steps that it divides are kept too; 0 = none.
+          scores: validation BLEU by step, the highest of which is kept too; may grow.
+        """
+        self._keep, self._scores = keep, {} if scores is None else scores
+        folder = workdir / FOLDER
+        # What is in a bucket has no other name, and epath would look for it in the folder here.
+        self._folder = folder if is_remote(folder) else folder.absolute()
+        self._keep_every = keep_every
+        self._manager = self._open()
+        # Commits and lists in the background what `save` began.
+        self._finishing: threading.Thread | None = None
+        self._failure: Exception | None = None
+
+    def _open(self) -> ocp.CheckpointManager:
+        policies: list[PreservationPolicy] = [LatestN(max(self._keep, 2)), _Best(self._scores)]
+        if self._keep_every:
+            policies.append(EveryNSteps(self._keep_every))
+        return ocp.CheckpointManager(
+            self._folder,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=AnyPreservationPolicy(policies),
-                best_fn=_bleu,
                 enable_async_checkpointing=True,
             ),
             item_names=("params", "optimizer"),
         )
 
-    def save(self, step: int, state: "TrainState", valid_bleu: float | None) -> None:
-        """Starts to save `state`, and returns when the device's copy is no longer needed."""
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(state.params),
-                optimizer=ocp.args.StandardSave({"opt_state": state.opt_state, "step": state.step}),
-            ),
-            metrics=None if valid_bleu is None else {"bleu": valid_bleu},
+    def save(self, step: int, state: "TrainState") -> None:
+        """Starts to save `state`, and returns when the device's copy is no longer needed.
+
+        If it cannot be written, a warning says so, the earlier ones stay, and the run lives on.
+        """
+        self.wait()
+        args = ocp.args.Composite(
+            params=ocp.args.StandardSave(state.params),
+            optimizer=ocp.args.StandardSave({"opt_state": state.opt_state, "step": state.step}),
         )
+        self._guarded(step, lambda: self._manager.save(step, args=args))
+        if self._failure is None:
+            self._finishing = threading.Thread(
+                target=self._guarded, args=(step, lambda: self._finish(step))
+            )
+            self._finishing.start()
+
+    def _finish(self, step: int) -> None:
+        self._manager.wait_until_finished()
+        if parallel.is_writer():
+            manifest.write(self._folder / str(step))
+
+    def _guarded(self, step: int, save: Callable[[], Any]) -> None:
+        try:
+            save()
+        except Exception as e:  # tensorstore's and orbax's have no class in common with OSError
+            if jax.process_count() > 1:
+                raise  # the others wait for this one: they stop too, and go on from the last one
+            self._failure = e
+            last = self.steps()
+            say(
+                f"warning: the checkpoint of step {step} could not be saved ({_reason(e)}); "
+                + (f"that of step {last[-1]} is the last" if last else "there is none yet")
+            )
+
+    def wait(self) -> None:
+        """Waits for what was begun, and clears away whatever of it failed."""
+        if self._finishing is not None:
+            self._finishing.join()
+            self._finishing = None
+        if self._failure is not None:
+            self._failure = None
+            with contextlib.suppress(Exception):  # it tells of the same failure again
+                self._manager.close()
+            self.tidy()
+            self._manager = self._open()
+
+    def tidy(self) -> None:
+        """Removes what a kill or a full disk left unfinished. For the one run that trains here."""
+        if not parallel.is_writer() or not self._folder.exists():
+            return
+        for path in self._folder.iterdir():
+            if path.is_dir() and not (path.name.isdigit() and manifest.exists(path)):
+                _remove(path)
 
     def steps(self) -> list[int]:
         """The steps that have a complete checkpoint, ascending."""
-        return sorted(self._manager.all_steps())
+        if not self._folder.exists():
+            return []
+        names = [path.name for path in self._folder.iterdir() if path.name.isdigit()]
+        return sorted(int(name) for name in names if manifest.exists(self._folder / name))
 
     def restore(self, state: "TrainState") -> "TrainState":
-        """The last saved state; `state` when there is none.
+        """The last saved state; `state` when there is none. For the one run that trains here.
 
-        Shapes, dtypes, and the devices that each array is on, are as in `state`.
+        A damaged checkpoint is named, and moved to the folder `damaged` of the workdir; the one
+        before it serves. Shapes, dtypes, and the devices that each array is on, are as in `state`.
+
+        Raises:
+          UserError: if all of them are damaged, or of another model.
         """
-        step = self._manager.latest_step()
-        if step is None:
-            return state
+        step = parallel.agreed(self._last_sound() if parallel.is_writer() else 0)
+        self._manager.reload()
+        return state if step < 0 else self.restore_step(step, state)
+
+    def restore_step(self, step: int, state: "TrainState") -> "TrainState":
+        """The state saved at `step`, unchecked; see `restore`."""
         optimizer = {"opt_state": state.opt_state, "step": state.step}
         items = {"params": state.params, "optimizer": optimizer}
         restored = self._restore(step, items)
         return state.replace(params=restored["params"], **restored["optimizer"])
 
+    def _last_sound(self) -> int:
+        """The last step without damage, after moving away those behind it; -1 = there is none."""
+        self.tidy()
+        found = {}
+        for step in reversed(self.steps()):
+            found[step] = manifest.damaged(self._folder / str(step))
+            if not found[step]:
+                break
+        else:
+            if found:
+                raise UserError(
+                    f"every checkpoint in {self._folder} is damaged "
+                    f"({'; '.join(_said(s, files) for s, files in found.items())}): bring one "
+                    "back from a copy, or choose another --workdir"
+                )
+            return -1
+        for bad, files in found.items():
+            if files:
+                place = self._folder.parent / DAMAGED_FOLDER / str(bad)
+                _remove(place)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                (self._folder / str(bad)).rename(place)
+                say(f"warning: {_said(bad, files)}; moved to {place}, and step {step} serves")
+        return step
+
     def restore_params(
         self, like: Any, weights: str, sharding: jax.sharding.Sharding | None = None
     ) -> tuple[Any, list[int]]:
         """Parameters to translate with, and the steps they come from.
+
+        A damaged checkpoint is named in a warning, and the ones before it serve.
 
         Args:
           like: parameters or their shapes.
@@ -80,7 +196,8 @@ class Checkpoints:
           sharding: where to put them; None = on the first device.
 
         Raises:
-          UserError: without a checkpoint, or without one that was evaluated for "best".
+          UserError: without a checkpoint, or without one that was evaluated for "best"; or if they
+            are damaged, or of another model.
         """
         steps = self._steps_of(weights)
         total = None
@@ -92,19 +209,31 @@ class Checkpoints:
     def _steps_of(self, weights: str) -> Sequence[int]:
         if weights not in WEIGHTS:
             raise UserError(f"weights={weights!r} is none of: {', '.join(WEIGHTS)}")
-        steps = self.steps()
-        folder = self._manager.directory.parent
+        steps, folder = self.steps(), self._folder.parent
         if not steps:
             raise UserError(f"{folder} has no checkpoint: train there first")
+        wanted = {"average": self._keep, "latest": 1, "best": 1}[weights]
         if weights == "best":
-            best = self._manager.best_step()
-            if best is None or self._manager.metrics(best) is None:
+            steps = sorted((s for s in steps if s in self._scores), key=lambda s: self._scores[s])
+            if not steps:
                 raise UserError(
                     f"{folder} has no evaluated checkpoint: use --weights=average, "
                     "or train with train.evaluate_every"
                 )
-            return [best]
-        return steps[-self._keep :] if weights == "average" else steps[-1:]
+        sound: list[int] = []
+        damage = []
+        for step in reversed(steps):
+            files = manifest.damaged(self._folder / str(step), below="params/")
+            if files:
+                damage.append(_said(step, files))
+                say(f"warning: {damage[-1]}; it is left out")
+            else:
+                sound.append(step)
+            if len(sound) == wanted:
+                break
+        if not sound:
+            raise UserError(f"every checkpoint in {self._folder} is damaged ({'; '.join(damage)})")
+        return sorted(sound)
 
     def _restore(
         self, step: int, items: dict[str, Any], sharding: jax.sharding.Sharding | None = None
@@ -122,18 +251,52 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**args))
         except (ValueError, OSError, KeyError) as e:
-            reason = str(e).partition("\n")[0][:200]
-            folder = self._manager.directory / str(step)
             raise UserError(
-                f"checkpoint {folder} is damaged, or of another model ({reason}): "
-                "remove that folder, and the one before it serves"
+                f"checkpoint {self._folder / str(step)} is of another model ({_reason(e)})"
             ) from None
 
     def close(self) -> None:
-        """Waits until everything is on disk."""
-        self._manager.wait_until_finished()
+        """Waits until everything is on disk.
+
+        Raises:
+          UserError: if the last one could not be saved.
+        """
+        if self._finishing is not None:
+            self._finishing.join()
+        failure = self._failure
+        if failure is not None:
+            self.wait()
         self._manager.close()
+        if failure is not None:
+            raise UserError(f"the last checkpoint could not be saved: {_reason(failure)}")
 
 
-def _bleu(metrics: dict[str, float]) -> float:
-    return metrics["bleu"]
+class _Best(PreservationPolicy):
+    """Keeps the step of the highest score."""
+
+    def __init__(self, scores: Mapping[int, float]) -> None:
+        self._scores = scores
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        """True for one of the `checkpoints` at most."""
+        scored = [c.step for c in checkpoints if c.step in self._scores]
+        best = max(scored, key=lambda step: self._scores[step], default=None)
+        return [c.step == best for c in checkpoints]
+
+
+def _said(step: int, files: Sequence[str]) -> str:
+    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+    return f"the checkpoint of step {step} is damaged ({files[0]}{more})"
+
+
+def _reason(error: Exception) -> str:
+    full = "no space left" in str(error).lower() or getattr(error, "errno", None) == 28
+    return "the disk is full" if full else " ".join(str(error).split())[:200]
+
+
+def _remove(folder: Path) -> None:
+    if is_remote(folder):
+        if folder.exists():
+            folder.rmtree()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)

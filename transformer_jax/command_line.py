@@ -19,7 +19,14 @@ from ml_collections import config_flags
 
 from transformer_jax import config as configs
 from transformer_jax import storage
-from transformer_jax.config import CONFIG_FILE, Config, UserError, nearest
+from transformer_jax.config import (
+    CONFIG_FILE,
+    PREEMPTED_STATUS,
+    Config,
+    Preempted,
+    UserError,
+    nearest,
+)
 
 
 def run(main: Callable[[list[str]], None], *, default_experiment: Path) -> None:
@@ -39,6 +46,8 @@ def run(main: Callable[[list[str]], None], *, default_experiment: Path) -> None:
         _stop(f"error: {e}", 2)
     except OSError as e:  # a disk that is full, a file that is not ours
         _stop(f"error: {e.filename or 'input or output'}: {e.strerror or e}", 2)
+    except Preempted as e:
+        _stop(f"stopped as asked: {e}; the same line goes on", PREEMPTED_STATUS)
     except KeyboardInterrupt:
         _stop("\ninterrupted", 130)
     except Exception:

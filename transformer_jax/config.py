@@ -25,6 +25,16 @@ class UserError(ValueError):
     """What a user caused and can mend: the launcher prints it as one line, without a traceback."""
 
 
+class Preempted(BaseException):
+    """A signal asked a run to stop, and it has; says what is saved.
+
+    Not an Exception: the launcher alone handles it, and ends with `PREEMPTED_STATUS`.
+    """
+
+
+PREEMPTED_STATUS = 75  # EX_TEMPFAIL of sysexits.h: the same line, run again, goes on
+
+
 @dataclasses.dataclass
 class DataConfig:
     """Where text comes from, and how it becomes rows of tokens."""
@@ -141,6 +151,16 @@ class TrainConfig:
     evaluate_sentences: int = 500
     # Checkpoints averaged for evaluate and translate, and kept (section 6.1: 5 base, 20 big).
     average_checkpoints: int = 5
+    # Checkpoints kept besides those and the best: of each step that this divides; 0 = none.
+    keep_every: int = 0
+    # A step whose loss or gradient is not finite is skipped; after this many in a row it ends.
+    max_skipped: int = 10
+    # It ends, too, when the smoothed loss has been above this many times its best for that long.
+    # 0 = never.
+    divergence_factor: float = 3.0
+    divergence_steps: int = 1000
+    # From SIGTERM or Ctrl-C to the end of the process, at most; a cloud gives some 30 seconds.
+    grace_seconds: float = 25.0
     tensorboard: bool = True
 
 
@@ -213,13 +233,20 @@ _POSITIVE = (
     *("model.num_layers", "model.d_model", "model.d_ff", "model.num_heads", "model.max_positions"),
     *("optimizer.warmup_steps", "optimizer.learning_rate_scale", "optimizer.epsilon"),
     *("train.steps", "train.accumulate", "train.log_every", "train.checkpoint_every"),
-    *("train.average_checkpoints", "decode.beam_size", "decode.batch_size"),
+    *("train.average_checkpoints", "train.max_skipped", "train.divergence_steps"),
+    *("train.grace_seconds", "decode.beam_size", "decode.batch_size"),
     *("decode.temperature", "decode.top_p", "model.layer_norm_epsilon"),
 )
 _NOT_NEGATIVE = (
     *("data.train_size", "data.held_out_size", "model.d_key", "model.d_value", "seed"),
     *("model.embedding_stddev", "optimizer.clip_norm", "train.evaluate_every"),
-    *("train.evaluate_sentences", "decode.extra_length", "decode.top_k"),
+    *(
+        "train.evaluate_sentences",
+        "train.keep_every",
+        "train.divergence_factor",
+        "decode.extra_length",
+        "decode.top_k",
+    ),
 )
 _SIZES = ("parallel.data", "parallel.fsdp", "parallel.tensor")
 _BELOW_ONE = (
@@ -298,6 +325,15 @@ def _validate_together(config: Config) -> None:
     if train.evaluate_every % train.checkpoint_every:
         raise UserError(
             f"train.evaluate_every={train.evaluate_every} is not a multiple of "
+            f"train.checkpoint_every={train.checkpoint_every}"
+        )
+    if 0 < train.divergence_factor <= 1:
+        raise UserError(
+            f"train.divergence_factor={train.divergence_factor} must be more than 1, or 0: never"
+        )
+    if train.keep_every % train.checkpoint_every:
+        raise UserError(
+            f"train.keep_every={train.keep_every} is not a multiple of "
             f"train.checkpoint_every={train.checkpoint_every}"
         )
     if config.seed >= 2**32:

@@ -3,9 +3,7 @@
 A workdir is self-contained: config.json, tokenizer.model, checkpoints/, and what a run reports.
 """
 
-import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +11,23 @@ import jax
 import numpy as np
 
 from transformer_jax import config as configs
-from transformer_jax import evaluation, parallel, storage, tracking, training
+from transformer_jax import (
+    evaluation,
+    health,
+    lock,
+    parallel,
+    preemption,
+    replay,
+    tracking,
+    training,
+)
 from transformer_jax.checkpoint import Checkpoints
-from transformer_jax.config import CONFIG_FILE, Config, UserError
-from transformer_jax.data import corpora, dataset, word_vectors
-from transformer_jax.data.tokenizer import Tokenizers, train_tokenizers
-from transformer_jax.model import NO_DROPOUT, Transformer
+from transformer_jax.config import CONFIG_FILE, Config, Preempted, UserError
+from transformer_jax.data import corpora, word_vectors
+from transformer_jax.model import Transformer
+from transformer_jax.preparation import Prepared, prepare
 from transformer_jax.tracking import say
-from transformer_jax.translation import Translator, first_best
-
-DATA_FILE = "training_data.sha256"
+from transformer_jax.validation import Validation
 
 
 def train(config: Config, workdir: Path, *, profile: str | None = None) -> None:
@@ -30,130 +35,188 @@ def train(config: Config, workdir: Path, *, profile: str | None = None) -> None:
 
     Args:
       config: the experiment.
-      workdir: made if need be.
+      workdir: made if need be; nobody else trains there meanwhile.
       profile: a folder for a profiler trace of a few steps.
+
+    Raises:
+      UserError: if it cannot be trained there, or no longer.
+      Preempted: when a signal asked for it; see `preemption`.
     """
     started = time.monotonic()
     configs.validate(config)
-    saved = _saved_config(config, workdir)
-    devices = parallel.choose(
-        config.parallel, batch_rows=config.data.batch_rows, accumulate=config.train.accumulate
-    )
+    _saved_config(config, workdir)  # a mistake is told before anything is read
+    devices = _devices(config)
     with parallel.writer_first():
         corpus = corpora.load_split(config.data, "train")
         valid = corpora.load_split(config.data, "valid")
         corpora.load_split(config.data, "test")  # missing? Now is better than after the training
-        evaluation.warn_of_words([target for _, target in valid.pairs], config.data.target_language)
-        storage.make_folder(workdir)
-        tokenizers = _tokenizers(config, workdir, corpus.pairs)
-        text = dataset.content_hash(corpus.pairs, tokenizers)
-        _check_data(workdir, text, begun=saved is not None)
-        data = _packed(config, workdir, tokenizers, corpus, "training")
-        validation = _packed(config, workdir, tokenizers, valid, "validation")
-    model = Transformer(config.model, tokenizers.target.vocab_size, tokenizers.source.vocab_size)
-    validate = _Validation(config, model, tokenizers, valid, validation, devices.spread)
-    checkpoints = Checkpoints(workdir, keep=config.train.average_checkpoints)
-    try:
-        state = _first_state(config, model, tokenizers, checkpoints, devices)
-        _check_steps(int(state.step), config, saved, profile)
-        if parallel.is_writer():  # last: from here on the workdir is this experiment's
-            tokenizers.save(workdir)
-            configs.save(config, workdir / CONFIG_FILE)
-        _run(
-            config,
-            workdir,
-            model,
-            devices,
-            state,
-            data,
-            checkpoints,
-            validate,
-            name_batch=lambda step: _name_batch(workdir, data, corpus.pairs, step),
-            profile=profile,
-        )
-    except training.NonFiniteLoss as e:
-        raise UserError(str(e)) from None
-    finally:
-        checkpoints.close()
+    evaluation.warn_of_words([target for _, target in valid.pairs], config.data.target_language)
+    with lock.held(workdir):
+        saved = _saved_config(config, workdir)
+        prepared = prepare(config, workdir, devices, corpus, valid, begun=saved is not None)
+        run = _Run(prepared)
+        try:
+            state = run.first_state()
+            _check_steps(int(state.step), config, saved, profile)
+            if parallel.is_writer():  # last: from here on the workdir is this experiment's
+                prepared.tokenizers.save(workdir)
+                configs.save(config, workdir / CONFIG_FILE)
+            run.train(state, profile)
+        except health.TrainingStopped as e:
+            run.checkpoints.wait()
+            last = run.checkpoints.steps()[-1:]
+            raise UserError(f"{e}; the last checkpoint is {last[0] if last else 'none'}") from None
+        finally:
+            run.checkpoints.close()
     say(f"trained in {(time.monotonic() - started) / 60:.1f} minutes")
 
 
-def _first_state(
-    config: Config,
-    model: Transformer,
-    tokenizers: Tokenizers,
-    checkpoints: Checkpoints,
-    devices: parallel.Devices,
-) -> training.TrainState:
-    """The last checkpoint's; without one a new one, whose embeddings may be word vectors."""
-    state = devices.create_state(lambda: training.create_state(config, model))
-    c = config.model
-    if checkpoints.steps() or not c.pretrained_embeddings:
-        return checkpoints.restore(state)
-    params, summary = word_vectors.initialise(
-        jax.device_get(devices.spread.replicate(state.params)),
-        Path(c.pretrained_embeddings).expanduser(),
-        tokenizers,
-        stddev=c.embedding_stddev or c.d_model**-0.5,
-    )
-    say(summary)
-    return devices.put_state(state.replace(params=params))
+def replay_step(config: Config, workdir: Path, step: int) -> str:
+    """What `replay.report` says of a step, from the state that it began with.
 
+    That state is made again: from the last checkpoint before the step, or from the beginning.
 
-def _run(
-    config: Config,
-    workdir: Path,
-    model: Transformer,
-    devices: parallel.Devices,
-    state: training.TrainState,
-    data: dataset.PackedDataset,
-    checkpoints: Checkpoints,
-    validate: "_Validation",
-    *,
-    name_batch: Callable[[int], str],
-    profile: str | None,
-) -> None:
-    """The loop, with what happens around it: metrics, validation, checkpoints."""
-    options = config.train
+    Raises:
+      UserError: if the workdir does not hold this experiment, or the step is none of its steps.
+    """
+    configs.validate(config)
+    if _saved_config(config, workdir) is None:
+        configs.load(workdir / CONFIG_FILE)  # says that it is not a workdir
+    if not 1 <= step <= config.train.steps:
+        raise UserError(f"--step={step} is none of 1 … train.steps={config.train.steps}")
+    corpus, valid = (corpora.load_split(config.data, split) for split in ("train", "valid"))
+    devices = _devices(config)
+    prepared = prepare(config, workdir, devices, corpus, valid, begun=True)
+    data, state = prepared.data, prepared.create_state()
+    checkpoints = Checkpoints(workdir, keep=config.train.average_checkpoints)
+    before = [s for s in checkpoints.steps() if s < step]
+    if before:
+        state = checkpoints.restore_step(before[-1], state)
+    checkpoints.close()
     first_step = int(state.step)
-    say(
-        f"{config.name}: {count_parameters(state.params):,} parameters, {options.steps} steps of "
-        f"{config.data.batch_rows} rows, {devices.description}"
-        + (f"; goes on from step {first_step}" if first_step else "")
-    )
-    tracker = tracking.Tracker(
-        workdir,
-        first_step=first_step,
-        num_steps=options.steps,
-        log_every=options.log_every,
-        tensorboard=options.tensorboard,
-    )
+    if first_step < step - 1:
+        say(f"makes steps {first_step + 1} to {step - 1} again")
+    train_step = prepared.compile_step()
+    state, batches = devices.to_step(state), prepared.batches(first_step)
+    for _ in range(first_step, step - 1):
+        state, _ = train_step(state, next(batches))
+    state = jax.device_get(devices.spread.replicate(devices.from_step(state)))
+    pairs = data.batch_pairs(step - 1)
+    texts = lambda row: " | ".join(" → ".join(corpus.pairs[n]) for n in pairs[row])  # noqa: E731
+    return replay.report(config, prepared.model, state, data.batch(step - 1), texts)
 
-    def on_pause(step: int, state: Any) -> None:
-        state, metrics, every = devices.from_step(state), None, options.evaluate_every
-        if every and (step == options.steps or step % every == 0):
-            metrics = validate(state.params)
-            tracker.write(step, {"valid": metrics})
-            say(f"step {step}  " + "  ".join(f"valid {k} {v:.3f}" for k, v in metrics.items()))
-        tracker.flush()  # before the checkpoint from which a restart would go on
-        checkpoints.save(step, state, metrics and metrics["bleu"])
-        tracker.restart_clock()
 
-    step = devices.compile(lambda *reduce: training.make_train_step(config, model, *reduce))
-    try:
-        training.train(
-            devices.to_step(state),
-            tracking.profiled(step, profile) if profile else step,
-            _batches(data, devices, first_step),
+def _devices(config: Config) -> parallel.Devices:
+    rows, accumulate = config.data.batch_rows, config.train.accumulate
+    return parallel.choose(config.parallel, batch_rows=rows, accumulate=accumulate)
+
+
+class _Run:
+    """The loop, with what happens around it: metrics, validation, checkpoints, an early end."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self._prepared = prepared
+        self._options = options = prepared.config.train
+        # Grows with the validations, and decides which checkpoint is the best one.
+        self._scores = tracking.bleu_scores(prepared.workdir)
+        self._health = health.Health(options, self._on_skip)
+        self._validate = Validation(prepared)
+        self.checkpoints = Checkpoints(
+            prepared.workdir,
+            keep=options.average_checkpoints,
+            keep_every=options.keep_every,
+            scores=self._scores,
+        )
+
+    def first_state(self) -> training.TrainState:
+        """The last checkpoint's; without one a new one, whose embeddings may be word vectors."""
+        config, devices = self._prepared.config, self._prepared.devices
+        state = self.checkpoints.restore(self._prepared.create_state())
+        c = config.model
+        if int(state.step) or not c.pretrained_embeddings:
+            return state
+        params, summary = word_vectors.initialise(
+            jax.device_get(devices.spread.replicate(state.params)),
+            Path(c.pretrained_embeddings).expanduser(),
+            self._prepared.tokenizers,
+            stddev=c.embedding_stddev or c.d_model**-0.5,
+        )
+        say(summary)
+        return devices.put_state(state.replace(params=params))
+
+    def train(self, state: training.TrainState, profile: str | None) -> None:
+        """From `state` to the last step, or to the step at which it is told to stop."""
+        config, devices, options = self._prepared.config, self._prepared.devices, self._options
+        first_step = int(state.step)
+        say(
+            f"{config.name}: {count_parameters(state.params):,} parameters, {options.steps} steps "
+            f"of {config.data.batch_rows} rows, {devices.description}"
+            + (f"; goes on from step {first_step}" if first_step else "")
+        )
+        self._tracker = tracking.Tracker(
+            self._prepared.workdir,
             first_step=first_step,
             num_steps=options.steps,
-            on_metrics=tracker.train_step,
-            pauses_at=lambda step: step % options.checkpoint_every == 0 or step == options.steps,
-            on_pause=on_pause,
-            name_batch=name_batch,
+            log_every=options.log_every,
+            tensorboard=options.tensorboard,
         )
-    finally:
-        tracker.close()
+        step = self._prepared.compile_step()
+        try:
+            if first_step and first_step not in self._scores:
+                self._evaluate(first_step, state)  # the run was stopped before it could
+            with preemption.deferred():
+                training.train(
+                    devices.to_step(state),
+                    tracking.profiled(step, profile) if profile else step,
+                    self._prepared.batches(first_step),
+                    first_step=first_step,
+                    num_steps=options.steps,
+                    on_metrics=self._on_metrics,
+                    pauses_at=self._pauses_at,
+                    on_pause=self._on_pause,
+                )
+        finally:
+            self._tracker.close()
+
+    def _on_metrics(self, step: int, metrics: dict[str, float]) -> None:
+        self._health.check(step, metrics)
+        self._tracker.train_step(step, metrics | {"skipped": self._health.skipped})
+
+    def _pauses_at(self, step: int) -> bool:
+        self._preempted = preemption.requested(step)
+        options = self._options
+        return self._preempted or step % options.checkpoint_every == 0 or step == options.steps
+
+    def _on_pause(self, step: int, state: Any) -> None:
+        state = self._prepared.devices.from_step(state)
+        self._tracker.flush()  # before the checkpoint from which a restart would go on
+        self.checkpoints.save(step, state)
+        if self._preempted:
+            self.checkpoints.wait()
+            last = self.checkpoints.steps()[-1:]
+            raise Preempted(f"of {self._options.steps} steps, {last[0] if last else 0} are saved")
+        self._evaluate(step, state)
+        self._tracker.restart_clock()
+
+    def _evaluate(self, step: int, state: training.TrainState) -> None:
+        """If it is due. The state is saved already, and an interruption loses this alone."""
+        every = self._options.evaluate_every
+        if not every or (step != self._options.steps and step % every):
+            return
+        with preemption.immediate():
+            metrics = self._validate(state.params)
+        self._tracker.write(step, {"valid": metrics})
+        self._tracker.flush()
+        self._scores[step] = metrics["bleu"]
+        say(f"step {step}  " + "  ".join(f"valid {k} {v:.3f}" for k, v in metrics.items()))
+
+    def _on_skip(self, step: int, reason: str) -> str:
+        """Writes the batch of a step that was skipped, and says so."""
+        told = replay.write_batch(
+            self._prepared.workdir, step, self._prepared.data, self._prepared.corpus.pairs
+        )
+        say(f"warning: step {step} is skipped: its {reason}; {told}")
+        return told
 
 
 # On other devices, from text that moved, or reporting otherwise: the same experiment. Training
@@ -163,6 +226,7 @@ _FREE_OPTIONS = (
     *("name:", "demo:", "parallel.", "decode.", "data.path:"),
     *("data.source_language:", "data.target_language:"),
     *("train.steps:", "train.log_every:", "train.evaluate", "train.tensorboard:"),
+    *("train.keep_every:", "train.max_skipped:", "train.divergence", "train.grace_seconds:"),
 )
 
 
@@ -202,123 +266,6 @@ def _check_steps(step: int, config: Config, saved: Config | None, profile: str |
             f"train.steps was {saved.train.steps} and is {steps}: the rest of the cosine schedule "
             "is stretched; one run of that length would have learned differently"
         )
-
-
-def _check_data(workdir: Path, content_hash: str, *, begun: bool) -> None:
-    """Refuses to go on training with another text; writes down which text it is."""
-    path = workdir / DATA_FILE
-    if begun and path.exists() and path.read_text().strip() != content_hash:
-        raise UserError(
-            f"the training text is not the one that {workdir} was trained on "
-            f"({path.read_text().strip()} then, {content_hash} now): choose another --workdir"
-        )
-    if parallel.is_writer():
-        configs.write_whole(path, content_hash + "\n")
-
-
-def _tokenizers(config: Config, workdir: Path, pairs: Sequence[tuple[str, str]]) -> Tokenizers:
-    """The workdir's tokenizers, or new ones, which `train` saves."""
-    size, shared = config.data.vocab_size, config.data.shared_vocabulary
-    if not Tokenizers.exist(workdir):
-        return train_tokenizers(pairs, vocab_size=size, shared=shared)
-    tokenizers = Tokenizers.load(workdir)
-    for tokenizer in tokenizers:
-        if tokenizer.vocab_size != size:
-            raise UserError(
-                f"the tokenizer in {workdir} has {tokenizer.vocab_size} pieces, but "
-                f"data.vocab_size={size}"
-            )
-    if shared != (tokenizers.source.vocabulary == tokenizers.target.vocabulary):
-        raise UserError(
-            f"data.shared_vocabulary={shared}, but the tokenizers in {workdir} have "
-            f"{'a vocabulary for each side' if shared else 'one vocabulary'}"
-        )
-    return tokenizers
-
-
-def _packed(
-    config: Config, workdir: Path, tokenizers: Tokenizers, corpus: corpora.Corpus, name: str
-) -> dataset.PackedDataset:
-    data = config.data
-    with tracking.progress_bar(len(corpus.pairs), f"tokenizing {name}") as bar:
-        tokens = dataset.tokenize_pairs(
-            corpus.pairs, tokenizers, workdir / "tokens", progress=bar.update
-        )
-    plan = dataset.plan_packing(
-        tokens.source_lengths,
-        tokens.target_lengths,
-        source_row_length=data.source_row_length,
-        target_row_length=data.target_row_length,
-    )
-    if not plan.rows:
-        raise UserError(
-            f"none of {len(tokens)} pairs fits in rows of {data.source_row_length} and "
-            f"{data.target_row_length} tokens: raise data.source_row_length, target_row_length"
-        )
-    packed = dataset.PackedDataset(tokens, plan, batch_rows=data.batch_rows, seed=config.seed)
-    say(
-        f"{name}: {len(plan.pairs):,} pairs in {plan.rows:,} rows, "
-        f"{100 * packed.real_share:.1f} % of positions real"
-        + (f"; {corpus.empty:,} pairs with an empty side left out" if corpus.empty else "")
-        + (f"; {plan.too_long:,} pairs longer than a row left out" if plan.too_long else "")
-    )
-    return packed
-
-
-def _batches(
-    data: dataset.PackedDataset, devices: parallel.Devices, first_step: int
-) -> Iterator[Any]:
-    step = first_step
-    while True:
-        yield devices.put_batch(data.batch(step, devices.rows))
-        step += 1
-
-
-def _name_batch(
-    workdir: Path, data: dataset.PackedDataset, pairs: Sequence[tuple[str, str]], step: int
-) -> str:
-    """Writes the pairs of a batch to a file, and says which."""
-    # Packed pairs are numbered as the corpus is: both come from the same list.
-    numbers = np.concatenate(data.batch_pairs(step - 1))
-    path = workdir / f"batch_of_step_{step}.tsv"
-    if parallel.is_writer():
-        configs.write_whole(path, "".join("\t".join(pairs[n]) + "\n" for n in numbers))
-    source, target = pairs[numbers[0]]
-    return f"the {len(numbers)} pairs of its batch are in {path}; the first: {source} → {target}"
-
-
-class _Validation:
-    """Loss and greedy BLEU on the validation split; compiled at its first call."""
-
-    def __init__(
-        self,
-        config: Config,
-        model: Transformer,
-        tokenizers: Tokenizers,
-        split: corpora.Corpus,
-        data: dataset.PackedDataset,
-        rows: parallel.Rows,
-    ) -> None:
-        self._target_language = config.data.target_language
-        self._pairs = split.pairs[: config.train.evaluate_sentences or None]
-        self._rows, self._batches = rows, data.one_epoch()
-        self._loss = rows.compile(lambda p, b: training.make_loss(model)(p, b, 0.0, NO_DROPOUT))
-        greedy = dataclasses.replace(config.decode, method="greedy")
-        self._translator = Translator([model], tokenizers, greedy, rows=rows)
-
-    def __call__(self, params: Any) -> dict[str, float]:
-        sums = [jax.device_get(self._loss(params, self._put(batch))) for batch in self._batches]
-        loss = sum(s for s, _ in sums) / sum(counts["target_tokens"] for _, counts in sums)
-        sources, references = zip(*self._pairs, strict=True)
-        best = first_best(self._translator.translate([params], sources))
-        bleu = evaluation.bleu(best, references, target_language=self._target_language)
-        return {"loss": float(loss), "bleu": bleu}
-
-    def _put(self, batch: dataset.Batch) -> dataset.Batch:
-        # Rows of padding fill it up to what the devices divide.
-        rows = self._rows.round_up(len(batch["row"])) - len(batch["row"])
-        pad = lambda x: np.pad(x, ((0, rows), *[(0, 0)] * (x.ndim - 1)))  # noqa: E731
-        return {name: self._rows.put(pad(x)) for name, x in batch.items()}
 
 
 def count_parameters(params: Any) -> int:

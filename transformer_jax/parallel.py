@@ -193,6 +193,13 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
+def agreed(number: int) -> int:
+    """The first process's `number`, in all of them."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.broadcast_one_to_all(np.int64(number)))
+
+
 def one_device() -> Rows:
     """The first device of this process."""
     return Rows(Mesh(np.array(jax.local_devices()[:1]), ("device",)))

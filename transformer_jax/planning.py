@@ -22,8 +22,8 @@ from transformer_jax import config as configs
 from transformer_jax.accelerators import Accelerator
 from transformer_jax.config import Config, UserError
 from transformer_jax.data import dataset
-from transformer_jax.experiment import DATA_FILE
 from transformer_jax.model import Transformer
+from transformer_jax.preparation import DATA_FILE
 from transformer_jax.tracking import say
 
 # Share of positions that are not padding, where no workdir tells: what packing gives (README.md).

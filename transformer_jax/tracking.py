@@ -1,6 +1,7 @@
 """What a run tells: metrics.jsonl always, a progress bar on a terminal, TensorBoard files."""
 
 import json
+import math
 import os
 import sys
 import time
@@ -12,7 +13,9 @@ import jax
 from tqdm import tqdm
 
 from transformer_jax import parallel
-from transformer_jax.config import is_remote, write_whole
+from transformer_jax.config import UserError, is_remote, write_whole
+
+METRICS_FILE = "metrics.jsonl"
 
 # A bucket's file is written whole each time.
 _SECONDS_BETWEEN_SAVES = 60
@@ -65,7 +68,7 @@ class Tracker:
     ) -> None:
         """`first_step` is the step restored (0 = none); metrics after it are written anew."""
         writer = parallel.is_writer()
-        self._path = workdir / "metrics.jsonl" if writer else Path(os.devnull)
+        self._path = workdir / METRICS_FILE if writer else Path(os.devnull)
         _forget_after(self._path, first_step)
         self._file = _BucketFile(self._path) if is_remote(self._path) else self._path.open("a")
         board = tensorboard and writer
@@ -101,9 +104,19 @@ class Tracker:
             )
 
     def write(self, step: int, groups: dict[str, dict[str, Any]]) -> None:
-        """Appends {"step": …, "train": {…}} to metrics.jsonl and to TensorBoard."""
-        self._file.write(json.dumps({"step": step, "time": time.time(), **groups}) + "\n")
-        self._file.flush()
+        """Appends {"step": …, "train": {…}} to metrics.jsonl and to TensorBoard.
+
+        What JSON has no number for, inf and nan, is null there. A full disk is no reason to stop.
+        """
+        finite = {
+            group: {name: v if math.isfinite(v) else None for name, v in metrics.items()}
+            for group, metrics in groups.items()
+        }
+        try:
+            self._file.write(json.dumps({"step": step, "time": time.time(), **finite}) + "\n")
+            self._file.flush()
+        except OSError as e:
+            say(f"warning: {self._path.name} lacks step {step}: {e.strerror or e}")
         for group, metrics in groups.items() if self._board else ():
             for name, value in metrics.items():
                 self._board.add_scalar(f"{group}/{name}", value, step)
@@ -147,11 +160,33 @@ class _BucketFile:
     close = save
 
 
+def bleu_scores(workdir: Path) -> dict[int, float]:
+    """Validation BLEU of a run so far, by step; {} if there is none."""
+    path = workdir / METRICS_FILE
+    rows = _rows(path) if path.exists() else []
+    return {row["step"]: row["valid"]["bleu"] for row in rows if row.get("valid")}
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """What metrics.jsonl holds, without a last line that was cut short.
+
+    Raises:
+      UserError: if it is damaged elsewhere.
+    """
+    lines = path.read_text().splitlines(keepends=True)
+    try:
+        rows = [json.loads(line) for line in lines if line.endswith("\n")]
+        assert all(isinstance(row["step"], int) for row in rows)
+    except (ValueError, TypeError, KeyError, AssertionError):
+        raise UserError(f"{path} is damaged: remove it, and the run goes on without it") from None
+    return rows
+
+
 def _forget_after(path: Path, step: int) -> None:
-    if not path.exists():
+    if not path.exists() or not path.is_file():
         return
-    rows = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    write_whole(path, "".join(row for row in rows if json.loads(row)["step"] <= step))
+    kept = [json.dumps(row) + "\n" for row in _rows(path) if row["step"] <= step]
+    write_whole(path, "".join(kept))
 
 
 def _summary_writer(folder: Path, first_step: int) -> Any:

@@ -93,7 +93,8 @@ def _load_one(
     tokenizers = Tokenizers.load(workdir)
     model = Transformer(config.model, tokenizers.target.vocab_size, tokenizers.source.vocab_size)
     params_like = jax.eval_shape(lambda: training.create_state(config, model)).params
-    checkpoints = Checkpoints(workdir, keep=config.train.average_checkpoints)
+    scores = tracking.bleu_scores(workdir)
+    checkpoints = Checkpoints(workdir, keep=config.train.average_checkpoints, scores=scores)
     everywhere = parallel.all_devices().replicated
     params, steps = checkpoints.restore_params(params_like, weights, everywhere)
     checkpoints.close()

@@ -1,7 +1,6 @@
 """Training (Vaswani et al. 2017, section 5): the state, one step, and the loop around it."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,6 +20,7 @@ Metrics = dict[str, Array]
 Reduce = Callable[[Any], Any]
 
 _RNG_IMPLEMENTATIONS = {"threefry": "threefry2x32", "rbg": "rbg"}  # train.rng: jax's name of it
+FINITE = ("loss", "gradient_norm", "update_norm")  # metrics; or else a step is skipped
 ATTENTION_BACKENDS = {"cudnn": ("gpu", "an NVIDIA GPU"), "splash": ("tpu", "a TPU")}
 
 
@@ -140,6 +140,19 @@ def make_loss(model: Transformer, *, fused: bool = False) -> Callable[..., tuple
     return loss
 
 
+def dropout_of(config: Config, state: TrainState, batch: Batch) -> Dropout:
+    """The dropout of the step after `state`, for the rows of `batch`.
+
+    Randomness is decided by (seed, step, row): the same masks on any number of devices. Except rbg:
+    jax draws the numbers of all the rows at once from the key of the first.
+    """
+    h = state.hyperparameters
+    seed = jax.random.key(h.seed, impl=_RNG_IMPLEMENTATIONS[config.train.rng])
+    rng = jax.random.fold_in(seed, state.step)
+    rngs = jax.vmap(jax.random.fold_in, (None, 0))(rng, batch["row"])
+    return Dropout(rngs, h.dropout_rate, h.attention_dropout_rate)
+
+
 def make_train_step(
     config: Config, model: Transformer, reduce: Reduce = lambda sums: sums
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
@@ -158,14 +171,8 @@ def make_train_step(
     loss_and_grads = jax.value_and_grad(make_loss(model, fused=True), has_aux=True)
 
     def sums(state: TrainState, batch: Batch) -> tuple[tuple[Array, Metrics], Any]:
-        h = state.hyperparameters
-        # Randomness is decided by (seed, step, row): the same masks on any number of devices.
-        # Except rbg: jax draws the numbers of all the rows at once from the key of the first.
-        seed = jax.random.key(h.seed, impl=_RNG_IMPLEMENTATIONS[config.train.rng])
-        rng = jax.random.fold_in(seed, state.step)
-        rngs = jax.vmap(jax.random.fold_in, (None, 0))(rng, batch["row"])
-        dropout = Dropout(rngs, h.dropout_rate, h.attention_dropout_rate)
-        return loss_and_grads(state.params, batch, h.label_smoothing, dropout)
+        smoothing = state.hyperparameters.label_smoothing
+        return loss_and_grads(state.params, batch, smoothing, dropout_of(config, state, batch))
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         total = _sum_over_micro_batches(lambda b: sums(state, b), batch, config.train.accumulate)
@@ -179,8 +186,17 @@ def make_train_step(
             "loss": loss_sum / counts["target_tokens"],
             **counts,
             "gradient_norm": optax.tree.norm(grads),
+            "update_norm": optax.tree.norm(updates),
             "learning_rate": _learning_rate(config, h, step),
         }
+        # A step that is not finite leaves everything as it was, except that it has been made.
+        told = [metrics[name] for name in FINITE]
+        finite = jnp.isfinite(jnp.stack(told)).all()
+        params, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (params, opt_state),
+            (state.params, state.opt_state),
+        )
         return state.replace(step=step, params=params, opt_state=opt_state), metrics
 
     return train_step
@@ -208,10 +224,6 @@ def _sum_over_micro_batches(sums: Callable[[Batch], Any], batch: Batch, number: 
     return jax.lax.scan(add, zero, micro)[0]
 
 
-class NonFiniteLoss(ArithmeticError):
-    """The loss or the gradient of a step is not a finite number."""
-
-
 def train(
     state: TrainState,
     train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
@@ -222,7 +234,6 @@ def train(
     on_metrics: Callable[[int, dict[str, float]], None],
     pauses_at: Callable[[int], bool],
     on_pause: Callable[[int, TrainState], None],
-    name_batch: Callable[[int], str] = lambda step: "",
 ) -> TrainState:
     """Runs steps first_step + 1 … num_steps. Never waits for the step it has just dispatched.
 
@@ -236,22 +247,13 @@ def train(
       pauses_at: whether to pause after a step.
       on_pause: called then, with the step and its state: to evaluate it, to save it. The metrics
         of every step so far have been read, so nothing is in flight on the devices.
-      name_batch: says for a person what was in the batch of a step whose loss is not finite.
 
     Returns:
       The last state.
-
-    Raises:
-      NonFiniteLoss: naming the step and its batch; noticed one step late, like all metrics.
     """
 
     def read(step: int, metrics: Metrics) -> None:
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        for name in ("loss", "gradient_norm"):
-            if not math.isfinite(values[name]):
-                batch = name_batch(step)
-                raise NonFiniteLoss(f"step {step}: {name} is {values[name]}; {batch}".strip("; "))
-        on_metrics(step, values)
+        on_metrics(step, {name: float(value) for name, value in jax.device_get(metrics).items()})
 
     pending: tuple[int, Metrics] | None = None
     for step in range(first_step + 1, num_steps + 1):

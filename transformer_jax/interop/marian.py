@@ -97,7 +97,7 @@ def import_marian(source: Path, workdir: Path) -> None:
     # Without Adam's moments, which Marian's files have not and translating needs not.
     state = training.TrainState(jnp.zeros((), jnp.int32), params, (), None)
     checkpoints = Checkpoints(workdir, keep=1)
-    checkpoints.save(0, state, None)
+    checkpoints.save(0, state)
     checkpoints.close()
     configs.save(config, workdir / CONFIG_FILE)
 

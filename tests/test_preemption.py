@@ -1,0 +1,113 @@
+"""SIGTERM and SIGINT in every phase of a training: status 75, nothing lost, the same bits."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from launching import FLAGS, ROOT, launch
+
+from transformer_jax import config as configs
+from transformer_jax import resume_proof
+
+# The launcher, which sends itself a signal when it comes to a function for the nth time.
+DRIVER = """
+import os, signal, sys
+sys.path.insert(0, {root!r})
+import launch
+from pathlib import Path
+from transformer_jax import {module}, command_line
+original, calls = {module}.{function}, 0
+
+def signalled(*arguments, **options):
+    global calls
+    calls += 1
+    if calls == {call}:
+        for number in {signals}:
+            os.kill(os.getpid(), number)
+        {then}
+    return original(*arguments, **options)
+
+{module}.{function} = signalled
+command_line.run(launch.main, default_experiment=Path({root!r}) / "experiments/quickstart.py")
+"""
+# phase: what is called there, and the calls it takes to get to it.
+PHASES = {
+    "tokenizing": ("preparation", "dataset.tokenize_pairs", 1),
+    "compiling": ("training", "label_smoothed_cross_entropy", 1),
+    "a step": ("tracking", "Tracker.train_step", 2),
+    "saving": ("checkpoint", "Checkpoints.save", 1),
+    "validating": ("validation", "Validation.__call__", 1),
+    "decoding": ("evaluation", "score", 1),
+    "the demo": ("trained", "demo", 1),
+}
+
+
+def interrupt(workdir, phase, *, signals=(signal.SIGTERM,), then="pass", flags=()):
+    module, function, call = PHASES[phase]
+    code = DRIVER.format(
+        root=str(ROOT),
+        module=module,
+        function=function,
+        call=call,
+        signals=[int(s) for s in signals],
+        then=then,
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, f"--workdir={workdir}", *FLAGS, *flags],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+    )
+
+
+def test_a_run_stopped_in_every_phase_ends_as_the_whole_one(tmp_path):
+    """One workdir, stopped seven times over, against the uninterrupted run."""
+    workdir, whole = tmp_path / "run", tmp_path / "whole"
+    longer = ["--config.train.steps=12", "--config.train.evaluate_every=12"]
+    for phase in PHASES:
+        done = interrupt(workdir, phase, flags=longer)
+        assert done.returncode == configs.PREEMPTED_STATUS == 75, (phase, done.stderr)
+        assert "SIGTERM: stopping within 25 s" in done.stderr, phase
+        assert "stopped as asked: " in done.stderr and "the same line goes on" in done.stderr
+        assert "Traceback" not in done.stderr, (phase, done.stderr)
+        # Nothing that belongs to nobody is left.
+        assert not (workdir / "lock").exists() and not list(workdir.rglob("*.tmp"))
+    for folder in (workdir, whole):
+        done = launch(f"--workdir={folder}", *FLAGS, *longer)
+        assert done.returncode == 0, done.stderr
+    states = [resume_proof.last_state(folder) for folder in (workdir, whole)]
+    assert resume_proof.differing_arrays(*states) == []
+    assert (workdir / "metrics.jsonl").read_text().count('"valid"') == 1
+    scores = [(w / "evaluation/test/translations.tsv").read_bytes() for w in (workdir, whole)]
+    assert scores[0] == scores[1]
+
+
+def test_ctrl_c_does_the_same(tmp_path):
+    done = interrupt(tmp_path, "a step", signals=[signal.SIGINT])
+    assert done.returncode == 75, done.stderr
+    assert "SIGINT: stopping" in done.stderr and "of 4 steps, 3 are saved" in done.stderr
+
+
+# What Python cannot interrupt; a compilation takes as long.
+_BUSY = "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path):
+    then = f"import threading; threading.Timer(1, os.kill, (os.getpid(), 15)).start(); {_BUSY}"
+    started = time.monotonic()
+    done = interrupt(tmp_path, "compiling", then=then)
+    assert done.returncode == 75
+    assert "stopped at once" in done.stderr
+    assert time.monotonic() - started < 60
+
+
+def test_it_ends_when_the_time_is_up(tmp_path):
+    flags = ["--config.train.grace_seconds=1.5"]
+    done = interrupt(tmp_path, "compiling", then=_BUSY, flags=flags)
+    assert done.returncode == 75
+    assert "SIGTERM: stopping within 1.5 s" in done.stderr
+    assert "not done within 1.5 s" in done.stderr

@@ -1,0 +1,229 @@
+"""That an interrupted run ends where an uninterrupted one does: what `--mode=verify_resume` does.
+
+The experiment is trained twice by the launcher itself: once whole, and once with SIGKILL at seeded
+places (between steps, inside a save, while starting), each time started again by the same line.
+Then the last checkpoints are compared bit for bit.
+"""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orbax.checkpoint as ocp
+
+from transformer_jax import manifest
+from transformer_jax.checkpoint import FOLDER
+from transformer_jax.config import Config, UserError, write_whole
+from transformer_jax.tracking import METRICS_FILE, say
+
+# In turn, so that every other kill but one is between steps.
+_PLACES = ("step", "save", "step", "start")
+_LOSS_TOLERANCE, _TOLERATED_STEPS = 1e-5, 20  # on another number of devices
+_BEGUN = " parameters, "  # what a run says once its text is read and its state restored
+_PATIENCE = 3600.0  # seconds until a kill's place is reached
+
+
+@dataclasses.dataclass(frozen=True)
+class Proof:
+    """What came of it: for a person, and whether what was promised holds."""
+
+    text: str
+    passed: bool
+
+
+def prove(
+    config: Config,
+    command: Sequence[str],
+    folder: Path,
+    *,
+    kills: int,
+    devices: Sequence[int] = (),
+) -> Proof:
+    """Trains whole and with interruptions, and compares.
+
+    Args:
+      config: the experiment; its seed decides where the kills are.
+      command: what a run is started by, without --mode and --workdir.
+      folder: does not exist; gets the workdirs `whole` and `interrupted`, and proof.json.
+      kills: how many.
+      devices: numbers of CPU devices that the starts get in turn; () = the devices that are there.
+
+    Raises:
+      UserError: if the folder exists, there are too few steps, or a run fails by itself.
+    """
+    if folder.exists():
+        raise UserError(f"{folder} exists: remove it, or choose another --workdir")
+    if config.train.steps <= kills:
+        raise UserError(
+            f"--kills={kills} needs more than {kills} steps, and train.steps={config.train.steps}"
+        )
+    rng = np.random.default_rng(config.seed)
+    whole, interrupted = folder / "whole", folder / "interrupted"
+    started = time.monotonic()
+    _run_to_end(_Run(command, whole, devices[:1]))
+    seconds = time.monotonic() - started
+    lines = [f"uninterrupted: {config.train.steps} steps, {seconds:.0f} s in all"]
+    say(lines[-1])
+    for number in range(kills):
+        run = _Run(command, interrupted, devices[number % len(devices) :][:1] if devices else ())
+        target = round(config.train.steps * (number + 0.5) / (kills + 1))
+        lines.append(f"kill {number + 1}: {_kill(run, _PLACES[number % 4], target, seconds, rng)}")
+        say(lines[-1])
+    _run_to_end(_Run(command, interrupted, devices[kills % len(devices) :][:1] if devices else ()))
+    changed = len(set(devices)) > 1
+    states = [last_state(workdir) for workdir in (whole, interrupted)]
+    differences, arrays = differing_arrays(*states), len(states[0])
+    apart = losses_apart(whole, interrupted)
+    if changed:
+        passed = max(apart[:_TOLERATED_STEPS]) <= _LOSS_TOLERANCE
+        lines.append(
+            f"devices {', '.join(map(str, devices))} in turn: losses of the first "
+            f"{min(len(apart), _TOLERATED_STEPS)} steps differ by at most "
+            f"{max(apart[:_TOLERATED_STEPS]):.1e} ({_LOSS_TOLERANCE:.0e} allowed), of all "
+            f"{len(apart)} by {max(apart):.1e}"
+        )
+    else:
+        passed = not differences and max(apart) == 0
+        lines.append(f"losses of {len(apart)} steps: {'the same' if max(apart) == 0 else 'differ'}")
+    lines.append(
+        f"parameters and optimiser state: {arrays - len(differences)} of {arrays} arrays are the "
+        "same bit for bit"
+    )
+    lines += [f"  {name} differs by up to {by:.1e}" for name, by in differences[:10]]
+    lines.append("passed" if passed else "FAILED")
+    report = {"passed": passed, "kills": kills, "devices": list(devices), "report": lines}
+    write_whole(folder / "proof.json", json.dumps(report, indent=2) + "\n")
+    return Proof("\n".join(lines), passed)
+
+
+class _Run:
+    """One start of the launcher in a workdir, and what can be seen of it from outside."""
+
+    def __init__(self, command: Sequence[str], workdir: Path, devices: Sequence[int]) -> None:
+        workdir.mkdir(parents=True, exist_ok=True)
+        environment = dict(os.environ)
+        if devices:
+            flag = f"--xla_force_host_platform_device_count={devices[0]}"
+            environment |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flag}
+        self.workdir = workdir
+        self._log = workdir / "log.txt"
+        with self._log.open("a") as log:
+            self._from = log.tell()
+            self.process = subprocess.Popen(
+                [*command, "--mode=train", f"--workdir={workdir}", "--config.train.log_every=1"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+            )
+
+    def said(self) -> str:
+        """What it wrote to its standard output and error so far."""
+        return self._log.read_bytes()[self._from :].decode(errors="replace")
+
+    def step(self) -> int:
+        """The last step in metrics.jsonl; one that an earlier start left there counts, too."""
+        return max(_losses(self.workdir), default=0)
+
+    def saving(self) -> bool:
+        """Whether a checkpoint is being written at this moment."""
+        folder = self.workdir / FOLDER
+        return folder.exists() and not all(map(manifest.exists, folder.iterdir()))
+
+
+def _run_to_end(run: _Run) -> None:
+    if run.process.wait() != 0:
+        last = run.said().strip().splitlines()[-1:]
+        raise UserError(f"the run in {run.workdir} failed by itself: {''.join(last)}")
+
+
+def _kill(run: _Run, place: str, target: int, seconds: float, rng: np.random.Generator) -> str:
+    """Kills a run at a place, at `target` steps or later; says where that was."""
+    if place == "start":
+        time.sleep(rng.uniform(0, seconds / 2))
+    else:
+        _wait(run, lambda: _BEGUN in run.said())
+        _wait(run, lambda: run.step() >= target)
+        if place == "save":
+            _wait(run, run.saving)
+            time.sleep(rng.exponential(0.002))
+        else:
+            time.sleep(rng.exponential(0.05))
+            _wait(run, lambda: not run.saving())
+    if run.process.poll() is not None:
+        raise UserError(
+            f"the run in {run.workdir} ended with status {run.process.returncode} before it could "
+            "be killed: give more --config.train.steps, or fewer --kills"
+        )
+    saving, begun = run.saving(), _BEGUN in run.said()
+    run.process.send_signal(signal.SIGKILL)
+    run.process.wait()
+    where = "while starting" if not begun else "inside a save" if saving else "between saves"
+    return f"{where}, after step {run.step()}"
+
+
+def _wait(run: _Run, there: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not there() and run.process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+
+
+def _losses(workdir: Path) -> dict[int, float]:
+    """The training loss of each step."""
+    path = workdir / METRICS_FILE
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    rows = [json.loads(line) for line in lines]
+    return {row["step"]: row["train"]["loss"] for row in rows if "train" in row}
+
+
+def losses_apart(a: Path, b: Path) -> list[float]:
+    """How far the losses of each step are apart, in nats per token.
+
+    Raises:
+      UserError: if the two did not make the same steps.
+    """
+    first, second = _losses(a), _losses(b)
+    if list(first) != list(second):
+        raise UserError(f"{a} and {b} did not make the same steps once and in order")
+    return [abs(first[step] - second[step]) for step in first]
+
+
+def last_state(workdir: Path) -> dict[str, np.ndarray]:
+    """Every array of the last checkpoint, by its path."""
+    steps = [path for path in (workdir / FOLDER).iterdir() if path.name.isdigit()]
+    folder = max(steps, key=lambda path: int(path.name)).absolute()
+    state: dict[str, np.ndarray] = {}
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        for item in ("params", "optimizer"):
+            tree = checkpointer.restore(folder / item)
+            state |= {f"{item}/{name}": array for name, array in _flat(tree)}
+    return state
+
+
+def _flat(tree: Any, prefix: str = "") -> list[tuple[str, np.ndarray]]:
+    if isinstance(tree, dict):
+        items = tree.items()
+    elif isinstance(tree, (list, tuple)):
+        items = enumerate(tree)
+    else:
+        return [] if tree is None else [(prefix.strip("/"), np.asarray(tree))]
+    return [pair for key, value in items for pair in _flat(value, f"{prefix}/{key}")]
+
+
+def differing_arrays(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> list[tuple[str, float]]:
+    """The names of the arrays whose bits differ, with the largest difference of their numbers.
+
+    Raises:
+      UserError: if the two do not have the same arrays.
+    """
+    if a.keys() != b.keys():
+        raise UserError(f"the two states differ in what they hold: {sorted(a.keys() ^ b.keys())}")
+    differ = [name for name in a if a[name].tobytes() != b[name].tobytes()]
+    return [(name, float(np.max(np.abs(a[name] - b[name])))) for name in differ]

@@ -1,0 +1,42 @@
+"""How a model does on the validation split, while it trains."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from transformer_jax import evaluation, training
+from transformer_jax.data import dataset
+from transformer_jax.model import NO_DROPOUT
+from transformer_jax.preparation import Prepared
+from transformer_jax.translation import Translator, first_best
+
+
+class Validation:
+    """Loss and greedy BLEU on the validation split; compiled at its first call."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        config, model = prepared.config, prepared.model
+        self._target_language = config.data.target_language
+        self._pairs = prepared.valid.pairs[: config.train.evaluate_sentences or None]
+        self._rows, self._batches = prepared.devices.spread, prepared.validation.one_epoch()
+        self._loss = self._rows.compile(
+            lambda p, b: training.make_loss(model)(p, b, 0.0, NO_DROPOUT)
+        )
+        greedy = dataclasses.replace(config.decode, method="greedy")
+        self._translator = Translator([model], prepared.tokenizers, greedy, rows=self._rows)
+
+    def __call__(self, params: Any) -> dict[str, float]:
+        sums = [jax.device_get(self._loss(params, self._put(batch))) for batch in self._batches]
+        loss = sum(s for s, _ in sums) / sum(counts["target_tokens"] for _, counts in sums)
+        sources, references = zip(*self._pairs, strict=True)
+        best = first_best(self._translator.translate([params], sources))
+        bleu = evaluation.bleu(best, references, target_language=self._target_language)
+        return {"loss": float(loss), "bleu": bleu}
+
+    def _put(self, batch: dataset.Batch) -> dataset.Batch:
+        # Rows of padding fill it up to what the devices divide.
+        rows = self._rows.round_up(len(batch["row"])) - len(batch["row"])
+        pad = lambda x: np.pad(x, ((0, rows), *[(0, 0)] * (x.ndim - 1)))  # noqa: E731
+        return {name: self._rows.put(pad(x)) for name, x in batch.items()}
