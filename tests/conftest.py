@@ -5,12 +5,18 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Before jax is imported. Nearly all of a tiny test's time is compiling, and this halves it; the
 # subprocesses that tests start inherit it. JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests what users run.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 from launching import FLAGS, launch
+
+# Compiling in the first example takes longer than hypothesis thinks that one should.
+settings.register_profile("default", max_examples=200, deadline=None)
+settings.register_profile("long", max_examples=10_000, deadline=None)
+settings.load_profile("default")
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,7 @@ def run(main: Callable[[list[str]], None], *, default_experiment: Path) -> None:
         config_flags.DEFINE_config_dataclass("config", config, sys_argv=argv)
         app.run(main, argv=argv, flags_parser=_parse)
     except UserError as e:
-        _stop(f"error: {e}", 2)
+        _stop(f"error: {_one_line(e)}", 2)  # what it quotes may hold anything
     except OSError as e:  # a disk that is full, a file that is not ours
         _stop(f"error: {e.filename or 'input or output'}: {e.strerror or e}", 2)
     except Preempted as e:
@@ -256,7 +256,7 @@ def _check_type(option: str, value: str, default: object) -> None:
     try:
         parse(value or "0")  # "" is left to absl: the value may be the next argument
     except ValueError:
-        raise UserError(f"--config.{option}={value}: {value!r} is not {what}") from None
+        raise UserError(f"--config.{option}={value!r} is not {what}") from None
 
 
 _KINDS = {

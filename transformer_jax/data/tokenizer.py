@@ -39,7 +39,7 @@ class Tokenizer:
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Piece ids of each text, without <bos> or <eos>."""
         if not self.imported:
-            return self._processor.encode(list(texts))
+            return self._processor.encode([_whole(text) for text in texts])
         return [[self._ids.get(p, UNK_ID) for p in self.pieces(text)] for text in texts]
 
     def decode(self, ids: Sequence[Sequence[int]] | np.ndarray) -> list[str]:
@@ -54,6 +54,7 @@ class Tokenizer:
     def pieces(self, text: str) -> list[str]:
         """The pieces of one text as strings, e.g. ["▁a", "▁c", "at"]."""
         # A multilingual Marian model is told the target language so: ">>fra<< I have a cat".
+        text = _whole(text)
         languages = re.findall(r"^>>[^<>\s]+<<", text) if self.imported else []
         return languages + self._processor.encode(text[len("".join(languages)) :], out_type=str)
 
@@ -84,6 +85,13 @@ class Tokenizer:
         except RuntimeError:
             raise UserError(f"{path} is damaged: it is not a SentencePiece model") from None
         return tokenizer
+
+
+def _whole(text: str) -> str:
+    """`text` with surrogate pairs joined; a lone one, which no encoding has, becomes U+FFFD."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 _SHARED_FILE = "tokenizer.model"

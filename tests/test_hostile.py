@@ -1,0 +1,247 @@
+"""What comes from outside: any text, any file, any flag. Errors are of the one-line kind.
+
+`pytest tests/test_hostile.py --hypothesis-profile=long` tries ten thousand of each.
+"""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from absl import flags
+from hypothesis import example, given
+from hypothesis import strategies as st
+from launching import ROOT, launch, refusal
+from ml_collections import config_flags
+
+from transformer_jax import command_line, tracking, translation
+from transformer_jax import config as configs
+from transformer_jax.config import Config, DataConfig, DecodeConfig, ModelConfig, UserError
+from transformer_jax.data import corpora, small_world
+from transformer_jax.data.tokenizer import Tokenizer, train_tokenizers
+from transformer_jax.model import Transformer
+from transformer_jax.translation import Translator
+
+ANY_TEXT = st.text(st.characters(exclude_categories=()))  # unpaired surrogates and NUL, too
+NEIGHBOURS = ["我有一只猫。", "他是老师。"]
+NASTY = [
+    "",
+    " ",
+    "\u3000\t",
+    "\0",
+    "猫\0狗",
+    "a" * 100_000,
+    "\ud800",
+    "\udc00\ud83d",
+    "\ud83d\ude00",
+]
+NASTY += [
+    "\u202eabc",
+    "שלום עולם",
+    "👩‍👩‍👧‍👦",
+    "\x1b[2J",
+    "a\u2028b\x85c\x0bd",
+    "</s><pad><unk>",
+    "<0x0A>",
+]
+NASTY += ["é" * 3000, "\n".join("ab"), "\ufeff", "ﷺ" * 9]
+
+
+@pytest.fixture(scope="module")
+def translate():
+    """sentences → what a tiny model, greedy, makes of each; few shapes are compiled."""
+    tokenizers = train_tokenizers(small_world.pairs("train", size=300), vocab_size=701, shared=True)
+    model = Transformer(ModelConfig(num_layers=1, d_model=8, d_ff=14, num_heads=2), 701)
+    tokens = jnp.ones((1, 1), jnp.int32)
+    params = model.init(jax.random.key(0), tokens, tokens)["params"]
+    params = jax.tree.map(lambda x: 2 * x, params)  # or nearly equal logits, and rounding, decide
+    decode = DecodeConfig(method="greedy", extra_length=3, batch_size=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(translation, "SOURCE_LENGTHS", (16, 64))
+        translator = Translator([model], tokenizers, decode)
+        yield lambda sentences: translator.translate([params], sentences)
+
+
+@pytest.fixture(scope="module")
+def alone(translate):
+    return [found[0].text for found in translate([*NEIGHBOURS, "猫"])[:2]]
+
+
+def with_examples(texts):
+    def decorate(test):
+        for text in texts:
+            test = example(text)(test)
+        return test
+
+    return decorate
+
+
+@with_examples(NASTY)
+@given(ANY_TEXT)
+def test_any_text_is_translated_or_none_and_its_neighbours_do_not_change(translate, alone, text):
+    first, middle, last = translate([NEIGHBOURS[0], text, NEIGHBOURS[1]])
+    assert [first[0].text, last[0].text] == alone
+    assert len(middle) <= 1  # without one, the launcher says which line was too long
+    for hypothesis in middle:
+        assert "\n" not in hypothesis.text and "\r" not in hypothesis.text
+        hypothesis.text.encode()  # no surrogates come out
+        assert text.strip() or not hypothesis.text
+
+
+def test_line_k_of_the_output_is_line_k_of_the_input(trained):
+    workdir = trained[0]
+    texts = [t for t in NASTY if "\n" not in t]
+    texts = [t.encode("utf-8", "replace").decode() for t in texts]
+    lines = [line for text in texts for line in (NEIGHBOURS[0], text)]
+    done = launch("--mode=translate", f"--workdir={workdir}", text="".join(f"{x}\n" for x in lines))
+    assert done.returncode == 0, done.stderr
+    out = done.stdout.split("\n")
+    assert len(out) == len(lines) + 1
+    assert len({out[2 * number] for number in range(len(texts))}) == 1, "its neighbours change"
+    too_long = [n for n, line in enumerate(lines, 1) if len(line) > 2000]
+    assert len(too_long) == 2
+    for number in too_long:
+        assert f"line {number}: too long to translate, left empty" in done.stderr
+        assert out[number - 1] == ""
+
+
+def test_lines_that_are_no_text_are_named(trained):
+    process = subprocess.run(
+        [sys.executable, str(ROOT / "launch.py"), "--mode=translate", f"--workdir={trained[0]}"],
+        cwd=ROOT,
+        input=b"a\nb\n\xff\n",
+        capture_output=True,
+    )
+    assert process.returncode == 2
+    assert process.stderr == b"error: standard input, line 3 is not UTF-8: convert it (iconv)\n"
+
+
+# ------------------------------------------------------------------------------- files, flags
+def one_line(function, *arguments):
+    """What it returns; or None after a UserError, which the launcher prints as one line."""
+    try:
+        return function(*arguments)
+    except UserError as e:
+        assert command_line._one_line(e)
+        return None
+
+
+@given(
+    st.binary(max_size=200),
+    st.binary(max_size=200),
+    st.sampled_from(["tsv", "two", "gz", "tsv.gz"]),
+)
+def test_any_bytes_as_a_corpus(tmp_path_factory, first, second, kind):
+    folder = tmp_path_factory.getbasetemp() / "corpus"
+    folder.mkdir(exist_ok=True)
+    names = {"tsv": "a.tsv", "two": "a.en,a.de", "gz": "a.gz", "tsv.gz": "b.gz"}[kind]
+    for name, content in zip(names.split(","), (first, second), strict=False):
+        zipped = kind == "tsv.gz"
+        (folder / name).write_bytes(gzip.compress(content) if zipped else content)
+    data = DataConfig(corpus="files", path=str(folder), train=names, held_out_size=1)
+    corpus = one_line(corpora.load_split, data, "train")
+    for pair in corpus.pairs if corpus else ():
+        assert len(pair) == 2 and all(side.strip() for side in pair)
+
+
+@given(st.sampled_from(sorted(configs.flatten(Config()))), ANY_TEXT | st.integers().map(str))
+def test_any_value_of_any_flag(option, value):
+    config, argv = Config(), ["launch.py", f"--config.{option}={value}"]
+
+    def parse():
+        command_line._check_overrides(argv, config)
+        values = flags.FlagValues()
+        config_flags.DEFINE_config_dataclass("config", config, flag_values=values, sys_argv=argv)
+        try:
+            values(argv)
+        except flags.Error as e:
+            raise UserError(command_line._one_line(e)) from None
+        return configs.validate(config)
+
+    parsed = one_line(parse)
+    assert parsed is None or type(configs.flatten(parsed)[option]) is type(
+        configs.flatten(Config())[option]
+    )
+
+
+@given(ANY_TEXT)
+def test_any_name_of_a_flag(name):
+    config = Config()
+    name = f"config.{name}"
+    if name.partition("=")[0].removeprefix("config.") not in configs.flatten(config):
+        with pytest.raises(UserError, match="there is no option"):
+            command_line._check_overrides(["launch.py", f"--{name}"], config)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["model", "d_ff", "x"]), inner),
+)
+
+
+@given(JSON.map(json.dumps) | st.text())
+def test_any_config_json_in_a_workdir(tmp_path_factory, text):
+    path = tmp_path_factory.getbasetemp() / "config.json"
+    path.write_text(text, encoding="utf-8")
+    config = one_line(configs.load, path)
+    assert config is None or isinstance(config, Config)
+
+
+@given(st.lists(JSON.map(json.dumps) | st.text()).map("\n".join))
+def test_any_metrics_in_a_workdir(tmp_path_factory, text):
+    folder = tmp_path_factory.getbasetemp()
+    (folder / "metrics.jsonl").write_text(text, encoding="utf-8")
+    scores = one_line(tracking.bleu_scores, folder)
+    assert scores is None or isinstance(scores, dict)
+
+
+@given(st.binary(max_size=100))
+def test_any_bytes_as_a_tokenizer(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "tokenizer.model"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="is damaged: it is not a SentencePiece model"):
+        Tokenizer.load(path)
+
+
+# A workdir is data: nothing in it is unpickled or run. The interpreter itself reports both.
+AUDITED = """
+import sys
+def forbid(event, arguments):
+    if event in ("pickle.find_class", "os.system", "subprocess.Popen"):
+        raise SystemExit(f"{event} {arguments}")
+    if event == "open" and armed and str(arguments[0]).startswith(workdir):
+        opened.append(str(arguments[0]))
+        if any(str(arguments[0]).endswith(s) for s in (".py", ".pkl", ".pickle", ".so")):
+            raise SystemExit(f"opened {arguments[0]}")
+workdir, armed, opened = sys.argv[1], False, []
+from pathlib import Path
+from transformer_jax import config, trained
+sys.addaudithook(forbid)
+armed = True
+model = trained.load(config.load(Path(workdir) / "config.json"), Path(workdir), weights="average")
+print(trained.first_best(model.translate(["我有一只猫"])))
+assert any("tokenizer.model" in name for name in opened), opened
+"""
+
+
+def test_loading_and_translating_executes_nothing_of_the_workdir(workdir):
+    done = subprocess.run(
+        [sys.executable, "-c", AUDITED, str(workdir)],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("["), done.stdout
+
+
+@pytest.mark.parametrize("split", ["../../escaped", "/tmp/escaped", "test/../../x"])
+def test_a_split_cannot_name_a_place_to_write(trained, split):
+    assert "has no split" in refusal(
+        "--mode=evaluate", f"--workdir={trained[0]}", f"--split={split}"
+    )
