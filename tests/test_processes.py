@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from launching import FLAGS, ROOT, TINY, launch, refusal
 
+from transformer_jax import lock
 from transformer_jax.data import small_world
 
 LONG = [*FLAGS, "--config.train.steps=6", "--config.train.evaluate_every=0"]
@@ -139,6 +140,41 @@ def test_when_one_is_killed_the_others_stop(tmp_path, killed):
     assert status in (1, -signal.SIGABRT)
     told = "error: this process of several stopped", "JAX distributed service detected fatal errors"
     assert told[status != 1] in errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_one_stops_them_all_at_the_same_step(tmp_path, number):
+    """They save it, and go on from it; as if nothing had been."""
+    workdir, alone = tmp_path / "run", tmp_path / "alone"
+    endless = [*FLAGS, "--config.train.steps=1000000", "--config.train.evaluate_every=0"]
+    endless += ["--config.train.checkpoint_every=1000000", "--config.train.log_every=1"]
+    endless += ["--config.optimizer.schedule=inverse_sqrt"]  # which a length does not stretch
+    processes = start(2, 2, f"--workdir={workdir}", *endless)
+    metrics, patience = workdir / "metrics.jsonl", time.monotonic() + 200
+    while not (metrics.exists() and metrics.read_text().count("\n") > 2):
+        assert time.monotonic() < patience and processes[0].poll() is None
+        time.sleep(0.2)
+    processes[1].send_signal(number)
+    done = finish(processes, timeout=60)
+    assert [status for status, *_ in done] == [75, 75], done
+    assert "stopped as asked: of 1000000 steps, " in done[0][2]
+    (saved,) = (path.name for path in (workdir / "checkpoints").iterdir())
+    steps = int(saved) + 2
+    rest = [*endless, f"--config.train.steps={steps}"]
+    for folder in (workdir, alone):
+        assert launch(f"--workdir={folder}", *rest).returncode == 0
+    assert losses(workdir)[-2:] == pytest.approx(losses(alone)[-2:], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_second_run_is_refused_in_every_process(tmp_path, trained):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained[0], workdir)
+    with lock.held(workdir):
+        done = finish(start(2, 1, f"--workdir={workdir}", *LONG), timeout=90)
+    assert all(status not in (0, None) for status, *_ in done)
+    assert f"is in use by process {os.getpid()} on " in done[0][2] + done[1][2]
 
 
 @pytest.mark.slow
