@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from transformer_jax import parallel, training
+from transformer_jax import meshes, parallel, training
 from transformer_jax.config import Config, ModelConfig, OptimizerConfig, ParallelConfig, TrainConfig
 from transformer_jax.model import Transformer
 
-V, ROWS, STEPS, EARLY = 26, 8, 20, 5
+V, ROWS, STEPS, EARLY = 24, 8, 20, 5  # all that is cut divides by 8 devices
 CONFIG = Config(
     model=ModelConfig(
-        num_layers=1, d_model=8, d_ff=12, num_heads=2, dropout_rate=0.3, attention_dropout_rate=0.2
+        num_layers=1, d_model=16, d_ff=24, num_heads=8, dropout_rate=0.3, attention_dropout_rate=0.2
     ),
     optimizer=OptimizerConfig(warmup_steps=200, clip_norm=1.0),
 )
@@ -35,10 +35,19 @@ RUNS = {
     },
     4: {
         "pmap": ({}, 1),
+        "data": ({"strategy": "mesh"}, 1),
+        "fsdp": ({"fsdp": 4}, 1),
+        "tensor": ({"tensor": 4}, 1),
         "data, fsdp, accumulate": ({"fsdp": 2}, 2),
         "fsdp, tensor": ({"data": 1, "fsdp": -1, "tensor": 2}, 1),
     },
-    8: {"pmap": ({}, 1), "data, fsdp, tensor": ({"fsdp": 2, "tensor": 2}, 1)},
+    8: {
+        "pmap": ({}, 1),
+        "data": ({"strategy": "mesh"}, 1),
+        "fsdp": ({"fsdp": 8}, 1),
+        "tensor": ({"tensor": 8}, 1),
+        "data, fsdp, tensor": ({"fsdp": 2, "tensor": 2}, 1),
+    },
 }
 CASES = [(number, name) for number, runs in RUNS.items() for name in runs if name != "single"]
 
@@ -140,11 +149,13 @@ def test_a_mesh_shares_out_the_parameters(runs):
     """What one device holds, of all: replicas hold everything; norms and b2 are never cut."""
     whole = runs[1]["single"]["held"]
     assert runs[2]["pmap"]["held"] == runs[2]["data"]["held"] == whole
-    small = 10 * 8 + 2 * 8  # five norms' scale and bias, and b2 of both feed-forward networks
-    b1 = 2 * 12  # cut by tensor alone
+    small = 10 * 16 + 2 * 16  # five norms' scale and bias, and b2 of both feed-forward networks
+    b1 = 2 * 24  # cut by tensor alone
     kernels = whole - small - b1
     assert runs[2]["fsdp"]["held"] == kernels / 2 + b1 + small
     assert runs[2]["tensor"]["held"] == kernels / 2 + b1 / 2 + small
+    assert runs[8]["fsdp"]["held"] == kernels / 8 + b1 + small
+    assert runs[8]["tensor"]["held"] == kernels / 8 + b1 / 8 + small
     assert runs[8]["data, fsdp, tensor"]["held"] == kernels / 4 + b1 / 2 + small
 
 
@@ -163,9 +174,9 @@ def test_a_mesh_has_to_fit_the_devices(runs):
 
 @pytest.mark.fast
 def test_the_rest_of_the_devices():
-    sizes = parallel.mesh_sizes(ParallelConfig(fsdp=2, tensor=3), 24)
+    sizes = meshes.sizes(ParallelConfig(fsdp=2, tensor=3), 24)
     assert sizes == {"data": 4, "fsdp": 2, "tensor": 3}
-    sizes = parallel.mesh_sizes(ParallelConfig(data=2, fsdp=-1), 24)
+    sizes = meshes.sizes(ParallelConfig(data=2, fsdp=-1), 24)
     assert sizes == {"data": 2, "fsdp": 12, "tensor": 1}
 
 

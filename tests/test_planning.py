@@ -37,6 +37,14 @@ def changed(config, **options):
     return dataclasses.replace(config, **sections)
 
 
+def test_without_the_compiler_one_line_says_how_to_install_it(monkeypatch):
+    from transformer_jax import planning
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r'^--accelerator=v4-8 needs .*: pip install "jax\[tpu\]"$'):
+        planning.plan(PRIMES, "v4-8", workdir=pathlib.Path("none"), chip_hour_price=None)
+
+
 # ------------------------------------------------------------------------------------------ names
 def test_product_names_are_the_topologies_that_libtpu_knows():
     def topology(name):

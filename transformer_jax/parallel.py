@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import glob
 import importlib.util
-import math
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -21,14 +20,18 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from transformer_jax import meshes
 from transformer_jax.config import ParallelConfig, UserError
+from transformer_jax.meshes import DATA as _DATA
+from transformer_jax.meshes import FSDP as _FSDP
+from transformer_jax.meshes import REPLICA as _REPLICA
+from transformer_jax.meshes import TENSOR as _TENSOR
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
 MakeStep = Callable[..., Step]
 
 _HEARTBEAT_SECONDS = 30
 
-_DATA, _FSDP, _TENSOR, _REPLICA = "data", "fsdp", "tensor", "replica"
 
 # How a parameter is cut, by the last name of its path: the axes of the mesh that its dimensions are
 # divided among. "tensor" takes heads, the inner width of the feed-forward network and the
@@ -230,28 +233,20 @@ def choose(
       UserError: if the rows of a batch do not divide by the replicas and their micro-batches, or
         the sizes of the mesh do not fit the devices.
     """
-    strategy, processes = parallel.strategy, jax.process_count()
+    processes = jax.process_count()
     devices = jax.devices() if compile_for is None else compile_for
-    if strategy == "single" and processes > 1:
+    if parallel.strategy == "single" and processes > 1:
         raise UserError(f"parallel.strategy='single' is not for {processes} processes")
-    if strategy == "auto":
-        sizes = parallel.data, parallel.fsdp, parallel.tensor
-        strategy = "mesh" if sizes != (-1, 1, 1) else "pmap" if len(devices) > 1 else "single"
+    strategy = meshes.strategy_of(parallel, len(devices))
+    sizes = meshes.sizes(parallel, len(devices))
     if strategy == "single":
         first = jax.local_devices()[:1] if compile_for is None else compile_for[:1]
-        sizes, mesh = {_REPLICA: 1}, Mesh(np.array(first), (_REPLICA,))
+        mesh = Mesh(np.array(first), (_REPLICA,))
     elif strategy == "pmap":
-        sizes = {_REPLICA: len(devices)}
         mesh = Mesh(np.array(devices), (_REPLICA,))
     else:
-        sizes = mesh_sizes(parallel, len(devices))
         mesh = _mesh(sizes, devices)
-    replicas = sizes.get(_REPLICA, 1) * sizes.get(_DATA, 1) * sizes.get(_FSDP, 1)
-    if batch_rows % (replicas * accumulate):
-        micro = f" times train.accumulate={accumulate}" if accumulate > 1 else ""
-        raise UserError(
-            f"data.batch_rows={batch_rows} is not divisible by {replicas} devices{micro}"
-        )
+    meshes.check_rows(sizes, batch_rows=batch_rows, accumulate=accumulate)
     build = _pmap if strategy == "pmap" else _jit
     kind, number = devices[0].device_kind, mesh.size
     shape = ", ".join(f"{name} {size}" for name, size in sizes.items() if name != _REPLICA)
@@ -259,22 +254,6 @@ def choose(
     how = {"single": "jit", "pmap": "pmap", "mesh": f"jit over a mesh ({shape})"}[strategy]
     description = f"{number} {kind} device{'s' if number > 1 else ''}{of}, {how}"
     return dataclasses.replace(build(mesh, batch_rows), description=description)
-
-
-def mesh_sizes(parallel: ParallelConfig, devices: int) -> dict[str, int]:
-    """{"data": …, "fsdp": …, "tensor": …}, with the -1 replaced by what is left.
-
-    Raises:
-      UserError: if their product is not the number of devices.
-    """
-    sizes = {name: getattr(parallel, name) for name in (_DATA, _FSDP, _TENSOR)}
-    given = math.prod(size for size in sizes.values() if size != -1)
-    said = ", ".join(f"parallel.{name}={size}" for name, size in sizes.items())
-    if list(sizes.values()).count(-1) > 1:
-        raise UserError(f"{said}: at most one of them can be -1, the rest of the devices")
-    if devices % given or (-1 not in sizes.values() and given != devices):
-        raise UserError(f"{said} do not fit {devices} devices: their product has to be that")
-    return {name: devices // given if size == -1 else size for name, size in sizes.items()}
 
 
 def parameter_spec(name: str, shape: tuple[int, ...], sizes: dict[str, int]) -> PartitionSpec:

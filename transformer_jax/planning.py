@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
 
-from transformer_jax import accelerators, parallel, roofline, training
+from transformer_jax import accelerators, meshes, parallel, roofline, training
 from transformer_jax import config as configs
 from transformer_jax.accelerators import Accelerator
 from transformer_jax.config import Config, UserError
@@ -118,7 +118,7 @@ def _too_large(config: Config, accelerator: Accelerator, make: Make, problem: st
             return False
         return True
 
-    tensor = parallel.mesh_sizes(config.parallel, accelerator.num_chips)["tensor"]
+    tensor = meshes.sizes(config.parallel, accelerator.num_chips).get(meshes.TENSOR, 1)
     unit = accelerator.num_chips // tensor * config.train.accumulate
     found = largest_rows(fits, unit=unit, too_many=rows)
     if found:
@@ -310,12 +310,10 @@ def _estimate(config: Config, accelerator: Accelerator) -> Program:
             f"--accelerator={accelerator.name} is planned from shapes, as replicas: "
             "give parallel.strategy=auto, parallel.fsdp=1 and parallel.tensor=1"
         )
-    chips, unit = accelerator.num_chips, accelerator.num_chips * config.train.accumulate
-    if config.data.batch_rows % unit:
-        raise UserError(
-            f"data.batch_rows={config.data.batch_rows} is not divisible by {chips} devices times "
-            f"train.accumulate={config.train.accumulate}"
-        )
+    chips = accelerator.num_chips
+    rows, accumulate = config.data.batch_rows, config.train.accumulate
+    sizes = meshes.sizes(config.parallel, chips)
+    meshes.check_rows(sizes, batch_rows=rows, accumulate=accumulate)
     model = Transformer(config.model, config.data.vocab_size)
     params = jax.eval_shape(lambda: training.create_state(config, model)).params
     number = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))

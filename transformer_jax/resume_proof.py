@@ -130,7 +130,13 @@ class _Run:
 
     def step(self) -> int:
         """The last step in metrics.jsonl; one that an earlier start left there counts, too."""
-        return max(_losses(self.workdir), default=0)
+        path = self.workdir / METRICS_FILE
+        if not path.exists():
+            return 0
+        with path.open("rb") as file:  # its end alone: this is asked a thousand times a second
+            file.seek(max(0, path.stat().st_size - 4096))
+            complete = file.read().split(b"\n")[:-1]
+        return json.loads(complete[-1])["step"] if complete else 0
 
     def saving(self) -> bool:
         """Whether a checkpoint is being written at this moment."""

@@ -135,6 +135,21 @@ def test_text_that_is_not_there_is_refused(checkout):
         ([*TPU, "--accelerator=v5e-8"], "is none of v4-N, v5litepod-N"),
         ([*TPU, "--config.model.num_heads=7"], "model.d_model=128 is not divisible"),
         (["--target=tpu-vm", "--accelerator=v4-8", "--workdir=gs://b"], "needs --zone=…"),
+        (
+            ["--target=tpu-vm", "--accelerator=v5litepod-9", "--workdir=gs://b"],
+            "--accelerator=v5litepod-9 is none of v4-{8,16,",
+        ),
+        (
+            ["--target=tpu-vm", "--accelerator=v5litepod-256", "--workdir=gs://b"],
+            "is not divisible by 256 devices",
+        ),
+        (
+            [
+                *("--target=tpu-vm", "--accelerator=v4-64", "--workdir=gs://b"),
+                *("--config.parallel.tensor=3",),
+            ],
+            "parallel.tensor=3 do not fit 32 devices",
+        ),
         (["--target=skypilot", "--workdir=gs://b"], "needs --accelerator=…"),
     ],
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from absl import flags
 
+from transformer_jax import accelerators, meshes
 from transformer_jax.cloud import launch_line, skypilot, slurm, tpu_vm
 from transformer_jax.config import Config, UserError, validate, write_whole
 
@@ -20,6 +21,8 @@ _FLAGS_OF = {
     "slurm": ("name", "nodes", "gpus_per_node", "partition", "time", "output"),
     "skypilot": ("name", "zone", "accelerator", "runtime_version", "spot", "output"),
 }
+# Which of them go with a mode that needs no target.
+_ALONE = {"plan": ("accelerator",), "sweep": ("accelerator", "dry_run")}
 _TARGET = flags.DEFINE_enum("target", None, list(_FLAGS_OF), "Where, if not here.")
 _NAME = flags.DEFINE_string("name", None, "Of the machine or the job; the experiment's by default.")
 _ZONE = flags.DEFINE_string("zone", None, "tpu-vm, skypilot: Google Cloud's, e.g. us-west4-a.")
@@ -27,7 +30,8 @@ _PROJECT = flags.DEFINE_string("project", "", "tpu-vm: Google Cloud's; gcloud's 
 _ACCELERATOR = flags.DEFINE_string(
     "accelerator",
     None,
-    "tpu-vm, skypilot, --mode=plan: e.g. v5litepod-16; skypilot also A100:8, plan also h100, cpu.",
+    "tpu-vm, skypilot, --mode=plan: e.g. v5litepod-16; skypilot also A100:8, plan also h100, cpu; "
+    "--mode=sweep --dry_run: to estimate hours.",
 )
 _RUNTIME_VERSION = flags.DEFINE_string(
     "runtime_version", "", "tpu-vm, skypilot: the machine's software; by the accelerator."
@@ -40,7 +44,9 @@ _MAX_PREEMPTIONS = flags.DEFINE_integer(
     "max_preemptions", 20, "tpu-vm: machines taken away before giving up.", lower_bound=0
 )
 _KEEP = flags.DEFINE_bool("keep", False, "tpu-vm: leave the machine there at the end.")
-_DRY_RUN = flags.DEFINE_bool("dry_run", False, "tpu-vm: print the commands, run none.")
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "tpu-vm: print the commands, sweep: the points and their cost; run none."
+)
 _NODES = flags.DEFINE_integer("nodes", 1, "slurm: machines.", lower_bound=1)
 _GPUS_PER_NODE = flags.DEFINE_integer(
     "gpus_per_node", 1, "slurm: GPUs of each; 0 = CPUs alone.", lower_bound=0
@@ -53,20 +59,21 @@ def wanted(mode: str) -> bool:
     """Whether --target is given.
 
     Args:
-      mode: of launch.py; with "plan", --accelerator needs no target.
+      mode: of launch.py; with some, --accelerator and --dry_run need no target.
 
     Raises:
       UserError: if a flag is given that does not go with --target, or goes with it alone.
     """
     own = dict.fromkeys(name for names in _FLAGS_OF.values() for name in names)
-    alone = ("output", *(["accelerator"] if mode == "plan" else []))  # --output is translate's, too
+    alone = ("output", *_ALONE.get(mode, ()))  # --output is translate's, too
     goes = _FLAGS_OF.get(_TARGET.value, alone)
     for name in own:
         if flags.FLAGS[name].present and name not in goes:
             places = [place for place, names in _FLAGS_OF.items() if name in names]
             here = f", not with --target={_TARGET.value}" if _TARGET.value else ""
-            plan = ", or with --mode=plan" if name == "accelerator" else ""
-            raise UserError(f"--{name} goes with --target={' or '.join(places)}{plan}{here}")
+            modes = " or ".join(m for m, names in _ALONE.items() if name in names)
+            other = f", or with --mode={modes}" if modes else ""
+            raise UserError(f"--{name} goes with --target={' or '.join(places)}{other}{here}")
     return _TARGET.value is not None
 
 
@@ -118,6 +125,9 @@ def launch(
     }
     if place == "skypilot":
         return _write(skypilot.task(skypilot.SkyTask(**machine, zone=_ZONE.value or "")), output)
+    if not _RUNTIME_VERSION.value:  # that is for machines which are not known here
+        launch_line.runtime_version(_ACCELERATOR.value)
+        _check_machine(config)
     if not _ZONE.value:
         raise UserError("--target=tpu-vm needs --zone=…, e.g. --zone=us-west4-a")
     vm = tpu_vm.TpuVm(
@@ -132,6 +142,14 @@ def launch(
         print(tpu_vm.dry_run(vm))
         return 0
     return tpu_vm.run(vm, checkout)
+
+
+def _check_machine(config: Config) -> None:
+    """Refuses a Cloud TPU that there is not, or that the batch does not divide by."""
+    chips = accelerators.find(_ACCELERATOR.value).num_chips
+    rows, accumulate = config.data.batch_rows, config.train.accumulate
+    sizes = meshes.sizes(config.parallel, chips)
+    meshes.check_rows(sizes, batch_rows=rows, accumulate=accumulate)
 
 
 def _write(text: str, output: str | None) -> int:
