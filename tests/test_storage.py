@@ -8,6 +8,7 @@ import sys
 
 import fsspec
 import jax
+import jax.numpy as jnp
 import pytest
 from etils import epath
 from etils.epath import backend
@@ -17,12 +18,14 @@ from jax.experimental.compilation_cache import compilation_cache
 from orbax.checkpoint._src.path import gcs_utils
 from tensorboardX import record_writer
 
-from transformer_jax import command_line, experiment, storage, tracking, trained
+from transformer_jax import command_line, experiment, lock, storage, tracking, trained
 from transformer_jax import config as configs
+from transformer_jax.checkpoint import Checkpoints
 from transformer_jax.config import Config, UserError, is_remote
 from transformer_jax.data import corpora, dataset
 from transformer_jax.data.small_world import pairs
 from transformer_jax.data.tokenizer import Tokenizers
+from transformer_jax.training import TrainState
 
 
 class Buckets(LocalFileSystem):
@@ -388,3 +391,28 @@ def test_a_damaged_cache_of_tokens_is_made_again(bucket):
     (bucket / "tokens" / name / "target_offsets.npy").unlink()
     again = dataset.tokenize_pairs(text, tokenizers, folder)
     assert again.target_offsets.tolist() == whole.target_offsets.tolist() == [0, 2, 8]
+
+
+def test_a_damaged_checkpoint_in_a_bucket(bucket, capsys):
+    state = TrainState(jnp.ones((), jnp.int32), {"x": jnp.arange(7.0)}, (), None)
+    workdir = storage.path("gs://bucket/run")
+    checkpoints = Checkpoints(workdir, keep=2)
+    for step in (2, 3):
+        checkpoints.save(step, state.replace(params={"x": step * state.params["x"]}))
+    checkpoints.close()
+    file = next(path for path in (bucket / "run/checkpoints/3/params").rglob("d/*"))
+    file.write_bytes(file.read_bytes()[:-1])
+    checkpoints = Checkpoints(workdir, keep=2)
+    restored = checkpoints.restore(state)
+    assert restored.params["x"].tolist() == [2.0 * x for x in range(7)]
+    checkpoints.close()
+    assert "step 3 is damaged" in capsys.readouterr().err
+    assert [path.name for path in (bucket / "run/checkpoints").iterdir()] == ["2"]
+
+
+def test_a_lock_in_a_bucket(bucket):
+    workdir = storage.path("gs://bucket/run")
+    message = f"in use by process {os.getpid()} on "
+    with lock.held(workdir), pytest.raises(UserError, match=message), lock.held(workdir):
+        raise AssertionError
+    assert not list((bucket / "run").iterdir())

@@ -175,11 +175,8 @@ class Checkpoints:
             return -1
         for bad, files in found.items():
             if files:
-                place = self._folder.parent / DAMAGED_FOLDER / str(bad)
-                _remove(place)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                (self._folder / str(bad)).rename(place)
-                say(f"warning: {_said(bad, files)}; moved to {place}, and step {step} serves")
+                done = _set_aside(self._folder / str(bad), self._folder.parent / DAMAGED_FOLDER)
+                say(f"warning: {_said(bad, files)}; it is {done}, and step {step} serves")
         return step
 
     def restore_params(
@@ -292,6 +289,17 @@ def _said(step: int, files: Sequence[str]) -> str:
 def _reason(error: Exception) -> str:
     full = "no space left" in str(error).lower() or getattr(error, "errno", None) == 28
     return "the disk is full" if full else " ".join(str(error).split())[:200]
+
+
+def _set_aside(folder: Path, place: Path) -> str:
+    """Moves `folder` into `place`; in a bucket, where that is a copy of everything, removes it."""
+    if is_remote(folder):
+        _remove(folder)
+        return "removed"
+    _remove(place / folder.name)
+    place.mkdir(parents=True, exist_ok=True)
+    folder.rename(place / folder.name)
+    return f"moved to {place}"
 
 
 def _remove(folder: Path) -> None:
