@@ -8,6 +8,7 @@ Then the last checkpoints are compared bit for bit.
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -25,7 +26,7 @@ from transformer_jax.tracking import METRICS_FILE, say
 
 # In turn, so that every other kill but one is between steps.
 _PLACES = ("step", "save", "step", "start")
-_LOSS_TOLERANCE, _TOLERATED_STEPS = 1e-5, 20  # on another number of devices
+_LOSS_TOLERANCE = 1e-5  # nats per token, of the first loss on another number of devices
 _BEGUN = " parameters, "  # what a run says once its text is read and its state restored
 _PATIENCE = 3600.0  # seconds until a kill's place is reached
 
@@ -71,23 +72,33 @@ def prove(
     seconds = time.monotonic() - started
     lines = [f"uninterrupted: {config.train.steps} steps, {seconds:.0f} s in all"]
     say(lines[-1])
-    for number in range(kills):
-        run = _Run(command, interrupted, devices[number % len(devices) :][:1] if devices else ())
+    runs = []
+    for number in range(kills + 1):
+        here = [devices[number % len(devices)]] if devices else []
+        runs.append(_Run(command, interrupted, here))
+        if number == kills:
+            _run_to_end(runs[-1])
+            break
         target = round(config.train.steps * (number + 0.5) / (kills + 1))
-        lines.append(f"kill {number + 1}: {_kill(run, _PLACES[number % 4], target, seconds, rng)}")
+        lines.append(
+            f"kill {number + 1}: {_kill(runs[-1], _PLACES[number % 4], target, seconds, rng)}"
+        )
         say(lines[-1])
-    _run_to_end(_Run(command, interrupted, devices[kills % len(devices) :][:1] if devices else ()))
-    changed = len(set(devices)) > 1
     states = [last_state(workdir) for workdir in (whole, interrupted)]
     differences, arrays = differing_arrays(*states), len(states[0])
     apart = losses_apart(whole, interrupted)
-    if changed:
-        passed = max(apart[:_TOLERATED_STEPS]) <= _LOSS_TOLERANCE
+    elsewhere = [run.first_step for run in runs if run.devices != runs[0].devices]
+    if elsewhere:
+        first = elsewhere[0]
+        after = apart[first:]
+        stay = next((n for n, by in enumerate(after) if by > _LOSS_TOLERANCE), len(after))
+        # With the same parameters, data and masks the first loss is the same but for rounding.
+        # Learning then magnifies that, how fast depends on the experiment.
+        passed = max(apart[:first], default=0) == 0 and stay > 0
         lines.append(
-            f"devices {', '.join(map(str, devices))} in turn: losses of the first "
-            f"{min(len(apart), _TOLERATED_STEPS)} steps differ by at most "
-            f"{max(apart[:_TOLERATED_STEPS]):.1e} ({_LOSS_TOLERANCE:.0e} allowed), of all "
-            f"{len(apart)} by {max(apart):.1e}"
+            f"devices {', '.join(map(str, devices))} in turn: from step {first}, on others, the "
+            f"losses differ by at most {_LOSS_TOLERANCE:.0e} for {stay} of {len(after)} steps, and "
+            f"by {max(after):.1e} in the end at most"
         )
     else:
         passed = not differences and max(apart) == 0
@@ -112,7 +123,7 @@ class _Run:
         if devices:
             flag = f"--xla_force_host_platform_device_count={devices[0]}"
             environment |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flag}
-        self.workdir = workdir
+        self.workdir, self.devices = workdir, list(devices)
         self._log = workdir / "log.txt"
         with self._log.open("a") as log:
             self._from = log.tell()
@@ -127,6 +138,12 @@ class _Run:
     def said(self) -> str:
         """What it wrote to its standard output and error so far."""
         return self._log.read_bytes()[self._from :].decode(errors="replace")
+
+    @property
+    def first_step(self) -> int:
+        """The step of the checkpoint that it goes on from; 0 = none."""
+        found = re.search(r"goes on from step (\d+)", self.said())
+        return int(found[1]) if found else 0
 
     def step(self) -> int:
         """The last step in metrics.jsonl; one that an earlier start left there counts, too."""
