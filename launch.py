@@ -11,12 +11,19 @@ from transformer_jax.config import WEIGHTS, UserError, is_remote
 
 _MODES = [
     *("train", "evaluate", "translate", "score", "compare", "describe", "plan"),
-    *("import", "export", "replay", "verify_resume"),
+    *("import", "export", "replay", "verify_resume", "sweep"),
 ]
 _FORMATS = ["marian", "ctranslate2", "safetensors"]
 _MODE = flags.DEFINE_enum("mode", "train", _MODES, "What to do.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; runs/<name> by default.")
 flags.DEFINE_integer("sweep_index", None, "The point of the experiment's sweep() to run.")
+_SWEEP_WORKERS = flags.DEFINE_integer("sweep_workers", 1, "sweep: runs at a time.", lower_bound=1)
+_SWEEP_TRIALS = flags.DEFINE_integer(
+    "sweep_trials", None, "sweep: points of the experiment's search_space().", lower_bound=1
+)
+_SWEEP_STORAGE = flags.DEFINE_string(
+    "sweep_storage", None, "sweep: a database's URL, to share it; study.db in --workdir by default."
+)
 _SPLIT = flags.DEFINE_string("split", "test", "evaluate, score, compare: which split.")
 _WEIGHTS = flags.DEFINE_enum("weights", "average", WEIGHTS, "Which checkpoints to use.")
 _ENSEMBLE = flags.DEFINE_list(
@@ -57,7 +64,10 @@ flags.adopt_module_key_flags(cloud)  # for --help
 # Elsewhere these would do nothing, and that would not be noticed.
 _GOES_WITH = {
     "split": ("evaluate", "score", "compare"),
-    "weights": ("train", "evaluate", "translate", "score", "export"),
+    "sweep_workers": ("sweep",),
+    "sweep_trials": ("sweep",),
+    "sweep_storage": ("sweep",),
+    "weights": ("train", "sweep", "evaluate", "translate", "score", "export"),
     "ensemble": ("evaluate", "translate", "score"),
     "input": ("translate", "score", "import"),
     "translations": ("score",),
@@ -89,6 +99,8 @@ def main(argv: list[str]) -> None:
         return
     if _MODE.value == "verify_resume":
         sys.exit(_verify_resume(argv[0]))
+    if _MODE.value == "sweep":
+        sys.exit(_sweep(argv[0]))
     # Imported here: a wrong flag should not wait for jax.
     from transformer_jax import comparison, experiment, interop, parallel, preemption, trained
 
@@ -144,14 +156,50 @@ def _plan() -> str:
     return planning.plan(config, name, workdir=workdir, chip_hour_price=_CHIP_HOUR_PRICE.value)
 
 
+def _sweep(launcher: str) -> int:
+    config, file = flags.FLAGS.config, command_line.named_experiment()
+    if file is None:
+        raise UserError("--mode=sweep needs --config=FILE.py, with a sweep() or search_space()")
+    if flags.FLAGS.sweep_index is not None:
+        raise UserError("--mode=sweep runs all points: --sweep_index is for one, by --mode=train")
+    try:
+        from transformer_jax import sweeps
+    except ModuleNotFoundError as e:
+        raise UserError(f"--mode=sweep needs optuna: pip install optuna ({e})") from None
+    # What was typed, but what concerns the sweep: each run is given it.
+    ours = ["mode", "config", "workdir", "sweep_workers", "sweep_trials", "sweep_storage"]
+    given = command_line.arguments_without([*ours, "dry_run", "accelerator"])
+    if flags.FLAGS.dry_run:
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before jax is imported
+        from transformer_jax.sweeps import cost
+
+        number = _SWEEP_TRIALS.value
+        print(cost.dry_run(config, file, given, number, accelerator=flags.FLAGS.accelerator))
+        return 0
+    if flags.FLAGS.accelerator:
+        raise UserError("--accelerator goes with --mode=sweep --dry_run, to estimate hours")
+    workdir = _WORKDIR.value or f"runs/{config.name}"
+    if workdir.startswith(storage.BUCKET):  # SQLite and the logs need a file system
+        raise UserError(f"--mode=sweep needs a folder of this machine, not {workdir}")
+    return sweeps.run(
+        config,
+        file,
+        Path(workdir),
+        workers=_SWEEP_WORKERS.value,
+        num_trials=_SWEEP_TRIALS.value,
+        url=_SWEEP_STORAGE.value,
+        arguments=given,
+        launcher=[sys.executable, launcher],
+    )
+
+
 def _verify_resume(launcher: str) -> int:
     from transformer_jax import resume_proof
 
     logging.set_verbosity(logging.ERROR)
     config = flags.FLAGS.config
     # What was typed, but what concerns the proof: each run is given it.
-    ours = ("mode", "workdir", "kills", "verify_devices")
-    given = [a for a in sys.argv[1:] if a.lstrip("-").partition("=")[0] not in ours]
+    given = command_line.arguments_without(["mode", "workdir", "kills", "verify_devices"])
     try:
         devices = [int(number) for number in _VERIFY_DEVICES.value]
     except ValueError:

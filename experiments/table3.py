@@ -9,18 +9,18 @@ set, newstest2013, by beam search, without averaging checkpoints (section 6.2). 
 is e to the power of the last validation loss; it compares only where the pieces are the same.
 
 The laptop scale is the same table on Multi30k (experiments/multi30k_en_de.py says what DIR holds),
-with a quarter of each width, half the layers, as many heads, and 1,000 steps:
+with a quarter of each width, half the layers, as many heads, and 1,000 steps. Each row has two
+seeds, and the whole table with the first one comes before the second one:
 
-    for i in $(seq 0 19); do
-      python launch.py --config=experiments/table3.py:laptop --sweep_index=$i --config.data.path=DIR
-    done
+    python launch.py --mode=sweep --config=experiments/table3.py:laptop --workdir=runs/table3 \
+      --sweep_workers=2 --config.data.path=DIR
 
 A point takes minutes on two cores, the widest and big longer. It keeps the name of its row:
-table3_laptop_C_layers_2 has two of the paper's six layers, which here is one of three. This scale
-shows that every row trains, translates and is scored, and which way size moves the loss of a short
-run. It cannot confirm the paper's findings: most of its rows lie less than one BLEU apart, which is
-no more than another seed or another thousand sentences make, and four epochs (big: twelve) are too
-few for the overfitting that dropout is there to prevent.
+table3_laptop_C_layers_2_seed_0 has two of the paper's six layers, which here is one of three. This
+scale shows that every row trains, translates and is scored, and which way size moves the loss of a
+short run. It cannot confirm the paper's findings: most of its rows lie less than one BLEU apart,
+which is no more than another seed or another thousand sentences make, and four epochs (big: twelve)
+are too few for the overfitting that dropout is there to prevent.
 """
 
 from collections.abc import Iterator
@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 from experiments import multi30k_en_de, wmt14_en_de_base
 from transformer_jax.config import Config, UserError
+from transformer_jax.sweep_points import chain, grid, named
 
 
 class Row(NamedTuple):
@@ -103,6 +104,8 @@ _LAPTOP_DIVISORS = {
     "train.evaluate_every": 10,
 }
 
+_LAPTOP_SEEDS = (0, 1)
+
 
 def get_config(scale: str = "") -> Config:
     """The first row: the paper's base model, or with "laptop" a small one on Multi30k.
@@ -129,15 +132,17 @@ def get_config(scale: str = "") -> Config:
 
 
 def sweep(scale: str = "") -> Iterator[dict[str, Any]]:
-    """The overrides of each row of TABLE, in its order.
+    """The overrides of each row of TABLE, in its order; of the laptop scale with each seed.
 
     {"name": "table3_A_heads_1", "model.num_heads": 1, "model.d_key": 512, "model.d_value": 512}
     """
-    name = get_config(scale).name
     divisors = _LAPTOP_DIVISORS if scale else {}
+    rows = []
     for row in TABLE:
         scaled = {
             option: value // divisors[option] if option in divisors else value
             for option, value in row.overrides.items()
         }
-        yield {"name": f"{name}_{row.label}", **scaled}
+        rows.append({"name": row.label, **scaled})
+    points = chain(*(grid(rows, {"seed": [seed]}) for seed in _LAPTOP_SEEDS)) if scale else rows
+    yield from named(points, prefix=get_config(scale).name)

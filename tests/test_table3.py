@@ -102,9 +102,10 @@ def parameters(label, vocab_size, *, width=1, depth=1):
     return vocab_size * d + positions + encoder + decoder
 
 
-def point(label, scale=""):
+def point(label, scale="", seed=0):
     """The configuration that the command line makes of a row."""
-    argv = [f"--config={FILE}:{scale}".rstrip(":"), f"--sweep_index={LABELS.index(label)}"]
+    index = LABELS.index(label) + seed * len(LABELS)
+    argv = [f"--config={FILE}:{scale}".rstrip(":"), f"--sweep_index={index}"]
     return command_line.load_config(argv, FILE)[0]
 
 
@@ -196,16 +197,24 @@ def test_the_printed_number_of_parameters(label, vocab_size):
 @pytest.mark.fast
 def test_every_point_is_valid_and_has_a_workdir_of_its_own():
     names = []
-    for scale in ("", "laptop"):
+    for scale, seed in (("", 0), ("laptop", 0), ("laptop", 1)):
         for label in LABELS:
-            config = point(label, scale)
+            config = point(label, scale, seed)
+            assert config.seed == seed
             assert configs.validate(config) is config
             train = config.train
             assert train.checkpoint_every * train.average_checkpoints <= train.steps
             assert train.evaluate_every <= train.steps
             names.append(config.name)
-    assert len(set(names)) == 2 * len(LABELS)
-    assert names[20:] == [f"table3_laptop_{label}" for label in LABELS]
+    assert len(set(names)) == 3 * len(LABELS)
+    assert names[20:40] == [f"table3_laptop_{label}_seed_0" for label in LABELS]
+    assert len(list(table3.sweep("laptop"))) == 2 * len(LABELS)
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_a_laptop_row_with_another_seed_is_the_same_but_for_it(label):
+    first, second = (configs.flatten(point(label, "laptop", seed)) for seed in (0, 1))
+    assert {name for name in first if first[name] != second[name]} == {"name", "seed"}
 
 
 def test_there_is_no_other_scale():

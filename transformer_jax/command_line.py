@@ -9,7 +9,7 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -130,6 +130,21 @@ def load_experiment(path: Path) -> Config:
     return config
 
 
+def named_experiment() -> Path | None:
+    """The experiment file that this process's --config=FILE.py names, as it is written; or none."""
+    named = [a for a in _with_flag_files(sys.argv) if a.lstrip("-").startswith("config=")]
+    return Path(named[-1].partition("=")[2]) if named else None
+
+
+def arguments_without(own: Collection[str]) -> list[str]:
+    """This process's arguments without the flags in `own`, for another one."""
+    return [
+        argument
+        for argument in _with_flag_files(sys.argv)[1:]
+        if argument.lstrip("-").partition("=")[0].removeprefix("no") not in own
+    ]
+
+
 def load_sweep(path: Path) -> list[dict[str, Any]]:
     """The points of an experiment file's sweep(): overrides by dotted name, "name" among them.
 
@@ -140,7 +155,9 @@ def load_sweep(path: Path) -> list[dict[str, Any]]:
     """
     module, name, argument = _load_module(path)
     if not hasattr(module, "sweep"):
-        raise UserError(f"--config={name} has no function sweep()")
+        other = "; for its search_space() give --sweep_trials=…"
+        hint = other if hasattr(module, "search_space") else ""
+        raise UserError(f"--config={name} has no function sweep(){hint}")
     takes = len(inspect.signature(module.sweep).parameters)
     points = list(module.sweep(argument) if argument and takes else module.sweep())
     names = set()
@@ -155,6 +172,23 @@ def load_sweep(path: Path) -> list[dict[str, Any]]:
             )
         names.add(point["name"])
     return points
+
+
+def load_search_space(path: Path) -> Callable[[Any], dict[str, Any]]:
+    """The search_space(trial) of an experiment file; what it returns is a point without a name.
+
+    "file.py:arg" gives search_space(trial, "arg") where it takes two arguments.
+
+    Raises:
+      UserError: if there is no such file or function.
+    """
+    module, name, argument = _load_module(path)
+    if not hasattr(module, "search_space"):
+        raise UserError(f"--config={name} has no function search_space(trial)")
+    takes = len(inspect.signature(module.search_space).parameters)
+    if argument and takes > 1:
+        return lambda trial: module.search_space(trial, argument)
+    return module.search_space
 
 
 def apply_overrides(config: Config, overrides: dict[str, Any], *, origin: str) -> None:

@@ -27,7 +27,6 @@ from transformer_jax.tracking import METRICS_FILE, say
 # In turn, so that every other kill but one is between steps.
 _PLACES = ("step", "save", "step", "start")
 _LOSS_TOLERANCE = 1e-5  # nats per token, of the first loss on another number of devices
-_BEGUN = " parameters, "  # what a run says once its text is read and its state restored
 _PATIENCE = 3600.0  # seconds until a kill's place is reached
 
 
@@ -68,7 +67,10 @@ def prove(
     rng = np.random.default_rng(config.seed)
     whole, interrupted = folder / "whole", folder / "interrupted"
     started = time.monotonic()
-    _run_to_end(_Run(command, whole, devices[:1]))
+    run = _Run(command, whole, devices[:1])
+    _wait(run, run.has_begun)
+    startup = time.monotonic() - started  # seconds
+    _run_to_end(run)
     seconds = time.monotonic() - started
     lines = [f"uninterrupted: {config.train.steps} steps, {seconds:.0f} s in all"]
     say(lines[-1])
@@ -81,7 +83,7 @@ def prove(
             break
         target = round(config.train.steps * (number + 0.5) / (kills + 1))
         lines.append(
-            f"kill {number + 1}: {_kill(runs[-1], _PLACES[number % 4], target, seconds, rng)}"
+            f"kill {number + 1}: {_kill(runs[-1], _PLACES[number % 4], target, startup, rng)}"
         )
         say(lines[-1])
     states = [last_state(workdir) for workdir in (whole, interrupted)]
@@ -139,6 +141,10 @@ class _Run:
         """What it wrote to its standard output and error so far."""
         return self._log.read_bytes()[self._from :].decode(errors="replace")
 
+    def has_begun(self) -> bool:
+        """Whether its text is read and its state restored."""
+        return " parameters, " in self.said()
+
     @property
     def first_step(self) -> int:
         """The step of the checkpoint that it goes on from; 0 = none."""
@@ -167,12 +173,12 @@ def _run_to_end(run: _Run) -> None:
         raise UserError(f"the run in {run.workdir} failed by itself: {''.join(last)}")
 
 
-def _kill(run: _Run, place: str, target: int, seconds: float, rng: np.random.Generator) -> str:
+def _kill(run: _Run, place: str, target: int, startup: float, rng: np.random.Generator) -> str:
     """Kills a run at a place, at `target` steps or later; says where that was."""
     if place == "start":
-        time.sleep(rng.uniform(0, seconds / 2))
+        time.sleep(rng.uniform(0, startup))
     else:
-        _wait(run, lambda: _BEGUN in run.said())
+        _wait(run, run.has_begun)
         _wait(run, lambda: run.step() >= target)
         if place == "save":
             _wait(run, run.saving)
@@ -185,7 +191,7 @@ def _kill(run: _Run, place: str, target: int, seconds: float, rng: np.random.Gen
             f"the run in {run.workdir} ended with status {run.process.returncode} before it could "
             "be killed: give more --config.train.steps, or fewer --kills"
         )
-    saving, begun = run.saving(), _BEGUN in run.said()
+    saving, begun = run.saving(), run.has_begun()
     run.process.send_signal(signal.SIGKILL)
     run.process.wait()
     where = "while starting" if not begun else "inside a save" if saving else "between saves"

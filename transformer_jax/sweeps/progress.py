@@ -1,0 +1,163 @@
+"""How far a sweep is: what each run's metrics.jsonl tells, and a table of it on a terminal."""
+
+import dataclasses
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+METRICS = "metrics.jsonl"
+_RATE_FROM = 10  # the last rows, that time left is estimated from
+STATES = ("running", "interrupted", "failed", "pruned", "finished", "waiting")
+
+
+class Progress:
+    """Of one run, read anew when its file changed.
+
+    Attributes:
+      step: the last one written; 0 = none yet.
+      loss: of training there; None if there is none, or it is not finite.
+      valid: [(step, validation loss), …] where it is finite.
+      bleu: of the last validation.
+      seconds_left: at the speed of the last rows; None = not known.
+    """
+
+    def __init__(self, workdir: Path, steps: int) -> None:
+        self._path, self._steps, self._seen = workdir / METRICS, steps, (0, 0)
+        self._clear()
+
+    def refresh(self) -> None:
+        """Reads what the run has written so far."""
+        try:
+            now = self._path.stat()
+        except FileNotFoundError:
+            return
+        if (now.st_mtime_ns, now.st_size) == self._seen:
+            return
+        self._seen = now.st_mtime_ns, now.st_size
+        self._clear()
+        self._read(_rows(self._path))
+
+    def _clear(self) -> None:
+        self.step, self.loss, self.bleu, self.seconds_left = 0, None, None, None
+        self.valid: list[tuple[int, float]] = []
+
+    def _read(self, rows: Sequence[dict[str, Any]]) -> None:
+        for row in rows:
+            valid = row.get("valid", {})
+            self.step, self.bleu = row["step"], valid.get("bleu", self.bleu)
+            self.loss = row["train"].get("loss") if "train" in row else self.loss
+            if valid.get("loss") is not None:
+                self.valid.append((row["step"], valid["loss"]))
+        last = [row for row in rows if "train" in row][-_RATE_FROM:]
+        if len(last) > 1 and last[-1]["step"] > last[0]["step"]:
+            pace = (last[-1]["time"] - last[0]["time"]) / (last[-1]["step"] - last[0]["step"])
+            self.seconds_left = pace * max(0, self._steps - self.step)
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """The rows written whole; a run that is being killed may leave one that is not."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and "step" in row:
+            rows.append(row)
+    return rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A point in the table."""
+
+    name: str
+    state: str
+    steps: int
+    progress: Progress
+
+
+class Table:
+    """The points, redrawn in place on a terminal; elsewhere one line for each change of state."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, str] = {}
+        self._drawn = 0  # lines
+        self._live = sys.stderr.isatty()
+
+    def show(self, lines: Sequence[Line], reasons: dict[str, str]) -> None:
+        """Brings it up to date; `reasons` says why points failed."""
+        changed = [line for line in lines if self._states.get(line.name, "waiting") != line.state]
+        self._states |= {line.name: line.state for line in lines}
+        if self._live:
+            width, height = shutil.get_terminal_size()
+            self._redraw(render(lines, height=height - 1), width)
+            return
+        for line in changed:
+            reason = reasons.get(line.name, "") if line.state == "failed" else ""
+            say(f"{line.name}: {line.state}" + (f": {reason}" if reason else _result(line)))
+
+    def _redraw(self, lines: Sequence[str], width: int) -> None:
+        up = f"\x1b[{self._drawn}A" if self._drawn else ""
+        body = "".join(f"{line[: width - 1]}\x1b[K\n" for line in lines)
+        sys.stderr.write(f"{up}{body}\x1b[J")  # and what was below it
+        sys.stderr.flush()
+        self._drawn = len(lines)
+
+
+def say(message: str) -> None:
+    """One line to standard error."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def render(lines: Sequence[Line], *, height: int) -> list[str]:
+    """The table in at most `height` lines: those first that something happens to."""
+    order = sorted(lines, key=lambda line: STATES.index(line.state))
+    room = max(1, height - 2)  # the header and the count
+    shown = order if len(order) <= room else order[: max(0, room - 1)]
+    rows = [("point", "state", "step", "loss", "valid", "BLEU", "left")]
+    for line in shown:
+        p = line.progress
+        rows.append(
+            (
+                line.name,
+                line.state,
+                f"{p.step}/{line.steps}" if p.step else "",
+                "" if p.loss is None else f"{p.loss:.3f}",
+                f"{p.valid[-1][1]:.3f}" if p.valid else "",
+                "" if p.bleu is None else f"{p.bleu:.1f}",
+                _clock(p.seconds_left) if line.state == "running" else "",
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    text = [
+        "  ".join(f"{c:{'<' if i < 2 else '>'}{widths[i]}}" for i, c in enumerate(row)).rstrip()
+        for row in rows
+    ]
+    if len(shown) < len(order):
+        text.append(f"… and {len(order) - len(shown)} more")
+    return [*text, count(line.state for line in lines)]
+
+
+def count(states: Any) -> str:
+    """ "2 running, 1 failed, 17 waiting"."""
+    listed = list(states)
+    return ", ".join(f"{listed.count(s)} {s}" for s in STATES if s in listed)
+
+
+def _result(line: Line) -> str:
+    if line.state != "finished" or not line.progress.valid:
+        return ""
+    bleu = "" if line.progress.bleu is None else f", BLEU {line.progress.bleu:.1f}"
+    return f": validation loss {line.progress.valid[-1][1]:.4f}{bleu}"
+
+
+def _clock(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"
