@@ -4,9 +4,7 @@ import json
 import shutil
 import sys
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from launching import FLAGS, TINY, launch, refusal
 
@@ -110,24 +108,6 @@ def test_a_workdir_without_checkpoint_may_be_removed(workdir, few_held_out):
     config.model.d_ff = 15
     with pytest.raises(UserError, match=r"d_ff.* and has no checkpoint yet: remove it"):
         experiment.train(config, workdir)
-
-
-def test_two_halves_are_the_whole_bit_for_bit(tmp_path, few_held_out):
-    """Through orbax and a workdir; the schedule has to be one that a length does not stretch."""
-    options = [
-        *FLAGS,
-        "--config.optimizer.schedule=inverse_sqrt",
-        "--config.train.evaluate_every=0",
-    ]
-    halves, whole = tmp_path / "halves", tmp_path / "whole"
-    for workdir, steps in ((halves, 2), (halves, 4), (whole, 4)):
-        done = launch(f"--workdir={workdir}", *options, f"--config.train.steps={steps}")
-        assert done.returncode == 0, done.stderr
-    params = [
-        trained_workdir.load(config_of(w), w, weights="latest").params[0] for w in (halves, whole)
-    ]
-    for a, b in zip(*map(jax.tree.leaves, params), strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 def test_another_configuration_is_refused(workdir):
