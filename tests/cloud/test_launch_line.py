@@ -140,6 +140,10 @@ def test_text_that_is_not_there_is_refused(checkout):
             "--accelerator=v5litepod-9 is none of v4-{8,16,",
         ),
         (
+            [*TPU, "--accelerator=v5litepod-9", "--runtime_version=z"],
+            "v5litepod-9 is none of v4-{8",
+        ),
+        (
             ["--target=tpu-vm", "--accelerator=v5litepod-256", "--workdir=gs://b"],
             "is not divisible by 256 devices",
         ),

@@ -125,7 +125,8 @@ def launch(
     }
     if place == "skypilot":
         return _write(skypilot.task(skypilot.SkyTask(**machine, zone=_ZONE.value or "")), output)
-    if not _RUNTIME_VERSION.value:  # that is for machines which are not known here
+    # With --runtime_version it may be of a kind that is not known here.
+    if not _RUNTIME_VERSION.value or launch_line.is_known(_ACCELERATOR.value):
         launch_line.runtime_version(_ACCELERATOR.value)
         _check_machine(config)
     if not _ZONE.value:

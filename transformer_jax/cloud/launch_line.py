@@ -79,20 +79,24 @@ def is_tpu(accelerator: str) -> bool:
     return re.fullmatch(r"v\d\w*-\d+", accelerator) is not None
 
 
+def is_known(accelerator: str) -> bool:
+    """Whether it is a Cloud TPU of a kind whose machine software is known."""
+    return is_tpu(accelerator) and accelerator.rpartition("-")[0] in _DEFAULT_RUNTIME
+
+
 def runtime_version(accelerator: str) -> str:
     """The machine software that an accelerator needs: v6e-8 → "v2-alpha-tpuv6e".
 
     Raises:
       UserError: if the kind is unknown; it names the known ones.
     """
-    kind = accelerator.rpartition("-")[0]
-    if not is_tpu(accelerator) or kind not in _DEFAULT_RUNTIME:
+    if not is_known(accelerator):
         known = ", ".join(f"{kind}-N" for kind in _DEFAULT_RUNTIME)
         raise UserError(
             f"--accelerator={accelerator} is none of {known}: "
             "for another Cloud TPU give --runtime_version=…, too"
         )
-    return _DEFAULT_RUNTIME[kind]
+    return _DEFAULT_RUNTIME[accelerator.rpartition("-")[0]]
 
 
 def install_commands(platform: str) -> list[str]:
