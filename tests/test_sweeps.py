@@ -6,8 +6,10 @@ takes steps of 20 ms, goes on where its metrics end, and tells on a second one i
 
 import collections
 import json
+import math
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -46,6 +48,7 @@ note("start")
 if given.get("config.demo") == "fail" and not os.path.exists("mended"):
     print("hello")
     sys.exit("error: this point cannot be")
+diverges = given.get("config.demo") == "diverge"
 path = workdir / "metrics.jsonl"
 done = len(path.read_text().splitlines()) if path.exists() else 0
 steps = int(given.get("config.train.steps", 11))
@@ -54,7 +57,7 @@ for step in range(done + 1, steps + 1):
     loss = float(given.get("config.optimizer.learning_rate_scale", 1)) + 1 / step
     row = {"step": step, "time": time.time(), "train": {"loss": 1}}
     if step % 7 == 0 or step == steps:
-        row["valid"] = {"loss": loss, "bleu": 7}
+        row["valid"] = {"loss": None if diverges and step > 7 else loss, "bleu": 7}
     with open(path, "a") as file:
         file.write(json.dumps(row) + "\\n")
 note("end")
@@ -245,6 +248,15 @@ def test_a_point_that_fails_is_named_and_tried_again(folder):
     assert trials()["demo_fail_seed_3"] == ["FAIL", "COMPLETE"]
 
 
+def test_a_point_whose_loss_is_finite_no_more_has_failed(folder):
+    status, said = finish(start(experiment("def sweep(): return grid({'demo': ['diverge']})\n")))
+    assert status == 1
+    point = summary()["demo_diverge"]
+    assert (point["state"], point["value"]) == ("failed", None), "7 steps' loss stands for 11's"
+    assert point["reason"] == "it ended without a finite validation loss"
+    assert said.splitlines()[-1].endswith("and the same line tries them again")
+
+
 SEARCH = """
 def search_space(trial):
     scale = trial.suggest_float("scale", 0.1, 10, log=True)
@@ -270,6 +282,15 @@ def test_points_that_optuna_chooses_and_the_worse_ones_are_pruned(folder):
     again = start(experiment(SEARCH), num_trials=13)
     assert finish(again)[0] == 0
     assert summary() == found
+
+
+def test_a_search_does_not_try_again_what_failed(folder):
+    file = experiment("def search_space(trial): return {'demo': 'fail'}\n")
+    for _ in range(2):
+        status, said = finish(start(file, num_trials=1))
+        assert status == 1
+        assert said.splitlines()[-1].endswith("and a greater --sweep_trials adds others")
+        assert [event for event, _ in events("trial_0000")] == ["start"]
 
 
 # ---------------------------------------------------------------------------------------- the study
@@ -312,6 +333,17 @@ def test_the_points_of_a_study_do_not_change(tmp_path):
     assert [point.name for point in opened.points()] == ["a", "b"]
     with pytest.raises(UserError, match=r"a was begun with \{'seed': 1\}, and is \{'seed': 3\}"):
         opened.enqueue([("a", {"seed": 3})])
+
+
+def test_a_point_that_ended_since_it_was_read_is_not_claimed(tmp_path):
+    first, second = database(tmp_path), database(tmp_path)
+    first.enqueue([("a", {"seed": 1})])
+    (point,) = second.points()
+    assert first.claim(point)
+    first.end(point, "finished", value=3.5)
+    assert not second.claim(point)
+    assert second.points()[0].value == 3.5
+    assert second._leases.living() == set()
 
 
 def test_a_study_is_of_one_configuration(tmp_path):
@@ -358,6 +390,18 @@ def test_a_dead_launchers_lease_is_free_at_once_on_its_machine(tmp_path):
     assert living.take("a")
     assert dead.beat(["a"]) == ["a"], "it was not dead, and learns that its lease is lost"
     assert living.beat(["a"]) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such namespaces")
+def test_a_container_with_this_machines_name_is_elsewhere(tmp_path):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    here, there = leasing(tmp_path), leasing(tmp_path, pid=gone.pid)
+    name, space = here._me["host"].split()
+    assert (name, space[:5]) == (socket.gethostname(), "pid:[")
+    there._me["host"] = f"{name} {space}7"  # its process numbers say nothing here
+    assert there.take("a")
+    assert not here.take("a")
 
 
 def test_elsewhere_it_is_free_after_a_minute_without_a_beat(tmp_path, monkeypatch):
@@ -431,7 +475,7 @@ def test_a_second_child_is_not_started_while_the_first_lives(tmp_path):
 def test_children_end_with_their_launcher(tmp_path):
     script = (
         "import sys, time; from pathlib import Path; from transformer_jax.sweeps import child\n"
-        "child.start([sys.executable, '-c', 'import time; time.sleep(60)'], Path(sys.argv[1]))\n"
+        "child.start([sys.executable, '-c', 'import time; time.sleep(600)'], Path(sys.argv[1]))\n"
         "print('started', flush=True); time.sleep(60)\n"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "a")]
@@ -460,7 +504,8 @@ def test_progress_is_read_from_the_metrics(tmp_path):
     text = path.read_text() + row(7, 15, valid={"loss": 3.5, "bleu": 11})
     path.write_text(text + row(8, 16, valid={"loss": None, "bleu": 12}) + '{"step": 9')
     seen.refresh()
-    assert (seen.step, seen.valid, seen.bleu) == (8, [(7, 3.5)], 12)
+    assert (seen.step, seen.valid[0], seen.bleu) == (8, (7, 3.5), 12)
+    assert seen.valid[1] == (8, pytest.approx(math.nan, nan_ok=True)), "it passes for a better one"
 
 
 def lines(tmp_path):
@@ -483,9 +528,9 @@ def test_the_table(tmp_path):
         short = progress.render(lines(tmp_path), height=height)
         assert len(short) <= height
         assert short[-1] == table[-1]
-    assert (
-        progress.render(lines(tmp_path), height=5)[2:4] == ["… and 3 more", table[-1]][:2] or True
-    )
+    fits_two = progress.render(lines(tmp_path), height=5)
+    assert fits_two == [*fits_two[:3], "… and 3 more", table[-1]]
+    assert [line.split()[0] for line in fits_two[1:3]] == ["p2", "p3"]
 
 
 def test_on_a_terminal_the_table_is_redrawn_in_place(tmp_path, monkeypatch, capsys):

@@ -2,8 +2,9 @@
 
 Optuna's study has the state of every point, in <workdir>/study.db or where --sweep_storage says;
 only launchers write to it. A sweep goes on where it was, whatever ended it: points that ended are
-skipped, failed ones tried again, and interrupted ones continue from their last checkpoint. Several
-launchers with one storage share the points; on a machine with several GPUs, one for each:
+skipped, interrupted ones continue from their last checkpoint, and failed ones are tried again (but
+not those of a search, which are Optuna's to choose). Several launchers with one storage share the
+points; on a machine with several GPUs, one for each:
 
     CUDA_VISIBLE_DEVICES=0 python launch.py --mode=sweep --config=FILE.py --workdir=runs/sweep &
 

@@ -42,7 +42,7 @@ class Leases:
         """Makes the table if need be."""
         _TABLE.metadata.create_all(engine)
         self._engine, self._study = engine, study
-        self._me = {"host": socket.gethostname(), "pid": os.getpid(), "owner": uuid.uuid4().hex}
+        self._me = {"host": _host(), "pid": os.getpid(), "owner": uuid.uuid4().hex}
         # When each lease's owner and beat were first seen as they are, by this process's clock.
         self._seen: dict[str, tuple[str, int, float]] = {}
 
@@ -109,6 +109,14 @@ class Leases:
             self._seen[row.name] = row.owner, row.beat, time.monotonic()
             return True
         return time.monotonic() - since < _DEAD_AFTER
+
+
+def _host() -> str:
+    """Where process numbers mean the same: containers may have their machine's name, not these."""
+    try:
+        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # not Linux
+        return socket.gethostname()
 
 
 def _alive(pid: int) -> bool:

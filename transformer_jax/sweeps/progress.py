@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 import sys
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ class Progress:
     Attributes:
       step: the last one written; 0 = none yet.
       loss: of training there; None if there is none, or it is not finite.
-      valid: [(step, validation loss), …] where it is finite.
+      valid: [(step, validation loss), …]; nan where it is not finite.
       bleu: of the last validation.
       seconds_left: at the speed of the last rows; None = not known.
     """
@@ -49,8 +50,9 @@ class Progress:
             valid = row.get("valid", {})
             self.step, self.bleu = row["step"], valid.get("bleu", self.bleu)
             self.loss = row["train"].get("loss") if "train" in row else self.loss
-            if valid.get("loss") is not None:
-                self.valid.append((row["step"], valid["loss"]))
+            if "loss" in valid:
+                loss = math.nan if valid["loss"] is None else valid["loss"]
+                self.valid.append((row["step"], loss))
         last = [row for row in rows if "train" in row][-_RATE_FROM:]
         if len(last) > 1 and last[-1]["step"] > last[0]["step"]:
             pace = (last[-1]["time"] - last[0]["time"]) / (last[-1]["step"] - last[0]["step"])

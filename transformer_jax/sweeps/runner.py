@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import signal
 import time
@@ -139,10 +140,10 @@ class Runner:
                 continue
             self._study.add_seconds(point, process.lap())
             valid = self._progress_of(point).valid
-            if status == 0 and valid:
+            if status == 0 and valid and math.isfinite(valid[-1][1]):
                 self._study.end(point, "finished", value=valid[-1][1])
             elif status == 0:
-                self._study.end(point, "failed", reason="it wrote no validation loss")
+                self._study.end(point, "failed", reason="it ended without a finite validation loss")
             elif name in self._pruned:
                 self._study.end(point, "pruned")
             elif status in child.INTERRUPTED:
@@ -172,9 +173,11 @@ class Runner:
             return EXIT_INTERRUPTED
         failed = [point.name for point in points if point.state == "failed"]
         if failed:
+            more = "a greater --sweep_trials adds others"
+            again = more if self._suggest else "the same line tries them again"
             progress.say(
                 f"error: {len(failed)} of {len(points)} points failed: {', '.join(failed)}; "
-                f"{child.LOG} in their workdirs says why, and the same line tries them again"
+                f"{child.LOG} in their workdirs says why, and {again}"
             )
             return 1
         best = min((p for p in points if p.state == "finished"), key=lambda p: p.value)
