@@ -51,11 +51,17 @@ def test_a_loss_that_comes_back_does_not():
 def test_noise_about_a_small_loss_does_not():
     """One lucky batch is no best: the loss is smoothed."""
     noisy = [0.02 + 0.019 * math.sin(step) for step in range(5000)]
-    follow(noisy, divergence_factor=3.0, divergence_steps=10)
+    health, skipped = follow(noisy, divergence_factor=3.0, divergence_steps=10)
+    assert health.skipped == 0 and not skipped
+    with pytest.raises(TrainingStopped):  # a sharper eye would have taken the noise for it
+        follow(noisy, divergence_factor=1.005, divergence_steps=2)
 
 
 def test_it_can_be_turned_off():
-    follow([1.0, *[1000.0] * 3000], divergence_factor=0.0)
+    risen = [1.0, *[1000.0] * 3000]
+    assert follow(risen, divergence_factor=0.0)[0].skipped == 0
+    with pytest.raises(TrainingStopped):
+        follow(risen, divergence_factor=3.0)
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.5, -1.0])

@@ -85,7 +85,7 @@ def test_it_gives_signs_of_life(tmp_path, monkeypatch):
 def test_a_lock_that_says_nothing_is_nobodys(tmp_path, content):
     (tmp_path / lock.NAME).write_text(content)
     with lock.held(tmp_path):
-        pass
+        assert json.loads((tmp_path / lock.NAME).read_text())["pid"] == os.getpid()
 
 
 def test_without_locks_of_the_file_system_the_process_number_decides(tmp_path, monkeypatch):

@@ -110,19 +110,20 @@ class Checkpoints:
                 + (f"that of step {last[-1]} is the last" if last else "there is none yet")
             )
 
-    def wait(self) -> None:
-        """Waits for what was begun, and clears away whatever of it failed."""
+    def wait(self) -> Exception | None:
+        """Waits for what was begun; clears away what failed of it, and returns why."""
         if self._finishing is not None:
             self._finishing.join()
             self._finishing = None
-        if self._failure is not None:
-            self._failure = None
+        failure, self._failure = self._failure, None
+        if failure is not None:
             with contextlib.suppress(Exception):  # it tells of the same failure again
                 self._manager.close()
-            self.tidy()
+            self._tidy()
             self._manager = self._open()
+        return failure
 
-    def tidy(self) -> None:
+    def _tidy(self) -> None:
         """Removes what a kill or a full disk left unfinished. For the one run that trains here."""
         if not parallel.is_writer() or not self._folder.exists():
             return
@@ -132,10 +133,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps that have a complete checkpoint, ascending."""
-        if not self._folder.exists():
-            return []
-        names = [path.name for path in self._folder.iterdir() if path.name.isdigit()]
-        return sorted(int(name) for name in names if manifest.exists(self._folder / name))
+        return complete_steps(self._folder)
 
     def restore(self, state: "TrainState") -> "TrainState":
         """The last saved state; `state` when there is none. For the one run that trains here.
@@ -159,7 +157,7 @@ class Checkpoints:
 
     def _last_sound(self) -> int:
         """The last step without damage, after moving away those behind it; -1 = there is none."""
-        self.tidy()
+        self._tidy()
         found = {}
         for step in reversed(self.steps()):
             found[step] = manifest.damaged(self._folder / str(step))
@@ -258,14 +256,18 @@ class Checkpoints:
         Raises:
           UserError: if the last one could not be saved.
         """
-        if self._finishing is not None:
-            self._finishing.join()
-        failure = self._failure
-        if failure is not None:
-            self.wait()
+        failure = self.wait()
         self._manager.close()
         if failure is not None:
             raise UserError(f"the last checkpoint could not be saved: {_reason(failure)}")
+
+
+def complete_steps(folder: Path) -> list[int]:
+    """The steps of the complete checkpoints in `folder`, ascending."""
+    if not folder.exists():
+        return []
+    names = [path.name for path in folder.iterdir() if path.name.isdigit()]
+    return sorted(int(name) for name in names if manifest.exists(folder / name))
 
 
 class _Best(PreservationPolicy):

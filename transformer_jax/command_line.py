@@ -9,7 +9,7 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -145,6 +145,17 @@ def arguments_without(own: Collection[str]) -> list[str]:
     ]
 
 
+def overrides_in(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    """(option, value as it is written) of each --config.option=value among `arguments`."""
+    found = []
+    for argument in arguments:
+        name, _, value = argument.lstrip("-").partition("=")
+        prefix, _, option = name.partition(".")
+        if argument.startswith("-") and prefix in ("config", "noconfig"):
+            found.append((option, value))
+    return found
+
+
 def load_sweep(path: Path) -> list[dict[str, Any]]:
     """The points of an experiment file's sweep(): overrides by dotted name, "name" among them.
 
@@ -268,11 +279,7 @@ def _one_line(error: Exception) -> str:
 
 def _check_overrides(argv: list[str], config: Config) -> None:
     known = configs.flatten(config)
-    for argument in argv[1:]:
-        name, _, value = argument.lstrip("-").partition("=")
-        prefix, _, option = name.partition(".")
-        if not argument.startswith("-") or prefix not in ("config", "noconfig"):
-            continue
+    for option, value in overrides_in(argv[1:]):
         if option not in known:
             raise UserError(f"there is no option --config.{option}{_nearest_option(option, known)}")
         _check_type(option, value, known[option])

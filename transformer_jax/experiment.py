@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from transformer_jax import config as configs
 from transformer_jax import (
+    checkpoint,
     evaluation,
     health,
     lock,
@@ -21,6 +21,7 @@ from transformer_jax import (
     tracking,
     training,
 )
+from transformer_jax import config as configs
 from transformer_jax.checkpoint import Checkpoints
 from transformer_jax.config import CONFIG_FILE, Config, Preempted, UserError
 from transformer_jax.data import corpora, word_vectors
@@ -147,10 +148,10 @@ class _Run:
     def train(self, state: training.TrainState, profile: str | None) -> None:
         """From `state` to the last step, or to the step at which it is told to stop."""
         config, devices, options = self._prepared.config, self._prepared.devices, self._options
-        first_step = int(state.step)
+        first_step, parameters = int(state.step), training.count_parameters(state.params)
         say(
-            f"{config.name}: {count_parameters(state.params):,} parameters, {options.steps} steps "
-            f"of {config.data.batch_rows} rows, {devices.description}"
+            f"{config.name}: {parameters:,} parameters, {options.steps} steps of "
+            f"{config.data.batch_rows} rows, {devices.description}"
             + (f"; goes on from step {first_step}" if first_step else "")
         )
         self._tracker = tracking.Tracker(
@@ -240,7 +241,7 @@ def _saved_config(config: Config, workdir: Path) -> Config | None:
     if saved.model.pretrained_embeddings and config.model.pretrained_embeddings:
         free += ("model.pretrained_embeddings:",)  # the file moved, which a checkpoint replaces
     differing = [d for d in configs.differences(saved, config) if not d.startswith(free)]
-    if differing and not any((workdir / "checkpoints").glob("[0-9]*")):
+    if differing and not any((workdir / checkpoint.FOLDER).glob("[0-9]*")):
         raise UserError(
             f"{workdir} was begun with other options ({'; '.join(differing)}) and has no "
             "checkpoint yet: remove it, or choose another --workdir"
@@ -268,21 +269,16 @@ def _check_steps(step: int, config: Config, saved: Config | None, profile: str |
         )
 
 
-def count_parameters(params: Any) -> int:
-    """The number of numbers in `params`."""
-    return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))
-
-
 def describe(config: Config) -> str:
     """The table of parameters: path, shape, number, and the total. Allocates nothing."""
     configs.validate(config)
     model = Transformer(config.model, config.data.vocab_size)
-    params = jax.eval_shape(lambda: training.create_state(config, model)).params
+    params = training.parameter_shapes(config, model)
     rows = [
         ("/".join(k.key for k in path), str(x.shape), f"{int(np.prod(x.shape)):,}")
         for path, x in jax.tree_util.tree_leaves_with_path(params)
     ]
-    rows.append(("total", "", f"{count_parameters(params):,}"))
+    rows.append(("total", "", f"{training.count_parameters(params):,}"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         f"{name:{widths[0]}}  {shape:{widths[1]}}  {number:>{widths[2]}}"

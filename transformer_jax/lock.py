@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from transformer_jax import parallel, storage
+from transformer_jax import parallel, processes, storage
 from transformer_jax.config import UserError, is_remote, write_whole
 
 try:
@@ -86,7 +86,7 @@ class _Lock:
     def _is_stale(self, owner: dict[str, Any]) -> bool:
         if owner.get("host") == socket.gethostname():
             # With the file's lock in hand its owner is dead; else its process number says so.
-            return self._file is not None or not _alive(owner.get("pid"))
+            return self._file is not None or not processes.alive(owner.get("pid"))
         return time.time() - owner.get("time", 0) > _STALE_AFTER
 
     def _refusal(self, owner: dict[str, Any]) -> str:
@@ -147,13 +147,3 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):  # none, or cut short by a full disk
         return {}
     return owner if isinstance(owner, dict) else {}
-
-
-def _alive(pid: Any) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, TypeError, ValueError):
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -5,7 +5,7 @@ This imports no jax: the launcher asks it before it buys a machine.
 
 import math
 
-from transformer_jax.config import ParallelConfig, UserError
+from transformer_jax.config import Config, ParallelConfig, UserError
 
 DATA, FSDP, TENSOR, REPLICA = "data", "fsdp", "tensor", "replica"
 
@@ -36,6 +36,16 @@ def sizes(parallel: ParallelConfig, devices: int) -> dict[str, int]:
     if devices % known or (-1 not in given.values() and known != devices):
         raise UserError(f"{said} do not fit {devices} devices: their product has to be that")
     return {name: devices // known if size == -1 else size for name, size in given.items()}
+
+
+def check_batch(config: Config, devices: int) -> None:
+    """Refuses a configuration whose mesh does not fit so many devices, or its batch that mesh.
+
+    Raises:
+      UserError: see `sizes` and `check_rows`.
+    """
+    rows, accumulate = config.data.batch_rows, config.train.accumulate
+    check_rows(sizes(config.parallel, devices), batch_rows=rows, accumulate=accumulate)
 
 
 def check_rows(sizes: dict[str, int], *, batch_rows: int, accumulate: int) -> None:

@@ -22,10 +22,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from transformer_jax import meshes
 from transformer_jax.config import ParallelConfig, UserError
-from transformer_jax.meshes import DATA as _DATA
-from transformer_jax.meshes import FSDP as _FSDP
-from transformer_jax.meshes import REPLICA as _REPLICA
-from transformer_jax.meshes import TENSOR as _TENSOR
+from transformer_jax.meshes import DATA, FSDP, REPLICA, TENSOR
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
 MakeStep = Callable[..., Step]
@@ -38,24 +35,24 @@ _HEARTBEAT_SECONDS = 30
 # vocabulary, so that only activations of width D are exchanged (Shoeybi et al. 2019); "fsdp" takes
 # D (Rajbhandari et al. 2020). What is small is replicated.
 _RULES: dict[str, tuple[str | None, ...]] = {
-    "embedding": (_TENSOR, _FSDP),
-    "source_embedding": (_TENSOR, _FSDP),
-    "target_embedding": (_TENSOR, _FSDP),
-    "softmax": (_TENSOR, _FSDP),
-    "logits_bias": (_TENSOR,),
-    "source_positions": (None, _FSDP),
-    "target_positions": (None, _FSDP),
-    "query_kernel": (_FSDP, _TENSOR, None),
-    "key_kernel": (_FSDP, _TENSOR, None),
-    "value_kernel": (_FSDP, _TENSOR, None),
-    "query_bias": (_TENSOR, None),
-    "key_bias": (_TENSOR, None),
-    "value_bias": (_TENSOR, None),
-    "output_kernel": (_TENSOR, None, _FSDP),
+    "embedding": (TENSOR, FSDP),
+    "source_embedding": (TENSOR, FSDP),
+    "target_embedding": (TENSOR, FSDP),
+    "softmax": (TENSOR, FSDP),
+    "logits_bias": (TENSOR,),
+    "source_positions": (None, FSDP),
+    "target_positions": (None, FSDP),
+    "query_kernel": (FSDP, TENSOR, None),
+    "key_kernel": (FSDP, TENSOR, None),
+    "value_kernel": (FSDP, TENSOR, None),
+    "query_bias": (TENSOR, None),
+    "key_bias": (TENSOR, None),
+    "value_bias": (TENSOR, None),
+    "output_kernel": (TENSOR, None, FSDP),
     "output_bias": (None,),
-    "w1": (_FSDP, _TENSOR),
-    "b1": (_TENSOR,),
-    "w2": (_TENSOR, _FSDP),
+    "w1": (FSDP, TENSOR),
+    "b1": (TENSOR,),
+    "w2": (TENSOR, FSDP),
     "b2": (None,),
     "scale": (None,),
     "bias": (None,),
@@ -241,15 +238,15 @@ def choose(
     sizes = meshes.sizes(parallel, len(devices))
     if strategy == "single":
         first = jax.local_devices()[:1] if compile_for is None else compile_for[:1]
-        mesh = Mesh(np.array(first), (_REPLICA,))
+        mesh = Mesh(np.array(first), (REPLICA,))
     elif strategy == "pmap":
-        mesh = Mesh(np.array(devices), (_REPLICA,))
+        mesh = Mesh(np.array(devices), (REPLICA,))
     else:
         mesh = _mesh(sizes, devices)
     meshes.check_rows(sizes, batch_rows=batch_rows, accumulate=accumulate)
     build = _pmap if strategy == "pmap" else _jit
     kind, number = devices[0].device_kind, mesh.size
-    shape = ", ".join(f"{name} {size}" for name, size in sizes.items() if name != _REPLICA)
+    shape = ", ".join(f"{name} {size}" for name, size in sizes.items() if name != REPLICA)
     of = f" of {processes} processes" if processes > 1 else ""
     how = {"single": "jit", "pmap": "pmap", "mesh": f"jit over a mesh ({shape})"}[strategy]
     description = f"{number} {kind} device{'s' if number > 1 else ''}{of}, {how}"
@@ -284,7 +281,7 @@ def _global(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
 def _jit(mesh: Mesh, batch_rows: int) -> Devices:
     """One program over a mesh of one or many devices, partitioned by the compiler."""
     sizes = dict(mesh.shape)
-    batch_axes = tuple(name for name in (_DATA, _FSDP) if name in sizes)
+    batch_axes = tuple(name for name in (DATA, FSDP) if name in sizes)
     by_row = NamedSharding(mesh, PartitionSpec(batch_axes or None))
     rows = _rows_of_this_process(by_row, batch_rows)
 
@@ -298,7 +295,7 @@ def _jit(mesh: Mesh, batch_rows: int) -> Devices:
         return jax.tree_util.tree_map_with_path(sharding, state)
 
     def gathered(path: tuple[Any, ...], x: Any) -> Any:
-        cut = [None if axis == _FSDP else axis for axis in sharding(path, x).spec]
+        cut = [None if axis == FSDP else axis for axis in sharding(path, x).spec]
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*cut)))
 
     def compile_step(make_step: MakeStep) -> Step:
@@ -350,10 +347,10 @@ def _pmap(mesh: Mesh, batch_rows: int) -> Devices:
 
     def compile_step(make_step: MakeStep) -> Step:
         # Sums and counts are added over replicas; the step divides once, by the global count.
-        step = make_step(lambda sums: jax.lax.psum(sums, _REPLICA))
+        step = make_step(lambda sums: jax.lax.psum(sums, REPLICA))
         return jax.pmap(
             step,
-            axis_name=_REPLICA,
+            axis_name=REPLICA,
             in_axes=(None, 0),
             out_axes=(None, None),
             donate_argnums=0,
@@ -377,7 +374,7 @@ def _pmap(mesh: Mesh, batch_rows: int) -> Devices:
         return lambda state: jax.tree.map(see, state)
 
     # To pmap, an array is of this process alone.
-    own = NamedSharding(Mesh(np.array(jax.local_devices()), (_REPLICA,)), PartitionSpec())
+    own = NamedSharding(Mesh(np.array(jax.local_devices()), (REPLICA,)), PartitionSpec())
     return Devices(
         mesh,
         compile_step,

@@ -311,12 +311,9 @@ def _estimate(config: Config, accelerator: Accelerator) -> Program:
             "give parallel.strategy=auto, parallel.fsdp=1 and parallel.tensor=1"
         )
     chips = accelerator.num_chips
-    rows, accumulate = config.data.batch_rows, config.train.accumulate
-    sizes = meshes.sizes(config.parallel, chips)
-    meshes.check_rows(sizes, batch_rows=rows, accumulate=accumulate)
+    meshes.check_batch(config, chips)
     model = Transformer(config.model, config.data.vocab_size)
-    params = jax.eval_shape(lambda: training.create_state(config, model)).params
-    number = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))
+    number = training.count_parameters(training.parameter_shapes(config, model))
     memory = _estimate_memory(config, number, chips)
     gradients = roofline.Collective("all-reduce", 4 * number, chips)
     return Program(

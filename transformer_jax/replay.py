@@ -76,7 +76,7 @@ def report(
         for path, g in jax.tree_util.tree_leaves_with_path(gradient):
             wrong = int(np.sum(~np.isfinite(g)))
             if wrong:
-                name = "/".join(k.key for k in path)
+                name = jax.tree_util.keystr(path, simple=True, separator="/")
                 broken[name] = max(broken.get(name, 0), wrong)
     bad = [row for row in rows if not np.isfinite(row[:2]).all()]
     shown = bad or sorted(rows, key=lambda row: -row[1])
@@ -89,7 +89,7 @@ def report(
     if len(bad) > _SHOWN:
         lines.append(f"… and {len(bad) - _SHOWN} more: {', '.join(str(r[2]) for r in bad)}")
     wrong_params = [
-        "/".join(k.key for k in path)
+        jax.tree_util.keystr(path, simple=True, separator="/")
         for path, x in jax.tree_util.tree_leaves_with_path(state.params)
         if not np.isfinite(x).all()
     ]

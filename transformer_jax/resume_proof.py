@@ -14,15 +14,15 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
 from transformer_jax import manifest
-from transformer_jax.checkpoint import FOLDER
+from transformer_jax.checkpoint import FOLDER, complete_steps
 from transformer_jax.config import Config, UserError, write_whole
-from transformer_jax.tracking import METRICS_FILE, say
+from transformer_jax.tracking import METRICS_FILE, read_metrics, say
 
 # In turn, so that every other kill but one is between steps.
 _PLACES = ("step", "save", "step", "start")
@@ -82,9 +82,8 @@ def prove(
             _run_to_end(runs[-1])
             break
         target = round(config.train.steps * (number + 0.5) / (kills + 1))
-        lines.append(
-            f"kill {number + 1}: {_kill(runs[-1], _PLACES[number % 4], target, startup, rng)}"
-        )
+        where = _kill(runs[-1], _PLACES[number % len(_PLACES)], target, startup, rng)
+        lines.append(f"kill {number + 1}: {where}")
         say(lines[-1])
     states = [last_state(workdir) for workdir in (whole, interrupted)]
     differences, arrays = differing_arrays(*states), len(states[0])
@@ -206,9 +205,7 @@ def _wait(run: _Run, there: Callable[[], bool]) -> None:
 
 def _losses(workdir: Path) -> dict[int, float]:
     """The training loss of each step."""
-    path = workdir / METRICS_FILE
-    lines = path.read_text().split("\n")[:-1] if path.exists() else []
-    rows = [json.loads(line) for line in lines]
+    rows = read_metrics(workdir / METRICS_FILE)
     return {row["step"]: row["train"]["loss"] for row in rows if "train" in row}
 
 
@@ -226,24 +223,16 @@ def losses_apart(a: Path, b: Path) -> list[float]:
 
 def last_state(workdir: Path) -> dict[str, np.ndarray]:
     """Every array of the last checkpoint, by its path."""
-    steps = [path for path in (workdir / FOLDER).iterdir() if path.name.isdigit()]
-    folder = max(steps, key=lambda path: int(path.name)).absolute()
+    folder = (workdir / FOLDER).absolute()
+    folder /= str(complete_steps(folder)[-1])
     state: dict[str, np.ndarray] = {}
     with ocp.PyTreeCheckpointer() as checkpointer:
         for item in ("params", "optimizer"):
             tree = checkpointer.restore(folder / item)
-            state |= {f"{item}/{name}": array for name, array in _flat(tree)}
+            for path, array in jax.tree_util.tree_leaves_with_path(tree):
+                name = jax.tree_util.keystr(path, simple=True, separator="/")
+                state[f"{item}/{name}"] = np.asarray(array)
     return state
-
-
-def _flat(tree: Any, prefix: str = "") -> list[tuple[str, np.ndarray]]:
-    if isinstance(tree, dict):
-        items = tree.items()
-    elif isinstance(tree, (list, tuple)):
-        items = enumerate(tree)
-    else:
-        return [] if tree is None else [(prefix.strip("/"), np.asarray(tree))]
-    return [pair for key, value in items for pair in _flat(value, f"{prefix}/{key}")]
 
 
 def differing_arrays(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> list[tuple[str, float]]:

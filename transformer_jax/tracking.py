@@ -162,17 +162,18 @@ class _BucketFile:
 
 def bleu_scores(workdir: Path) -> dict[int, float]:
     """Validation BLEU of a run so far, by step; {} if there is none."""
-    path = workdir / METRICS_FILE
-    rows = _rows(path) if path.exists() else []
+    rows = read_metrics(workdir / METRICS_FILE)
     return {row["step"]: row["valid"]["bleu"] for row in rows if row.get("valid")}
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """What metrics.jsonl holds, without a last line that was cut short.
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """What metrics.jsonl holds, without a last line that was cut short; nothing if it is not there.
 
     Raises:
       UserError: if it is damaged elsewhere.
     """
+    if not path.exists():
+        return []
     lines = path.read_text().splitlines(keepends=True)
     try:
         rows = [json.loads(line) for line in lines if line.endswith("\n")]
@@ -185,7 +186,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 def _forget_after(path: Path, step: int) -> None:
     if not path.exists() or not path.is_file():
         return
-    kept = [json.dumps(row) + "\n" for row in _rows(path) if row["step"] <= step]
+    kept = [json.dumps(row) + "\n" for row in read_metrics(path) if row["step"] <= step]
     write_whole(path, "".join(kept))
 
 

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from transformer_jax import config as configs
@@ -92,8 +91,8 @@ def _load_one(
 ) -> tuple[Tokenizers, Transformer, Any, list[int]]:
     tokenizers = Tokenizers.load(workdir)
     model = Transformer(config.model, tokenizers.target.vocab_size, tokenizers.source.vocab_size)
-    params_like = jax.eval_shape(lambda: training.create_state(config, model)).params
-    scores = tracking.bleu_scores(workdir)
+    params_like = training.parameter_shapes(config, model)
+    scores = tracking.bleu_scores(workdir) if weights == "best" else {}
     checkpoints = Checkpoints(workdir, keep=config.train.average_checkpoints, scores=scores)
     everywhere = parallel.all_devices().replicated
     params, steps = checkpoints.restore_params(params_like, weights, everywhere)

@@ -1,6 +1,7 @@
 """Training (Vaswani et al. 2017, section 5): the state, one step, and the loop around it."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -88,6 +89,16 @@ def create_state(config: Config, model: Transformer) -> TrainState:
         return TrainState(jnp.zeros((), jnp.int32), params, opt_state, h)
 
     return jax.jit(create)()
+
+
+def parameter_shapes(config: Config, model: Transformer) -> Any:
+    """The parameters' shapes and dtypes. Allocates nothing."""
+    return jax.eval_shape(lambda: create_state(config, model)).params
+
+
+def count_parameters(params: Any) -> int:
+    """The number of numbers in `params`, or in what has their shapes."""
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(params))
 
 
 def _learning_rate(config: Config, h: Hyperparameters, step: Array) -> Array:

@@ -128,7 +128,7 @@ def launch(
     # With --runtime_version it may be of a kind that is not known here.
     if not _RUNTIME_VERSION.value or launch_line.is_known(_ACCELERATOR.value):
         launch_line.runtime_version(_ACCELERATOR.value)
-        _check_machine(config)
+        meshes.check_batch(config, accelerators.find(_ACCELERATOR.value).num_chips)
     if not _ZONE.value:
         raise UserError("--target=tpu-vm needs --zone=…, e.g. --zone=us-west4-a")
     vm = tpu_vm.TpuVm(
@@ -143,14 +143,6 @@ def launch(
         print(tpu_vm.dry_run(vm))
         return 0
     return tpu_vm.run(vm, checkout)
-
-
-def _check_machine(config: Config) -> None:
-    """Refuses a Cloud TPU that there is not, or that the batch does not divide by."""
-    chips = accelerators.find(_ACCELERATOR.value).num_chips
-    rows, accumulate = config.data.batch_rows, config.train.accumulate
-    sizes = meshes.sizes(config.parallel, chips)
-    meshes.check_rows(sizes, batch_rows=rows, accumulate=accumulate)
 
 
 def _write(text: str, output: str | None) -> int:

@@ -146,11 +146,7 @@ def _checked(
 
 def _effective(point: dict[str, Any], config: Config, arguments: Sequence[str]) -> dict[str, Any]:
     """A point's overrides, with the launch line's values where that has them, too."""
-    given = set()
-    for argument in arguments:
-        prefix, _, option = argument.lstrip("-").partition("=")[0].partition(".")
-        if prefix in ("config", "noconfig"):
-            given.add(option)
+    given = {option for option, _ in command_line.overrides_in(arguments)}
     options = configs.flatten(config)
     return {
         option: options[option] if option in given and option in options else value

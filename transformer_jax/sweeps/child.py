@@ -17,11 +17,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from transformer_jax import storage
+from transformer_jax.config import PREEMPTED_STATUS
 
 LOG = "log.txt"
 # Of launch.py after SIGTERM: it saved, and the same line goes on from there. Before it has taken
 # the signal over, the signal ends it.
-INTERRUPTED = (75, -signal.SIGTERM)
+INTERRUPTED = (PREEMPTED_STATUS, -signal.SIGTERM)
 _PR_SET_PDEATHSIG = 1
 
 
@@ -97,7 +98,7 @@ def _ends_with_launcher() -> Callable[[], None] | None:
     def in_child() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != launcher:  # it died before that call
-            os._exit(INTERRUPTED[0])
+            os._exit(PREEMPTED_STATUS)
 
     return in_child
 

@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
-
-from transformer_jax import accelerators, command_line, experiment, roofline, training
+from transformer_jax import accelerators, command_line, roofline, training
 from transformer_jax.config import Config, UserError
 from transformer_jax.model import Transformer
 from transformer_jax.sweeps import configured, load_points
@@ -65,8 +63,7 @@ def report(points: list[tuple[str, Config]], accelerator: str | None) -> str:
 
 def _parameters(config: Config) -> int:
     model = Transformer(config.model, config.data.vocab_size)
-    params = jax.eval_shape(lambda: training.create_state(config, model)).params
-    return experiment.count_parameters(params)
+    return training.count_parameters(training.parameter_shapes(config, model))
 
 
 def _published(name: str) -> accelerators.Accelerator:

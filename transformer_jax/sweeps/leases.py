@@ -19,6 +19,8 @@ from collections.abc import Iterable, Iterator
 import sqlalchemy
 from sqlalchemy import Column, Integer, MetaData, String, Table
 
+from transformer_jax import processes
+
 BEAT_EVERY = 5.0  # seconds
 _DEAD_AFTER = 60.0
 
@@ -102,7 +104,7 @@ class Leases:
     def _lives(self, row: sqlalchemy.Row) -> bool:
         if row.owner == self._me["owner"]:
             return True
-        if row.host == self._me["host"] and not _alive(row.pid):
+        if row.host == self._me["host"] and not processes.alive(row.pid):
             return False
         owner, beat, since = self._seen.get(row.name, ("", 0, 0.0))
         if (owner, beat) != (row.owner, row.beat):
@@ -117,13 +119,3 @@ def _host() -> str:
         return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:  # not Linux
         return socket.gethostname()
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

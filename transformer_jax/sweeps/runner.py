@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformer_jax.config import UserError
+from transformer_jax.config import PREEMPTED_STATUS, UserError
 from transformer_jax.sweeps import child, leases, progress
 from transformer_jax.sweeps.study import ENDED, Point, Study
 
 SUMMARY = "sweep.json"
-EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h, as of a run: the same line goes on
 _POLL_EVERY = 0.1  # seconds; the children
 _READ_EVERY = 1.0  # the study, which other launchers change, and the runs' metrics
 
@@ -170,7 +169,7 @@ class Runner:
             progress.say(
                 f"interrupted: {progress.count(p.state for p in points)}; the same line goes on"
             )
-            return EXIT_INTERRUPTED
+            return PREEMPTED_STATUS
         failed = [point.name for point in points if point.state == "failed"]
         if failed:
             more = "a greater --sweep_trials adds others"
