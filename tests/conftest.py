@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,18 @@ def trained(tmp_path_factory):
     done = launch(f"--workdir={workdir}", *FLAGS)
     assert done.returncode == 0, done.stderr
     return workdir, done
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a file system of two megabytes; see launching.fill."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """How tests run the launcher, and what they train with it."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -40,6 +41,15 @@ def launch(*arguments, text=None):
         capture_output=True,
         timeout=300,
     )
+
+
+def fill(folder):
+    """Leaves no room on the file system of `folder`; returns the file to remove for some."""
+    filler = folder / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(b"x" * 4096) == 4096:
+            pass
+    return filler
 
 
 def refusal(*arguments, text=None):

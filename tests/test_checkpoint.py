@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from launching import fill
 
-from transformer_jax import manifest, tracking
+from transformer_jax import manifest, parallel, records
 from transformer_jax.checkpoint import Checkpoints
 from transformer_jax.config import UserError
 from transformer_jax.training import TrainState
@@ -38,7 +39,7 @@ def shapes():
 
 def save_all(workdir, bleus, keep=2, keep_every=0):
     """Saves {step: BLEU or None}, each validated after it is saved, and closes."""
-    scores = tracking.bleu_scores(workdir)
+    scores = records.bleu_scores(workdir)
     checkpoints = Checkpoints(workdir, keep=keep, keep_every=keep_every, scores=scores)
     for step, bleu in bleus.items():
         checkpoints.save(step, state_of(step))
@@ -57,7 +58,7 @@ def steps_in(workdir, keep=2):
 
 
 def params_in(workdir, weights, keep=2):
-    checkpoints = Checkpoints(workdir, keep=keep, scores=tracking.bleu_scores(workdir))
+    checkpoints = Checkpoints(workdir, keep=keep, scores=records.bleu_scores(workdir))
     try:
         return checkpoints.restore_params(shapes(), weights)
     finally:
@@ -240,10 +241,12 @@ def test_damage_to_any_file_is_found_and_the_one_before_serves(three, tmp_path, 
         checkpoints.save(5, state_of(5))  # the step is made again
         checkpoints.close()
         assert steps_in(workdir, keep=3) == [2, 3, 5]
-        if name != manifest.NAME:
-            told = capsys.readouterr().err
+        told = capsys.readouterr().err
+        if name == manifest.NAME:  # what it says of another file is no longer true
+            assert "the checkpoint of step 5 " in told
+        else:
             assert "the checkpoint of step 5 is damaged" in told and name in told
-            assert (workdir / "damaged" / "5").is_dir()
+        assert (workdir / "damaged" / "5").is_dir()
 
 
 def test_translating_does_without_the_damaged(three, tmp_path, capsys):
@@ -257,8 +260,9 @@ def test_translating_does_without_the_damaged(three, tmp_path, capsys):
     flip_a_bit(workdir / "checkpoints" / "5" / name)
     assert params_in(workdir, "latest")[1] == [2]
     remove(workdir / "checkpoints" / "2" / name)
-    with pytest.raises(UserError, match=r"every checkpoint .* is damaged .*_METADATA is missing"):
+    with pytest.raises(UserError, match=r"every checkpoint .* is damaged, as the warnings say"):
         params_in(workdir, "latest")
+    assert "step 2 is damaged (params/_METADATA is missing)" in capsys.readouterr().err
     checkpoints = Checkpoints(workdir, keep=3)
     with pytest.raises(
         UserError, match=r"every checkpoint .* is damaged \(the checkpoint of step 5"
@@ -268,14 +272,89 @@ def test_translating_does_without_the_damaged(three, tmp_path, capsys):
     assert steps_in(workdir, keep=3) == [2, 3, 5], "nothing is moved when nothing is left"
 
 
-def test_one_without_a_manifest_was_not_written_whole(three, tmp_path):
+@pytest.mark.parametrize("lost", [5, 2])
+def test_one_without_a_manifest_is_set_aside(three, tmp_path, lost, capsys):
+    """A kill left it so, or somebody lost the file: it is not ours to throw away."""
     workdir = shutil.copytree(three, tmp_path / "w")
-    (workdir / "checkpoints" / "5" / manifest.NAME).unlink()
-    assert params_in(workdir, "latest")[1] == [3]
-    checkpoints = Checkpoints(workdir, keep=3)
-    assert_same_bits(checkpoints.restore(blank_state()), state_of(3))
-    checkpoints.close()
-    assert not (workdir / "checkpoints" / "5").exists()
+    folder = workdir / "checkpoints"
+    (folder / str(lost) / manifest.NAME).unlink()
+    unfinished = folder / "7.orbax-checkpoint-tmp-17"
+    unfinished.mkdir()
+    (folder / "3.bak").mkdir()
+    (folder / "notes").write_text("a user's own")
+    last = 3 if lost == 5 else 5
+    assert params_in(workdir, "latest")[1] == [last]
+    with Checkpoints(workdir, keep=3) as checkpoints:
+        assert_same_bits(checkpoints.restore(blank_state()), state_of(last))
+    assert f"step {lost} has no manifest.sha256; it is moved to" in capsys.readouterr().err
+    assert (workdir / "damaged" / str(lost) / "params").is_dir()
+    assert not (folder / str(lost)).exists()
+    assert not unfinished.exists()
+    assert (folder / "3.bak").is_dir()
+    assert (folder / "notes").exists()
+
+
+def test_without_any_manifest_nothing_is_trained_or_moved(three, tmp_path):
+    workdir = shutil.copytree(three, tmp_path / "w")
+    for step in (2, 3, 5):
+        (workdir / "checkpoints" / str(step) / manifest.NAME).unlink()
+    with (
+        pytest.raises(UserError, match=r"no checkpoint in .* has its manifest.sha256"),
+        Checkpoints(workdir, keep=3) as checkpoints,
+    ):
+        checkpoints.restore(blank_state())
+    assert {p.name for p in (workdir / "checkpoints").iterdir()} == {"2", "3", "5"}
+    # Of one, nobody knows: its save may have been killed. It is set aside, and training begins.
+    for step in (2, 3):
+        shutil.rmtree(workdir / "checkpoints" / str(step))
+    with Checkpoints(workdir, keep=3) as checkpoints:
+        assert_same_bits(checkpoints.restore(blank_state()), blank_state())
+    assert (workdir / "damaged" / "5" / "params").is_dir()
+
+
+def test_the_state_before_a_step_is_a_sound_one(three, tmp_path, capsys):
+    workdir = shutil.copytree(three, tmp_path / "w")
+    with Checkpoints(workdir, keep=3) as checkpoints:
+        assert_same_bits(checkpoints.restore_before(5, blank_state()), state_of(3))
+        flip_a_bit(workdir / "checkpoints" / "3" / "params" / "_METADATA")
+        assert_same_bits(checkpoints.restore_before(5, blank_state()), state_of(2))
+        assert_same_bits(checkpoints.restore_before(2, blank_state()), blank_state())
+    assert "step 3 is damaged (params/_METADATA" in capsys.readouterr().err
+    assert steps_in(workdir, keep=3) == [2, 3, 5]
+
+
+@pytest.mark.parametrize("when", ["at once", "in the background"])
+def test_a_save_that_fails_stops_all_of_several_processes(tmp_path, monkeypatch, when):
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        checkpoints.save(2, state_of(2))
+        checkpoints.wait()
+        monkeypatch.setattr(parallel, "joined", lambda: True)
+
+        def fails(*_, **__):
+            raise OSError(28, "No space left on device")
+
+        if when == "at once":
+            monkeypatch.setattr(checkpoints._manager, "save", fails)
+        else:
+            monkeypatch.setattr(manifest, "write", fails)
+        with pytest.raises(UserError, match="of step 3 could not be saved: the disk is full"):
+            checkpoints.save(3, state_of(3))
+            checkpoints.wait()
+        monkeypatch.undo()
+    assert 3 not in steps_in(tmp_path)
+
+
+def test_closing_does_not_hide_what_a_block_ends_with(tmp_path, monkeypatch, capsys):
+    def fails(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(manifest, "write", fails)
+    with pytest.raises(KeyboardInterrupt), Checkpoints(tmp_path, keep=2) as checkpoints:
+        checkpoints.save(2, state_of(2))
+        raise KeyboardInterrupt
+    assert "step 2 could not be saved (the disk is full)" in capsys.readouterr().err
+    with pytest.raises(UserError, match="the last"), Checkpoints(tmp_path, keep=2) as checkpoints:
+        checkpoints.save(2, state_of(2))
 
 
 def test_a_manifest_is_what_sha256sum_checks(three):
@@ -287,28 +366,11 @@ def test_a_manifest_is_what_sha256sum_checks(three):
     assert len(done.stdout.splitlines()) == len(files_of(three, 5)) - 1
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A folder on a file system of one megabyte."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True
-    )
-    if done.returncode:
-        pytest.skip("no file system can be mounted here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
 def test_a_full_disk_leaves_the_last_one_and_the_run(small_disk, capsys):
     checkpoints = Checkpoints(small_disk, keep=2)
     checkpoints.save(2, state_of(2))
     checkpoints.wait()
-    filler = small_disk / "filler"
-    with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
-        while True:
-            file.write(b"x" * 4096)
+    filler = fill(small_disk)
     checkpoints.save(3, state_of(3))
     checkpoints.wait()
     told = capsys.readouterr().err
@@ -325,9 +387,7 @@ def test_a_last_save_that_fails_is_an_error(small_disk):
     checkpoints = Checkpoints(small_disk, keep=2)
     checkpoints.save(2, state_of(2))
     checkpoints.wait()
-    with (small_disk / "filler").open("wb", buffering=0) as file, pytest.raises(OSError):
-        while True:
-            file.write(b"x" * 4096)
+    fill(small_disk)
     checkpoints.save(3, state_of(3))
     with pytest.raises(UserError, match="the last checkpoint could not be saved"):
         checkpoints.close()

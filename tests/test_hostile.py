@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from launching import ROOT, launch, refusal
 from ml_collections import config_flags
 
-from transformer_jax import command_line, tracking, translation
+from transformer_jax import command_line, records, translation
 from transformer_jax import config as configs
 from transformer_jax.config import Config, DataConfig, DecodeConfig, ModelConfig, UserError
 from transformer_jax.data import corpora, small_world
@@ -195,7 +195,7 @@ def test_any_config_json_in_a_workdir(tmp_path_factory, text):
 def test_any_metrics_in_a_workdir(tmp_path_factory, text):
     folder = tmp_path_factory.getbasetemp()
     (folder / "metrics.jsonl").write_text(text, encoding="utf-8")
-    scores = one_line(tracking.bleu_scores, folder)
+    scores = one_line(records.bleu_scores, folder)
     assert scores is None or isinstance(scores, dict)
 
 

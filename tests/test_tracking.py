@@ -1,11 +1,14 @@
 """What a run tells: rows of metrics.jsonl, across restarts and without TensorBoard."""
 
 import json
+import math
+import struct
 import sys
 
 import pytest
+from launching import fill
 
-from transformer_jax import tracking
+from transformer_jax import records, tracking
 
 METRICS = {"loss": 2.5, "source_tokens": 30.0, "target_tokens": 34.0, "gradient_norm": 0.5}
 
@@ -95,32 +98,74 @@ def test_nothing_is_said_of_tensorboard_when_it_is_not_wanted(tmp_path, monkeypa
     assert "TensorBoard" not in capsys.readouterr().err
 
 
-def test_tensorboard_gets_the_same_numbers_as_the_rows(tmp_path, monkeypatch):
-    written, options = [], {}
+def events(workdir):
+    """What TensorBoard's files hold, by their format: length, its check, data, its check."""
+    event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
+    found = []
+    for path in sorted((workdir / "tensorboard").iterdir()):
+        content = path.read_bytes()
+        while content:
+            (length,) = struct.unpack("<Q", content[:8])
+            assert len(content) >= 16 + length, "the last record is whole"
+            found.append(event_pb2.Event.FromString(content[12 : 12 + length]))
+            content = content[16 + length :]
+    return found
 
-    class Writer:
-        def __init__(self, folder, **given):
-            options.update(given, folder=folder)
 
-        def add_scalar(self, name, value, step):
-            written.append((step, name, value))
-
-        def close(self):
-            written.append("closed")
-
-    pytest.importorskip("tensorboardX")
-    monkeypatch.setattr("tensorboardX.SummaryWriter", Writer)
+def test_tensorboard_gets_the_same_numbers_as_the_rows(tmp_path):
     run(tmp_path, 3, 6, tensorboard=True)
-    assert options == {"folder": str(tmp_path / "tensorboard"), "purge_step": 4}
-    assert written.pop() == "closed"
+    version, start, *written = events(tmp_path)
+    assert version.file_version == "brain.Event:2"
+    assert (start.step, start.session_log.status) == (4, start.session_log.START), "forget the rest"
     expected = rows(tmp_path)[0]["train"]
-    assert written == [(6, f"train/{name}", value) for name, value in expected.items()]
+    scalars = {e.summary.value[0].tag: e.summary.value[0].simple_value for e in written}
+    assert {e.step for e in written} == {6}
+    assert scalars == {f"train/{name}": pytest.approx(v) for name, v in expected.items()}
 
 
-def test_tensorboard_files_are_written(tmp_path):
-    pytest.importorskip("tensorboardX")
-    run(tmp_path, 0, 3, tensorboard=True)
-    assert list((tmp_path / "tensorboard").glob("events.*"))
+def test_tensorboard_gets_what_is_not_finite(tmp_path):
+    t = tracker(tmp_path, tensorboard=True)
+    t.write(4, {"valid": {"loss": math.inf, "bleu": math.nan}})
+    t.flush()
+    values = [e.summary.value[0].simple_value for e in events(tmp_path)[2:]]
+    assert values[0] == math.inf
+    assert math.isnan(values[1])
+    t.close()
+
+
+def test_a_skipped_step_is_written_whatever_its_number(tmp_path):
+    t = tracker(tmp_path)
+    for step in range(1, 8):
+        t.train_step(step, METRICS | {"loss": math.nan if step == 4 else 1.0, "skipped": step // 4})
+    t.close()
+    assert [(row["step"], row["train"]["loss"]) for row in rows(tmp_path)] == [
+        (3, 1.0), (4, None), (6, 1.0), (7, 1.0),
+    ]  # fmt: skip
+    assert records.skipped(tmp_path) == 1
+    records.forget_after(tmp_path / "metrics.jsonl", 3)
+    assert records.skipped(tmp_path) == 0
+
+
+def test_on_a_full_disk_rows_wait_and_tensorboard_ends(small_disk, capsys):
+    t = tracker(small_disk, num_steps=200, log_every=1, tensorboard=True)
+    t.train_step(1, METRICS)
+    t.flush()
+    filler = fill(small_disk)
+    for step in range(2, 101):
+        t.train_step(step, METRICS)
+    t.flush()
+    assert records.read(small_disk / "metrics.jsonl")[-1]["step"] < 50
+    filler.unlink()
+    t.train_step(101, METRICS)
+    assert [row["step"] for row in rows(small_disk)] == list(range(1, 102)), "none is lost"
+    fill(small_disk)
+    for step in range(102, 201):
+        t.train_step(step, METRICS)
+    t.close()
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    waits = "warning: metrics.jsonl waits for its next rows: No space left on device"
+    ends = "warning: TensorBoard's files end here: No space left on device"
+    assert sorted(told) == [ends, "warning: metrics.jsonl lacks its last rows", waits, waits]
 
 
 def test_progress_goes_to_standard_error_line_by_line(tmp_path, capsys):

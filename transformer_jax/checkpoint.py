@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # for its name alone: imports run downward
 
 FOLDER = "checkpoints"
 DAMAGED_FOLDER = "damaged"
+_UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of what orbax has not committed
 
 
 class Checkpoints:
@@ -60,7 +61,15 @@ class Checkpoints:
         self._manager = self._open()
         # Commits and lists in the background what `save` began.
         self._finishing: threading.Thread | None = None
-        self._failure: Exception | None = None
+        self._saving, self._failure = 0, None
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        """Closes; of a failure that is not what the block ended with, the warning was enough."""
+        with contextlib.suppress(*[Exception] if kind else []):
+            self.close()
 
     def _open(self) -> ocp.CheckpointManager:
         policies: list[PreservationPolicy] = [LatestN(max(self._keep, 2)), _Best(self._scores)]
@@ -78,58 +87,91 @@ class Checkpoints:
     def save(self, step: int, state: "TrainState") -> None:
         """Starts to save `state`, and returns when the device's copy is no longer needed.
 
-        If it cannot be written, a warning says so, the earlier ones stay, and the run lives on.
+        If it cannot be written, a warning says so, the earlier ones stay, and the run lives on; of
+        several processes all stop, by what `wait` raises.
         """
         self.wait()
+        self._saving = step
         args = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
             optimizer=ocp.args.StandardSave({"opt_state": state.opt_state, "step": state.step}),
         )
-        self._guarded(step, lambda: self._manager.save(step, args=args))
-        if self._failure is None:
-            self._finishing = threading.Thread(
-                target=self._guarded, args=(step, lambda: self._finish(step))
-            )
-            self._finishing.start()
+        self._guarded(lambda: self._manager.save(step, args=args))
+        if self._failure is not None:
+            self.wait()
+            return
+        self._finishing = threading.Thread(target=self._guarded, args=[lambda: self._finish(step)])
+        self._finishing.start()
 
     def _finish(self, step: int) -> None:
         self._manager.wait_until_finished()
         if parallel.is_writer():
             manifest.write(self._folder / str(step))
 
-    def _guarded(self, step: int, save: Callable[[], Any]) -> None:
+    def _guarded(self, save: Callable[[], Any]) -> None:
         try:
             save()
         except Exception as e:  # tensorstore's and orbax's have no class in common with OSError
-            if jax.process_count() > 1:
-                raise  # the others wait for this one: they stop too, and go on from the last one
             self._failure = e
+            if parallel.joined():
+                return  # `wait` raises it
             last = self.steps()
             say(
-                f"warning: the checkpoint of step {step} could not be saved ({_reason(e)}); "
+                f"warning: the checkpoint of step {self._saving} could not be saved "
+                f"({_reason(e)}); "
                 + (f"that of step {last[-1]} is the last" if last else "there is none yet")
             )
 
     def wait(self) -> Exception | None:
-        """Waits for what was begun; clears away what failed of it, and returns why."""
+        """Waits for what was begun; clears away what failed of it, and returns why.
+
+        Raises:
+          UserError: if it failed, and there are several processes: the others wait for this one, so
+            that all have to stop, and to go on from the last one.
+        """
         if self._finishing is not None:
             self._finishing.join()
             self._finishing = None
         failure, self._failure = self._failure, None
-        if failure is not None:
-            with contextlib.suppress(Exception):  # it tells of the same failure again
-                self._manager.close()
-            self._tidy()
-            self._manager = self._open()
+        if failure is None:
+            return None
+        if parallel.joined():
+            raise UserError(
+                f"the checkpoint of step {self._saving} could not be saved: {_reason(failure)}"
+            )
+        with contextlib.suppress(Exception):  # it tells of the same failure again
+            self._manager.close()
+        self._remove_unfinished()
+        if not manifest.exists(self._folder / str(self._saving)):
+            _remove(self._folder / str(self._saving))
+        self._manager = self._open()
         return failure
 
-    def _tidy(self) -> None:
-        """Removes what a kill or a full disk left unfinished. For the one run that trains here."""
-        if not parallel.is_writer() or not self._folder.exists():
-            return
-        for path in self._folder.iterdir():
-            if path.is_dir() and not (path.name.isdigit() and manifest.exists(path)):
+    def _remove_unfinished(self) -> None:
+        """Removes what orbax did not commit. For the one run that trains here."""
+        for path in self._folder.iterdir() if self._folder.exists() else ():
+            if _UNFINISHED in path.name:
                 _remove(path)
+
+    def _set_aside_unlisted(self) -> None:
+        """Moves away what has no manifest: killed before it was written, or when it was removed.
+
+        Raises:
+          UserError: if it is not that: several have none, and no checkpoint has one.
+        """
+        names = [path.name for path in self._folder.iterdir() if path.name.isdigit()]
+        unlisted = [n for n in sorted(names, key=int) if not manifest.exists(self._folder / n)]
+        if len(unlisted) > 1 and len(unlisted) == len(names):
+            raise UserError(
+                f"no checkpoint in {self._folder} has its {manifest.NAME}: copy these files, too, "
+                "or choose another --workdir"
+            )
+        for name in unlisted:
+            done = self._set_aside(int(name))
+            say(f"warning: the checkpoint of step {name} has no {manifest.NAME}; it is {done}")
+
+    def _set_aside(self, step: int) -> str:
+        return _set_aside(self._folder / str(step), self._folder.parent / DAMAGED_FOLDER)
 
     def steps(self) -> list[int]:
         """The steps that have a complete checkpoint, ascending."""
@@ -155,9 +197,30 @@ class Checkpoints:
         restored = self._restore(step, items)
         return state.replace(params=restored["params"], **restored["optimizer"])
 
+    def restore_before(self, step: int, state: "TrainState") -> "TrainState":
+        """The last sound state saved before `step`; `state` when there is none. Moves nothing."""
+        sound = self._sound([s for s in self.steps() if s < step], 1)
+        return self.restore_step(sound[0], state) if sound else state
+
+    def _sound(self, steps: Sequence[int], number: int, *, below: str = "") -> list[int]:
+        """The last `number` of `steps` that are not damaged, ascending; warns of those that are."""
+        sound: list[int] = []
+        for step in reversed(steps):
+            if len(sound) == number:
+                break
+            files = manifest.damaged(self._folder / str(step), below=below)
+            if files:
+                say(f"warning: {_said(step, files)}; it is left out")
+            else:
+                sound.append(step)
+        return sound[::-1]
+
     def _last_sound(self) -> int:
         """The last step without damage, after moving away those behind it; -1 = there is none."""
-        self._tidy()
+        if not self._folder.exists():
+            return -1
+        self._remove_unfinished()
+        self._set_aside_unlisted()
         found = {}
         for step in reversed(self.steps()):
             found[step] = manifest.damaged(self._folder / str(step))
@@ -173,7 +236,7 @@ class Checkpoints:
             return -1
         for bad, files in found.items():
             if files:
-                done = _set_aside(self._folder / str(bad), self._folder.parent / DAMAGED_FOLDER)
+                done = self._set_aside(bad)
                 say(f"warning: {_said(bad, files)}; it is {done}, and step {step} serves")
         return step
 
@@ -215,19 +278,9 @@ class Checkpoints:
                     f"{folder} has no evaluated checkpoint: use --weights=average, "
                     "or train with train.evaluate_every"
                 )
-        sound: list[int] = []
-        damage = []
-        for step in reversed(steps):
-            files = manifest.damaged(self._folder / str(step), below="params/")
-            if files:
-                damage.append(_said(step, files))
-                say(f"warning: {damage[-1]}; it is left out")
-            else:
-                sound.append(step)
-            if len(sound) == wanted:
-                break
+        sound = self._sound(steps, wanted, below="params/")
         if not sound:
-            raise UserError(f"every checkpoint in {self._folder} is damaged ({'; '.join(damage)})")
+            raise UserError(f"every checkpoint in {self._folder} is damaged, as the warnings say")
         return sorted(sound)
 
     def _restore(
@@ -245,9 +298,13 @@ class Checkpoints:
         }
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**args))
-        except (ValueError, OSError, KeyError) as e:
+        except (ValueError, KeyError) as e:
             raise UserError(
                 f"checkpoint {self._folder / str(step)} is of another model ({_reason(e)})"
+            ) from None
+        except OSError as e:
+            raise UserError(
+                f"checkpoint {self._folder / str(step)} cannot be read ({_reason(e)})"
             ) from None
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 A workdir is self-contained: config.json, tokenizer.model, checkpoints/, and what a run reports.
 """
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from transformer_jax import (
     lock,
     parallel,
     preemption,
+    records,
     replay,
     tracking,
     training,
@@ -57,18 +59,18 @@ def train(config: Config, workdir: Path, *, profile: str | None = None) -> None:
         prepared = prepare(config, workdir, devices, corpus, valid, begun=saved is not None)
         run = _Run(prepared)
         try:
-            state = run.first_state()
-            _check_steps(int(state.step), config, saved, profile)
-            if parallel.is_writer():  # last: from here on the workdir is this experiment's
-                prepared.tokenizers.save(workdir)
-                configs.save(config, workdir / CONFIG_FILE)
-            run.train(state, profile)
+            with preemption.deferred(), run.checkpoints:
+                with preemption.immediate():
+                    state = run.first_state()
+                    _check_steps(int(state.step), config, saved, profile)
+                    if parallel.is_writer():  # last: from here on the workdir is this experiment's
+                        prepared.tokenizers.save(workdir)
+                        configs.save(config, workdir / CONFIG_FILE)
+                run.train(state, profile)
         except health.TrainingStopped as e:
-            run.checkpoints.wait()
-            last = run.checkpoints.steps()[-1:]
-            raise UserError(f"{e}; the last checkpoint is {last[0] if last else 'none'}") from None
-        finally:
-            run.checkpoints.close()
+            good = [step for step in run.checkpoints.steps() if step <= e.good_until][-1:]
+            last = good[0] if good else "none"
+            raise UserError(f"{e}; the last good checkpoint is {last}") from None
     say(f"trained in {(time.monotonic() - started) / 60:.1f} minutes")
 
 
@@ -89,12 +91,11 @@ def replay_step(config: Config, workdir: Path, step: int) -> str:
     devices = _devices(config)
     prepared = prepare(config, workdir, devices, corpus, valid, begun=True)
     data, state = prepared.data, prepared.create_state()
-    checkpoints = Checkpoints(workdir, keep=config.train.average_checkpoints)
-    before = [s for s in checkpoints.steps() if s < step]
-    if before:
-        state = checkpoints.restore_step(before[-1], state)
-    checkpoints.close()
+    with Checkpoints(workdir, keep=config.train.average_checkpoints) as checkpoints:
+        state = checkpoints.restore_before(step, state)
     first_step = int(state.step)
+    if not first_step:
+        state = _from_word_vectors(prepared, state)
     if first_step < step - 1:
         say(f"makes steps {first_step + 1} to {step - 1} again")
     train_step = prepared.compile_step()
@@ -119,7 +120,7 @@ class _Run:
         self._prepared = prepared
         self._options = options = prepared.config.train
         # Grows with the validations, and decides which checkpoint is the best one.
-        self._scores = tracking.bleu_scores(prepared.workdir)
+        self._scores = records.bleu_scores(prepared.workdir)
         self._health = health.Health(options, self._on_skip)
         self._validate = Validation(prepared)
         self.checkpoints = Checkpoints(
@@ -131,19 +132,8 @@ class _Run:
 
     def first_state(self) -> training.TrainState:
         """The last checkpoint's; without one a new one, whose embeddings may be word vectors."""
-        config, devices = self._prepared.config, self._prepared.devices
         state = self.checkpoints.restore(self._prepared.create_state())
-        c = config.model
-        if int(state.step) or not c.pretrained_embeddings:
-            return state
-        params, summary = word_vectors.initialise(
-            jax.device_get(devices.spread.replicate(state.params)),
-            Path(c.pretrained_embeddings).expanduser(),
-            self._prepared.tokenizers,
-            stddev=c.embedding_stddev or c.d_model**-0.5,
-        )
-        say(summary)
-        return devices.put_state(state.replace(params=params))
+        return state if int(state.step) else _from_word_vectors(self._prepared, state)
 
     def train(self, state: training.TrainState, profile: str | None) -> None:
         """From `state` to the last step, or to the step at which it is told to stop."""
@@ -161,23 +151,21 @@ class _Run:
             log_every=options.log_every,
             tensorboard=options.tensorboard,
         )
+        self._health.skipped = records.skipped(self._prepared.workdir)
         step = self._prepared.compile_step()
-        try:
+        with contextlib.closing(self._tracker):
             if first_step and first_step not in self._scores:
                 self._evaluate(first_step, state)  # the run was stopped before it could
-            with preemption.deferred():
-                training.train(
-                    devices.to_step(state),
-                    tracking.profiled(step, profile) if profile else step,
-                    self._prepared.batches(first_step),
-                    first_step=first_step,
-                    num_steps=options.steps,
-                    on_metrics=self._on_metrics,
-                    pauses_at=self._pauses_at,
-                    on_pause=self._on_pause,
-                )
-        finally:
-            self._tracker.close()
+            training.train(
+                devices.to_step(state),
+                tracking.profiled(step, profile) if profile else step,
+                self._prepared.batches(first_step),
+                first_step=first_step,
+                num_steps=options.steps,
+                on_metrics=self._on_metrics,
+                pauses_at=self._pauses_at,
+                on_pause=self._on_pause,
+            )
 
     def _on_metrics(self, step: int, metrics: dict[str, float]) -> None:
         self._health.check(step, metrics)
@@ -213,11 +201,25 @@ class _Run:
 
     def _on_skip(self, step: int, reason: str) -> str:
         """Writes the batch of a step that was skipped, and says so."""
-        told = replay.write_batch(
-            self._prepared.workdir, step, self._prepared.data, self._prepared.corpus.pairs
-        )
+        prepared = self._prepared
+        told = replay.write_batch(prepared.workdir, step, prepared.data, prepared.corpus.pairs)
         say(f"warning: step {step} is skipped: its {reason}; {told}")
         return told
+
+
+def _from_word_vectors(prepared: Prepared, state: training.TrainState) -> training.TrainState:
+    """A new state, whose embeddings are word vectors if the experiment names some."""
+    config, devices = prepared.config.model, prepared.devices
+    if not config.pretrained_embeddings:
+        return state
+    params, summary = word_vectors.initialise(
+        jax.device_get(devices.spread.replicate(state.params)),
+        Path(config.pretrained_embeddings).expanduser(),
+        prepared.tokenizers,
+        stddev=config.embedding_stddev or config.d_model**-0.5,
+    )
+    say(summary)
+    return devices.put_state(state.replace(params=params))
 
 
 # On other devices, from text that moved, or reporting otherwise: the same experiment. Training
@@ -241,7 +243,7 @@ def _saved_config(config: Config, workdir: Path) -> Config | None:
     if saved.model.pretrained_embeddings and config.model.pretrained_embeddings:
         free += ("model.pretrained_embeddings:",)  # the file moved, which a checkpoint replaces
     differing = [d for d in configs.differences(saved, config) if not d.startswith(free)]
-    if differing and not any((workdir / checkpoint.FOLDER).glob("[0-9]*")):
+    if differing and not checkpoint.complete_steps(workdir / checkpoint.FOLDER):
         raise UserError(
             f"{workdir} was begun with other options ({'; '.join(differing)}) and has no "
             "checkpoint yet: remove it, or choose another --workdir"

@@ -11,7 +11,15 @@ _SMOOTHING = 0.99  # of the loss: a time constant of 100 steps
 
 
 class TrainingStopped(ArithmeticError):
-    """Going on would only cost time; says why, and which step was the last good one."""
+    """Going on would only cost time; says why, and which step was the last good one.
+
+    Attributes:
+      good_until: a checkpoint of this step or an earlier one is a good one.
+    """
+
+    def __init__(self, reason: str, good_until: int) -> None:
+        super().__init__(reason)
+        self.good_until = good_until
 
 
 @dataclasses.dataclass
@@ -21,7 +29,7 @@ class Health:
     Attributes:
       options: train.max_skipped, divergence_factor and divergence_steps.
       on_skip: told of a step that was skipped, and by what; returns what a person should know.
-      skipped: how many were, since the beginning.
+      skipped: how many were, since the beginning; given, those of before this start.
     """
 
     options: TrainConfig
@@ -56,7 +64,8 @@ class Health:
             good = step - self._skipped_in_a_row
             raise TrainingStopped(
                 f"{self._skipped_in_a_row} steps in a row were skipped, the last because its "
-                f"{reason} (train.max_skipped); the last good step is {good}; {told}"
+                f"{reason} (train.max_skipped); the last good step is {good}; {told}",
+                step,  # the skipped ones changed nothing
             )
 
     def _follow(self, step: int, loss: float) -> None:
@@ -70,5 +79,6 @@ class Health:
             raise TrainingStopped(
                 f"the loss diverged: since step {self._good}, the last good one, it has been above "
                 f"{factor:g} times its best, {self._best:.3f} (train.divergence_factor), and is "
-                f"{self._loss:.3f} now"
+                f"{self._loss:.3f} now",
+                self._good,
             )

@@ -69,9 +69,16 @@ def handled(grace_seconds: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Within the block a signal raises nothing: whoever runs it asks `requested`."""
+    """Within the block a signal raises nothing: whoever runs it asks `requested`.
+
+    Raises:
+      Preempted: at the end of the block, if a signal came and nobody had asked.
+    """
     with _deferred(True):
         yield
+    # One that comes now raises by itself again.
+    if _request and _request.name and not _request.deferred:
+        raise Preempted(_NOTHING_NEW)
 
 
 @contextlib.contextmanager

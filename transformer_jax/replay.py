@@ -10,12 +10,13 @@ import optax
 
 from transformer_jax import config as configs
 from transformer_jax import parallel, storage, training
-from transformer_jax.config import Config
+from transformer_jax.config import Config, UserError
 from transformer_jax.data import dataset
 from transformer_jax.model import Transformer
 
 FOLDER = "skipped"
 _SHOWN = 5  # rows
+_KEPT = 100  # batches: a run that skips on and on should not fill the disk
 
 
 def write_batch(
@@ -32,14 +33,19 @@ def write_batch(
     # Packed pairs are numbered as the corpus is: both come from the same list.
     rows = data.batch_pairs(step - 1)
     path = workdir / FOLDER / f"step_{step}.tsv"
+    closer = f"--mode=replay --step={step} looks at them"
+    count = f"the {sum(map(len, rows))} pairs of its batch"
     if parallel.is_writer():
-        storage.make_folder(path.parent)
-        text = [(str(row), *pairs[n]) for row, numbers in enumerate(rows) for n in numbers]
-        configs.write_whole(path, "".join("\t".join(columns) + "\n" for columns in text))
-    return (
-        f"the {sum(map(len, rows))} pairs of its batch, after their rows' numbers, are in {path}, "
-        f"and --mode=replay --step={step} looks at them"
-    )
+        try:
+            storage.make_folder(path.parent)
+            there = path.parent.iterdir() if path.parent.exists() else []
+            if len(list(there)) >= _KEPT:
+                return f"{path.parent} has {_KEPT} batches, and {count} are not added; {closer}"
+            text = [(str(row), *pairs[n]) for row, numbers in enumerate(rows) for n in numbers]
+            configs.write_whole(path, "".join("\t".join(columns) + "\n" for columns in text))
+        except (UserError, OSError) as e:  # a full disk is no reason to stop
+            return f"{e}, where {count} should be; {closer}"
+    return f"{count}, after their rows' numbers, are in {path}, and {closer}"
 
 
 def report(

@@ -19,10 +19,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from transformer_jax import manifest
+from transformer_jax import manifest, records
 from transformer_jax.checkpoint import FOLDER, complete_steps
 from transformer_jax.config import Config, UserError, write_whole
-from transformer_jax.tracking import METRICS_FILE, read_metrics, say
+from transformer_jax.records import METRICS_FILE
+from transformer_jax.tracking import say
 
 # In turn, so that every other kill but one is between steps.
 _PLACES = ("step", "save", "step", "start")
@@ -205,7 +206,7 @@ def _wait(run: _Run, there: Callable[[], bool]) -> None:
 
 def _losses(workdir: Path) -> dict[int, float]:
     """The training loss of each step."""
-    rows = read_metrics(workdir / METRICS_FILE)
+    rows = records.read(workdir / METRICS_FILE)
     return {row["step"]: row["train"]["loss"] for row in rows if "train" in row}
 
 

@@ -1,6 +1,5 @@
 """What a run tells: metrics.jsonl always, a progress bar on a terminal, TensorBoard files."""
 
-import json
 import math
 import os
 import sys
@@ -12,13 +11,9 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from transformer_jax import parallel
-from transformer_jax.config import UserError, is_remote, write_whole
-
-METRICS_FILE = "metrics.jsonl"
-
-# A bucket's file is written whole each time.
-_SECONDS_BETWEEN_SAVES = 60
+from transformer_jax import parallel, records
+from transformer_jax.records import METRICS_FILE
+from transformer_jax.tensorboard import Board
 
 
 def say(message: str) -> None:
@@ -68,11 +63,10 @@ class Tracker:
     ) -> None:
         """`first_step` is the step restored (0 = none); metrics after it are written anew."""
         writer = parallel.is_writer()
-        self._path = workdir / METRICS_FILE if writer else Path(os.devnull)
-        _forget_after(self._path, first_step)
-        self._file = _BucketFile(self._path) if is_remote(self._path) else self._path.open("a")
-        board = tensorboard and writer
-        self._board = _summary_writer(workdir / "tensorboard", first_step) if board else None
+        path = workdir / METRICS_FILE if writer else Path(os.devnull)
+        records.forget_after(path, first_step)
+        self._rows = records.Appender(path, say)
+        self._board = _board(workdir, first_step) if tensorboard and writer else None
         self._bar = tqdm(
             total=num_steps,
             initial=first_step,
@@ -85,11 +79,15 @@ class Tracker:
         self.restart_clock()
 
     def train_step(self, step: int, metrics: dict[str, float]) -> None:
-        """Takes every step's metrics; writes and shows those of each `log_every`-th."""
+        """Takes every step's metrics; writes and shows those of each `log_every`-th.
+
+        Also those of a step that was skipped, which are not finite.
+        """
         self._bar.update(1)
         self._step = step
         self._tokens += metrics["source_tokens"] + metrics["target_tokens"]
-        if step % self._log_every and step != self._num_steps:
+        due = step % self._log_every == 0 or step == self._num_steps
+        if not due and all(map(math.isfinite, metrics.values())):
             return
         seconds = max(time.monotonic() - self._since, 1e-9)
         rate = self._tokens / seconds
@@ -108,18 +106,9 @@ class Tracker:
 
         What JSON has no number for, inf and nan, is null there. A full disk is no reason to stop.
         """
-        finite = {
-            group: {name: v if math.isfinite(v) else None for name, v in metrics.items()}
-            for group, metrics in groups.items()
-        }
-        try:
-            self._file.write(json.dumps({"step": step, "time": time.time(), **finite}) + "\n")
-            self._file.flush()
-        except OSError as e:
-            say(f"warning: {self._path.name} lacks step {step}: {e.strerror or e}")
-        for group, metrics in groups.items() if self._board else ():
-            for name, value in metrics.items():
-                self._board.add_scalar(f"{group}/{name}", value, step)
+        self._rows.append({"step": step, "time": time.time(), **groups})
+        if self._board:
+            self._board.scalars(step, groups)
 
     def restart_clock(self) -> None:
         """Measures speed from here: what happened between steps (evaluation) is left out."""
@@ -127,76 +116,24 @@ class Tracker:
 
     def flush(self) -> None:
         """Puts in its place what would be lost if the run ended now."""
-        if isinstance(self._file, _BucketFile):
-            self._file.save()
+        self._rows.save()
+        if self._board:
+            self._board.flush()
 
     def close(self) -> None:
         """Ends the bar and closes the files."""
         self._bar.close()
-        self._file.close()
+        self._rows.close()
         if self._board:
             self._board.close()
 
 
-class _BucketFile:
-    """Lines of text at the end of a file in a bucket, which is written anew now and then."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._saved_at = path, time.monotonic()
-        self._text = path.read_text() if path.exists() else ""
-
-    def write(self, line: str) -> None:
-        self._text += line
-
-    def flush(self) -> None:
-        """Saves, unless it did within the last minute."""
-        if time.monotonic() - self._saved_at >= _SECONDS_BETWEEN_SAVES:
-            self.save()
-
-    def save(self) -> None:
-        write_whole(self._path, self._text)
-        self._saved_at = time.monotonic()
-
-    close = save
-
-
-def bleu_scores(workdir: Path) -> dict[int, float]:
-    """Validation BLEU of a run so far, by step; {} if there is none."""
-    rows = read_metrics(workdir / METRICS_FILE)
-    return {row["step"]: row["valid"]["bleu"] for row in rows if row.get("valid")}
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """What metrics.jsonl holds, without a last line that was cut short; nothing if it is not there.
-
-    Raises:
-      UserError: if it is damaged elsewhere.
-    """
-    if not path.exists():
-        return []
-    lines = path.read_text().splitlines(keepends=True)
+def _board(workdir: Path, first_step: int) -> Board | None:
     try:
-        rows = [json.loads(line) for line in lines if line.endswith("\n")]
-        assert all(isinstance(row["step"], int) for row in rows)
-    except (ValueError, TypeError, KeyError, AssertionError):
-        raise UserError(f"{path} is damaged: remove it, and the run goes on without it") from None
-    return rows
-
-
-def _forget_after(path: Path, step: int) -> None:
-    if not path.exists() or not path.is_file():
-        return
-    kept = [json.dumps(row) + "\n" for row in read_metrics(path) if row["step"] <= step]
-    write_whole(path, "".join(kept))
-
-
-def _summary_writer(folder: Path, first_step: int) -> Any:
-    try:
-        from tensorboardX import SummaryWriter
+        return Board(workdir, first_step, say)
     except ImportError:
         say("no TensorBoard files: `pip install tensorboardX`, or --config.train.tensorboard=False")
         return None
-    return SummaryWriter(str(folder), purge_step=first_step + 1)
 
 
 def _clock(seconds: float) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from transformer_jax import config as configs
-from transformer_jax import evaluation, parallel, storage, tracking, training
+from transformer_jax import evaluation, parallel, records, storage, tracking, training
 from transformer_jax.checkpoint import Checkpoints
 from transformer_jax.config import CONFIG_FILE, Config, UserError, is_remote
 from transformer_jax.data import corpora
@@ -92,7 +92,7 @@ def _load_one(
     tokenizers = Tokenizers.load(workdir)
     model = Transformer(config.model, tokenizers.target.vocab_size, tokenizers.source.vocab_size)
     params_like = training.parameter_shapes(config, model)
-    scores = tracking.bleu_scores(workdir) if weights == "best" else {}
+    scores = records.bleu_scores(workdir) if weights == "best" else {}
     checkpoints = Checkpoints(workdir, keep=config.train.average_checkpoints, scores=scores)
     everywhere = parallel.all_devices().replicated
     params, steps = checkpoints.restore_params(params_like, weights, everywhere)

@@ -1,7 +1,7 @@
 """How far a sweep is: what each run's metrics.jsonl tells, and a table of it on a terminal."""
 
+import contextlib
 import dataclasses
-import json
 import math
 import shutil
 import sys
@@ -9,7 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-METRICS = "metrics.jsonl"
+from transformer_jax import records
+from transformer_jax.config import UserError
+from transformer_jax.records import METRICS_FILE
+
 _RATE_FROM = 10  # the last rows, that time left is estimated from
 STATES = ("running", "interrupted", "failed", "pruned", "finished", "waiting")
 
@@ -26,7 +29,7 @@ class Progress:
     """
 
     def __init__(self, workdir: Path, steps: int) -> None:
-        self._path, self._steps, self._seen = workdir / METRICS, steps, (0, 0)
+        self._path, self._steps, self._seen = workdir / METRICS_FILE, steps, (0, 0)
         self._clear()
 
     def refresh(self) -> None:
@@ -39,7 +42,8 @@ class Progress:
             return
         self._seen = now.st_mtime_ns, now.st_size
         self._clear()
-        self._read(_rows(self._path))
+        with contextlib.suppress(UserError):  # it is damaged, and the run itself will say so
+            self._read(records.read(self._path))
 
     def _clear(self) -> None:
         self.step, self.loss, self.bleu, self.seconds_left = 0, None, None, None
@@ -57,19 +61,6 @@ class Progress:
         if len(last) > 1 and last[-1]["step"] > last[0]["step"]:
             pace = (last[-1]["time"] - last[0]["time"]) / (last[-1]["step"] - last[0]["step"])
             self.seconds_left = pace * max(0, self._steps - self.step)
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """The rows written whole; a run that is being killed may leave one that is not."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and "step" in row:
-            rows.append(row)
-    return rows
 
 
 @dataclasses.dataclass(frozen=True)
