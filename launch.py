@@ -1,10 +1,12 @@
 """Launches an experiment: `python launch.py` trains the quickstart; README.md has the rest."""
 
+import logging
 import os
 import sys
 from pathlib import Path
 
-from absl import flags, logging
+from absl import flags
+from absl import logging as absl_logging
 
 from transformer_jax import accelerators, cloud, command_line, storage
 from transformer_jax.config import WEIGHTS, UserError, is_remote
@@ -104,7 +106,7 @@ def main(argv: list[str]) -> None:
     # Imported here: a wrong flag should not wait for jax.
     from transformer_jax import comparison, experiment, interop, parallel, preemption, trained
 
-    logging.set_verbosity(logging.ERROR)
+    _let_orbax_be_silent()
     parallel.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     config = flags.FLAGS.config
     workdir = storage.path(_WORKDIR.value or f"runs/{config.name}")
@@ -193,10 +195,16 @@ def _sweep(launcher: str) -> int:
     )
 
 
+def _let_orbax_be_silent() -> None:
+    """What it fails with, Checkpoints tells in one line; it would tell pages."""
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+
 def _verify_resume(launcher: str) -> int:
     from transformer_jax import resume_proof
 
-    logging.set_verbosity(logging.ERROR)
+    _let_orbax_be_silent()
     config = flags.FLAGS.config
     # What was typed, but what concerns the proof: each run is given it.
     given = command_line.arguments_without(["mode", "workdir", "kills", "verify_devices"])

@@ -272,6 +272,17 @@ def test_translating_does_without_the_damaged(three, tmp_path, capsys):
     assert steps_in(workdir, keep=3) == [2, 3, 5], "nothing is moved when nothing is left"
 
 
+def test_what_a_stopped_run_saved_besides_changes_no_average(tmp_path):
+    with Checkpoints(tmp_path, keep=2, every=2) as checkpoints:
+        for step in (2, 3, 4, 5, 6, 7):
+            checkpoints.save(step, state_of(step))
+            checkpoints.wait()
+            average = checkpoints.restore_params(shapes(), "average")[1]
+            # The newest counts: it is what there is of a run that goes no further.
+            assert average == {2: [2], 3: [2, 3], 4: [2, 4], 5: [4, 5], 6: [4, 6], 7: [6, 7]}[step]
+        assert checkpoints.steps() == [6, 7]
+
+
 @pytest.mark.parametrize("lost", [5, 2])
 def test_one_without_a_manifest_is_set_aside(three, tmp_path, lost, capsys):
     """A kill left it so, or somebody lost the file: it is not ours to throw away."""

@@ -38,7 +38,9 @@ PHASES = {
     "compiling": ("training", "label_smoothed_cross_entropy", 1),
     "a step": ("tracking", "Tracker.train_step", 2),
     "saving": ("checkpoint", "Checkpoints.save", 1),
+    "listing": ("manifest", "write", 1),
     "validating": ("validation", "Validation.__call__", 1),
+    "closing": ("checkpoint", "Checkpoints.close", 1),
     "decoding": ("evaluation", "score", 1),
     "the demo": ("trained", "demo", 1),
 }
@@ -65,7 +67,7 @@ def interrupt(workdir, phase, *, signals=(signal.SIGTERM,), then="pass", flags=(
 
 
 def test_a_run_stopped_in_every_phase_ends_as_the_whole_one(tmp_path):
-    """One workdir, stopped seven times over, against the uninterrupted run."""
+    """One workdir, stopped nine times over, against the uninterrupted run."""
     workdir, whole = tmp_path / "run", tmp_path / "whole"
     longer = ["--config.train.steps=12", "--config.train.evaluate_every=12"]
     for phase in PHASES:
@@ -99,7 +101,8 @@ _BUSY = "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"
 def test_a_second_signal_ends_it_at_once(tmp_path):
     then = f"import threading; threading.Timer(1, os.kill, (os.getpid(), 15)).start(); {_BUSY}"
     started = time.monotonic()
-    done = interrupt(tmp_path, "compiling", then=then)
+    flags = ["--config.train.grace_seconds=600"]
+    done = interrupt(tmp_path, "compiling", then=then, flags=flags)
     assert done.returncode == 75
     assert "stopped at once" in done.stderr
     assert time.monotonic() - started < 60

@@ -41,6 +41,7 @@ class Checkpoints:
         workdir: Path,
         *,
         keep: int,
+        every: int = 1,
         keep_every: int = 0,
         scores: Mapping[int, float] | None = None,
     ) -> None:
@@ -48,8 +49,10 @@ class Checkpoints:
 
         Args:
           workdir: in it they are in `checkpoints`.
-          keep: how many of the last ones are averaged. They are kept, and two of them at least: one
-            to fall back on.
+          keep: how many of the last regular ones are averaged; they are kept. So are the last two
+            of all: one to fall back on.
+          every: a regular checkpoint's step is divided by it, or is the last. A run that is asked
+            to stop saves others, which change no average.
           keep_every: those of steps that it divides are kept too; 0 = none.
           scores: validation BLEU by step, the highest of which is kept too; may grow.
         """
@@ -57,7 +60,7 @@ class Checkpoints:
         folder = workdir / FOLDER
         # What is in a bucket has no other name, and epath would look for it in the folder here.
         self._folder = folder if is_remote(folder) else folder.absolute()
-        self._keep_every = keep_every
+        self._every, self._keep_every = every, keep_every
         self._manager = self._open()
         # Commits and lists in the background what `save` began.
         self._finishing: threading.Thread | None = None
@@ -72,7 +75,11 @@ class Checkpoints:
             self.close()
 
     def _open(self) -> ocp.CheckpointManager:
-        policies: list[PreservationPolicy] = [LatestN(max(self._keep, 2)), _Best(self._scores)]
+        policies: list[PreservationPolicy] = [
+            LatestN(2),
+            _Chosen(lambda steps: _regular(steps, self._every)[-self._keep :]),
+            _Chosen(lambda steps: _best(steps, self._scores)[-1:]),
+        ]
         if self._keep_every:
             policies.append(EveryNSteps(self._keep_every))
         return ocp.CheckpointManager(
@@ -271,8 +278,10 @@ class Checkpoints:
         if not steps:
             raise UserError(f"{folder} has no checkpoint: train there first")
         wanted = {"average": self._keep, "latest": 1, "best": 1}[weights]
+        if weights == "average":
+            steps = _regular(steps, self._every)
         if weights == "best":
-            steps = sorted((s for s in steps if s in self._scores), key=lambda s: self._scores[s])
+            steps = _best(steps, self._scores)
             if not steps:
                 raise UserError(
                     f"{folder} has no evaluated checkpoint: use --weights=average, "
@@ -327,17 +336,29 @@ def complete_steps(folder: Path) -> list[int]:
     return sorted(int(name) for name in names if manifest.exists(folder / name))
 
 
-class _Best(PreservationPolicy):
-    """Keeps the step of the highest score."""
+def _regular(steps: Sequence[int], every: int) -> list[int]:
+    """
+    >>> _regular([4, 6, 7, 8, 9], 2)
+    [4, 6, 8, 9]
+    """
+    return [step for step in steps if step % every == 0 or step == steps[-1]]
 
-    def __init__(self, scores: Mapping[int, float]) -> None:
-        self._scores = scores
+
+def _best(steps: Sequence[int], scores: Mapping[int, float]) -> list[int]:
+    """Those of `steps` that have a score, from the lowest to the highest."""
+    return sorted((step for step in steps if step in scores), key=lambda step: scores[step])
+
+
+class _Chosen(PreservationPolicy):
+    """Keeps those steps that a function returns of all steps, which are ascending."""
+
+    def __init__(self, choose: Callable[[Sequence[int]], Sequence[int]]) -> None:
+        self._choose = choose
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-        """True for one of the `checkpoints` at most."""
-        scored = [c.step for c in checkpoints if c.step in self._scores]
-        best = max(scored, key=lambda step: self._scores[step], default=None)
-        return [c.step == best for c in checkpoints]
+        """Whether each of the `checkpoints` is one of them."""
+        chosen = self._choose(sorted(c.step for c in checkpoints))
+        return [c.step in chosen for c in checkpoints]
 
 
 def _said(step: int, files: Sequence[str]) -> str:

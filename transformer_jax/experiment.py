@@ -126,6 +126,7 @@ class _Run:
         self.checkpoints = Checkpoints(
             prepared.workdir,
             keep=options.average_checkpoints,
+            every=options.checkpoint_every,
             keep_every=options.keep_every,
             scores=self._scores,
         )

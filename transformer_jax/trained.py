@@ -93,7 +93,10 @@ def _load_one(
     model = Transformer(config.model, tokenizers.target.vocab_size, tokenizers.source.vocab_size)
     params_like = training.parameter_shapes(config, model)
     scores = records.bleu_scores(workdir) if weights == "best" else {}
-    checkpoints = Checkpoints(workdir, keep=config.train.average_checkpoints, scores=scores)
+    t = config.train
+    checkpoints = Checkpoints(
+        workdir, keep=t.average_checkpoints, every=t.checkpoint_every, scores=scores
+    )
     everywhere = parallel.all_devices().replicated
     params, steps = checkpoints.restore_params(params_like, weights, everywhere)
     checkpoints.close()

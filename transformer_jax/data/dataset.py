@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from transformer_jax import manifest
 from transformer_jax.config import BOS_ID, EOS_ID, PAD_ID, is_remote, write_whole
 from transformer_jax.data.tokenizer import Tokenizers
 
@@ -79,6 +80,7 @@ def tokenize_pairs(
             content = io.BytesIO()
             np.save(content, array)
             write_whole(folder / f"{name}.npy", content.getvalue())
+        manifest.write(folder)
         cached = _read_cache(folder)
     return TokenizedPairs(*cached)
 
@@ -86,6 +88,8 @@ def tokenize_pairs(
 def _read_cache(folder: Path) -> list[np.ndarray] | None:
     """What was encoded before; None if something of it is missing or damaged."""
     files = [folder / f"{name}.npy" for name in _NAMES]
+    if not manifest.exists(folder) or manifest.damaged(folder):
+        return None
     try:
         if is_remote(folder):
             return [np.load(io.BytesIO(file.read_bytes())) for file in files]
