@@ -4,13 +4,16 @@
 """
 
 import gzip
+import io
 import json
 import os
+import pickle
 import subprocess
 import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from absl import flags
 from hypothesis import example, given
@@ -18,7 +21,7 @@ from hypothesis import strategies as st
 from launching import ROOT, launch, refusal
 from ml_collections import config_flags
 
-from transformer_jax import command_line, records, translation
+from transformer_jax import command_line, manifest, records, translation
 from transformer_jax import config as configs
 from transformer_jax.config import Config, DataConfig, DecodeConfig, ModelConfig, UserError
 from transformer_jax.data import corpora, small_world
@@ -191,12 +194,25 @@ def test_any_config_json_in_a_workdir(tmp_path_factory, text):
     assert config is None or isinstance(config, Config)
 
 
-@given(st.lists(JSON.map(json.dumps) | st.text()).map("\n".join))
-def test_any_metrics_in_a_workdir(tmp_path_factory, text):
+GROUP = JSON | st.dictionaries(st.sampled_from(["bleu", "loss", "skipped"]), JSON)
+ROW = st.fixed_dictionaries(
+    {}, optional={"step": st.integers() | JSON, "train": GROUP, "valid": GROUP, "time": JSON}
+)
+ROWS = st.lists((ROW | JSON).map(json.dumps) | st.text()).map("\n".join).map(str.encode)
+
+
+@given(ROWS | ROWS.map(lambda rows: rows + b"\n") | st.binary())
+@example(b"[" * 100_000 + b"\n")
+@example(b'{"step": 1, "valid": {"bleu": "high"}}\n')
+@example(b'{"step": true}\n')
+@example(b"\xff\n")
+def test_any_metrics_in_a_workdir(tmp_path_factory, content):
     folder = tmp_path_factory.getbasetemp()
-    (folder / "metrics.jsonl").write_text(text, encoding="utf-8")
+    (folder / "metrics.jsonl").write_bytes(content)
     scores = one_line(records.bleu_scores, folder)
-    assert scores is None or isinstance(scores, dict)
+    assert all(isinstance(value, float | int) for value in (scores or {}).values())
+    assert isinstance(one_line(records.skipped, folder), int | None)
+    one_line(records.forget_after, folder / "metrics.jsonl", 3)
 
 
 @given(st.binary(max_size=100))
@@ -209,26 +225,64 @@ def test_any_bytes_as_a_tokenizer(tmp_path_factory, content):
 
 # A workdir is data: nothing in it is unpickled or run. The interpreter itself reports both.
 AUDITED = """
-import sys
+import os, sys
+from pathlib import Path
+from transformer_jax import config, experiment, trained
 def forbid(event, arguments):
     if event in ("pickle.find_class", "os.system", "subprocess.Popen"):
-        raise SystemExit(f"{event} {arguments}")
-    if event == "open" and armed and str(arguments[0]).startswith(workdir):
+        told = f"{event} {arguments}"
+    elif event == "open" and str(arguments[0]).startswith(workdir):
         opened.append(str(arguments[0]))
-        if any(str(arguments[0]).endswith(s) for s in (".py", ".pkl", ".pickle", ".so")):
-            raise SystemExit(f"opened {arguments[0]}")
-workdir, armed, opened = sys.argv[1], False, []
-from pathlib import Path
-from transformer_jax import config, trained
+        if not opened[-1].endswith((".py", ".pkl", ".pth", ".so")):
+            return
+        told = f"opened {opened[-1]}"
+    else:
+        return
+    print(told, file=sys.stderr, flush=True)
+    os._exit(3)  # an exception might be caught
+workdir, opened = sys.argv[1], []
 sys.addaudithook(forbid)
-armed = True
-model = trained.load(config.load(Path(workdir) / "config.json"), Path(workdir), weights="average")
+c = config.load(Path(workdir) / "config.json")
+model = trained.load(c, Path(workdir), weights="average")
 print(trained.first_best(model.translate(["我有一只猫"])))
 assert any("tokenizer.model" in name for name in opened), opened
+c.train.steps += 2
+experiment.train(c, Path(workdir))
+assert any(name.endswith(".npy") for name in opened), opened
 """
 
 
-def test_loading_and_translating_executes_nothing_of_the_workdir(workdir):
+class _Evil:
+    """Leaves a file where it is unpickled."""
+
+    def __init__(self, path):
+        self._path = path
+
+    def __reduce__(self):
+        return (exec, (f"open({str(self._path)!r}, 'w').close()",))
+
+
+def plant(workdir, proof):
+    """Puts into a workdir what would run if it were imported or unpickled."""
+    code = f"open({str(proof)!r}, 'w').close()"
+    pickled = pickle.dumps(_Evil(proof))
+    arrays = io.BytesIO()
+    np.save(arrays, np.array([_Evil(proof)], object), allow_pickle=True)
+    for folder in (workdir, workdir / "checkpoints", workdir / "tokens"):
+        for name in ("sitecustomize.py", "config.py", "__init__.py", "evil.pth"):
+            (folder / name).write_text(code)
+        (folder / "state.pkl").write_bytes(pickled)
+    for tokens in (workdir / "tokens").rglob("*.npy"):
+        tokens.write_bytes(arrays.getvalue())
+        manifest.write(tokens.parent)  # a stranger can write this, too
+
+
+def test_a_workdir_is_loaded_and_trained_on_and_nothing_of_it_is_run(workdir, tmp_path):
+    proof = tmp_path / "proof"
+    pickle.loads(pickle.dumps(_Evil(proof)))
+    assert proof.exists(), "what is planted works"
+    proof.unlink()
+    plant(workdir, proof)
     done = subprocess.run(
         [sys.executable, "-c", AUDITED, str(workdir)],
         cwd=ROOT,
@@ -238,6 +292,7 @@ def test_loading_and_translating_executes_nothing_of_the_workdir(workdir):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("["), done.stdout
+    assert not proof.exists()
 
 
 @pytest.mark.parametrize("split", ["../../escaped", "/tmp/escaped", "test/../../x"])
