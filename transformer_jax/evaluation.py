@@ -245,7 +245,7 @@ def write_report(
     translations: Sequence[str],
     references: Sequence[str],
     **about: Any,
-) -> None:
+) -> dict[str, Any]:
     """Writes translations.tsv, .jsonl (side by side) and scores.json into `folder`.
 
     Args:
@@ -255,6 +255,9 @@ def write_report(
       translations: raw text.
       references: raw text.
       **about: what else scores.json should say: the split, the weights.
+
+    Returns:
+      What scores.json says.
     """
     storage.make_folder(folder)
     rows = list(zip(sources, translations, references, strict=True))
@@ -268,6 +271,7 @@ def write_report(
     write_whole(folder / "translations.jsonl", "\n".join(json_lines) + "\n")
     result = {**about, **dataclasses.asdict(scores)}
     write_whole(folder / "scores.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    return result
 
 
 def side_by_side(

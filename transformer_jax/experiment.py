@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from transformer_jax import (
+    card,
     checkpoint,
     evaluation,
     health,
@@ -57,9 +58,9 @@ def train(config: Config, workdir: Path, *, profile: str | None = None) -> None:
     with lock.held(workdir):
         saved = _saved_config(config, workdir)
         prepared = prepare(config, workdir, devices, corpus, valid, begun=saved is not None)
-        run = _Run(prepared)
+        run = _Run(prepared, card.Card(prepared, since=started))
         try:
-            with preemption.deferred(), run.checkpoints:
+            with preemption.deferred(), run.card, run.checkpoints:
                 with preemption.immediate():
                     state = run.first_state()
                     _check_steps(int(state.step), config, saved, profile)
@@ -116,8 +117,8 @@ def _devices(config: Config) -> parallel.Devices:
 class _Run:
     """The loop, with what happens around it: metrics, validation, checkpoints, an early end."""
 
-    def __init__(self, prepared: Prepared) -> None:
-        self._prepared = prepared
+    def __init__(self, prepared: Prepared, run_card: card.Card) -> None:
+        self._prepared, self.card = prepared, run_card
         self._options = options = prepared.config.train
         # Grows with the validations, and decides which checkpoint is the best one.
         self._scores = records.bleu_scores(prepared.workdir)
@@ -145,6 +146,7 @@ class _Run:
             f"{config.data.batch_rows} rows, {devices.description}"
             + (f"; goes on from step {first_step}" if first_step else "")
         )
+        self.card.begin(first_step, parameters)
         self._tracker = tracking.Tracker(
             self._prepared.workdir,
             first_step=first_step,
@@ -171,6 +173,7 @@ class _Run:
     def _on_metrics(self, step: int, metrics: dict[str, float]) -> None:
         self._health.check(step, metrics)
         self._tracker.train_step(step, metrics | {"skipped": self._health.skipped})
+        self.card.reached(step)
 
     def _pauses_at(self, step: int) -> bool:
         self._preempted = preemption.requested(step)
@@ -186,6 +189,7 @@ class _Run:
             last = self.checkpoints.steps()[-1:]
             raise Preempted(f"of {self._options.steps} steps, {last[0] if last else 0} are saved")
         self._evaluate(step, state)
+        self.card.update()
         self._tracker.restart_clock()
 
     def _evaluate(self, step: int, state: training.TrainState) -> None:
@@ -194,9 +198,11 @@ class _Run:
         if not every or (step != self._options.steps and step % every):
             return
         with preemption.immediate():
-            metrics = self._validate(state.params)
+            metrics, samples = self._validate(state.params)
+        self._tracker.write_samples(step, samples)
         self._tracker.write(step, {"valid": metrics})
         self._tracker.flush()
+        self.card.validated(step, metrics)
         self._scores[step] = metrics["bleu"]
         say(f"step {step}  " + "  ".join(f"valid {k} {v:.3f}" for k, v in metrics.items()))
 

@@ -187,6 +187,18 @@ def is_writer() -> bool:
     return jax.process_index() == 0
 
 
+def facts() -> dict[str, Any]:
+    """What the devices are: {"platform": "tpu", "kind": "TPU v4", "number": 8, "processes": 2}."""
+    devices = jax.devices()
+    kinds = sorted({device.device_kind for device in devices})
+    return {
+        "platform": devices[0].platform,
+        "kind": ", ".join(kinds),
+        "number": len(devices),
+        "processes": jax.process_count(),
+    }
+
+
 def barrier(name: str) -> None:
     """Waits until every process is here."""
     if jax.process_count() > 1:

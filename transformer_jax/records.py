@@ -1,4 +1,7 @@
-"""What a run appends to as it goes, a JSON object a line: metrics.jsonl. This imports no jax."""
+"""What a run appends to as it goes, a JSON object a line: metrics.jsonl and samples.jsonl.
+
+This imports no jax.
+"""
 
 import json
 import math
@@ -10,6 +13,7 @@ from typing import Any
 from transformer_jax.config import UserError, is_remote, write_whole
 
 METRICS_FILE = "metrics.jsonl"
+SAMPLES_FILE = "samples.jsonl"  # translations of the same few validation sentences, as it learns
 
 # A bucket's file is written whole each time.
 _SECONDS_BETWEEN_SAVES = 60
@@ -62,9 +66,17 @@ def skipped(workdir: Path) -> int:
 
 def forget_after(path: Path, step: int) -> None:
     """Removes the rows of later steps, which will be made again."""
+    keep(path, lambda row: row["step"] <= step)
+
+
+def keep(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
+    """Removes the rows that are not wanted, and a last line that was cut short."""
     if path.is_file():
-        kept = [json.dumps(row) + "\n" for row in read(path) if row["step"] <= step]
-        write_whole(path, "".join(kept))
+        write_whole(path, "".join(_line(row) for row in read(path) if wanted(row)))
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 class Appender:
@@ -78,7 +90,7 @@ class Appender:
 
     def append(self, row: dict[str, Any]) -> None:
         """Writes a row, whose numbers that JSON does not have (inf, nan) become null."""
-        self._file.add(json.dumps(_finite(row)) + "\n")
+        self._file.add(_line(_finite(row)))
         self._try(self._file.flush)
 
     def save(self) -> None:
@@ -133,7 +145,7 @@ class _BucketFile:
 
     def __init__(self, path: Path) -> None:
         self._path, self._saved_at = path, time.monotonic()
-        self._text = path.read_text() if path.exists() else ""
+        self._text = path.read_bytes().decode() if path.exists() else ""
 
     def add(self, line: str) -> None:
         self._text += line

@@ -1,10 +1,10 @@
-"""What a run tells: metrics.jsonl always, a progress bar on a terminal, TensorBoard files."""
+"""What a run tells: metrics.jsonl and samples.jsonl always, a progress bar on a terminal, TensorBoard files."""
 
 import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import jax
 from tqdm import tqdm
 
 from transformer_jax import parallel, records
-from transformer_jax.records import METRICS_FILE
+from transformer_jax.records import METRICS_FILE, SAMPLES_FILE
 from transformer_jax.tensorboard import Board
 
 
@@ -66,6 +66,11 @@ class Tracker:
         path = workdir / METRICS_FILE if writer else Path(os.devnull)
         records.forget_after(path, first_step)
         self._rows = records.Appender(path, say)
+        samples = workdir / SAMPLES_FILE if writer else Path(os.devnull)
+        # A step whose metrics were not written any more is validated again.
+        validated = records.bleu_scores(workdir)
+        records.keep(samples, lambda row: row["step"] in validated)
+        self._samples = records.Appender(samples, say)
         self._board = _board(workdir, first_step) if tensorboard and writer else None
         self._bar = tqdm(
             total=num_steps,
@@ -110,6 +115,15 @@ class Tracker:
         if self._board:
             self._board.scalars(step, groups)
 
+    def write_samples(self, step: int, samples: Sequence[dict[str, str]]) -> None:
+        """Appends {"step": …, "source": …, …} of each sample to samples.jsonl.
+
+        To be called before the same step's validation is written.
+        """
+        for sample in samples:
+            self._samples.append({"step": step, **sample})
+        self._samples.save()
+
     def restart_clock(self) -> None:
         """Measures speed from here: what happened between steps (evaluation) is left out."""
         self._tokens, self._since, self._since_step = 0.0, time.monotonic(), self._step
@@ -117,6 +131,7 @@ class Tracker:
     def flush(self) -> None:
         """Puts in its place what would be lost if the run ended now."""
         self._rows.save()
+        self._samples.save()
         if self._board:
             self._board.flush()
 
@@ -124,6 +139,7 @@ class Tracker:
         """Ends the bar and closes the files."""
         self._bar.close()
         self._rows.close()
+        self._samples.close()
         if self._board:
             self._board.close()
 

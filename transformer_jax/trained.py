@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from transformer_jax import card, evaluation, parallel, records, storage, tracking, training
 from transformer_jax import config as configs
-from transformer_jax import evaluation, parallel, records, storage, tracking, training
 from transformer_jax.checkpoint import Checkpoints
 from transformer_jax.config import CONFIG_FILE, Config, UserError, is_remote
 from transformer_jax.data import corpora
@@ -108,9 +108,11 @@ def evaluate(
 ) -> evaluation.Scores:
     """Translates a split, prints its scores and some sentences, and writes them to the workdir.
 
-    They go to evaluation/SPLIT, or, of an ensemble, to evaluation/SPLIT-ensemble.
+    They go to evaluation/SPLIT, or, of an ensemble, to evaluation/SPLIT-ensemble; the scores stand
+    on the run's card, too.
     """
     trained = load(config, workdir, weights=weights, ensemble=ensemble)
+    card.read(workdir)  # damaged? Now is better than after the translation
     corpus = corpora.load_split(config.data, split)
     pairs = corpus.pairs
     sources, references = map(list, zip(*pairs, strict=True))
@@ -124,7 +126,7 @@ def evaluate(
         return scores
     folder = workdir / "evaluation" / (f"{split}-ensemble" if ensemble else split)
     about = {"ensemble": [str(path) for path in ensemble]} if ensemble else {}
-    evaluation.write_report(
+    measured = evaluation.write_report(
         folder,
         scores,
         sources,
@@ -137,6 +139,7 @@ def evaluate(
         decode=dataclasses.asdict(config.decode),
         degeneracy=dataclasses.asdict(degeneracy),
     )
+    card.add_evaluation(workdir, measured)
     shown = np.random.default_rng(0).choice(len(pairs), size=min(10, len(pairs)), replace=False)
     rows = [[side[n] for n in sorted(shown)] for side in (sources, translations, references)]
     steps = "; ".join(", ".join(map(str, model)) for model in trained.steps)

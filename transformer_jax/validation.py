@@ -12,6 +12,8 @@ from transformer_jax.model import NO_DROPOUT
 from transformer_jax.preparation import Prepared
 from transformer_jax.translation import Translator, first_best
 
+SAMPLES = 5
+
 
 class Validation:
     """Loss and greedy BLEU on the validation split; compiled at its first call."""
@@ -27,13 +29,23 @@ class Validation:
         greedy = dataclasses.replace(config.decode, method="greedy")
         self._translator = Translator([model], prepared.tokenizers, greedy, rows=self._rows)
 
-    def __call__(self, params: Any) -> dict[str, float]:
+    def __call__(self, params: Any) -> tuple[dict[str, float], list[dict[str, str]]]:
+        """Loss (nats per token) and BLEU, and some of the translations.
+
+        These are `SAMPLES` of the same sentences each time, evenly spread over those translated,
+        as {"source": …, "reference": …, "translation": …}.
+        """
         sums = [jax.device_get(self._loss(params, self._put(batch))) for batch in self._batches]
         loss = sum(s for s, _ in sums) / sum(counts["target_tokens"] for _, counts in sums)
         sources, references = zip(*self._pairs, strict=True)
         best = first_best(self._translator.translate([params], sources))
         bleu = evaluation.bleu(best, references, target_language=self._target_language)
-        return {"loss": float(loss), "bleu": bleu}
+        shown = np.unique(np.linspace(0, len(best) - 1, SAMPLES).round().astype(int))
+        samples = [
+            {"source": sources[n], "reference": references[n], "translation": best[n]}
+            for n in shown
+        ]
+        return {"loss": float(loss), "bleu": bleu}, samples
 
     def _put(self, batch: dataset.Batch) -> dataset.Batch:
         # Rows of padding fill it up to what the devices divide.

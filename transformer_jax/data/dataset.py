@@ -339,6 +339,17 @@ class PackedDataset:
         row = self.plan.source_row_length + self.plan.target_row_length
         return float(real / (self.plan.rows * row))
 
+    def tokens_seen(self, steps: int) -> tuple[int, int]:
+        """The real tokens, of source and of target, in the batches of the first `steps` steps."""
+        epochs, rows = divmod(steps * self.batch_rows, self.plan.rows)
+        part = np.concatenate([*self._epoch_rows(epochs)[:rows], np.zeros(0, np.int64)])
+        part = part.astype(np.int64)
+        source, target = (
+            int(epochs * lengths[self.plan.pairs].sum() + lengths[part].sum())
+            for lengths in (self.pairs.source_lengths, self.pairs.target_lengths)
+        )
+        return source, target
+
     def batch_pairs(self, step: int, rows: range | None = None) -> list[np.ndarray]:
         """The pair numbers of each row of the batch of `step` (from 0); see `batch`."""
         rows = range(self.batch_rows) if rows is None else rows
@@ -346,9 +357,12 @@ class PackedDataset:
 
     def _row(self, row: int) -> np.ndarray:
         epoch, place = divmod(row, self.plan.rows)
+        return self._epoch_rows(epoch)[place]
+
+    def _epoch_rows(self, epoch: int) -> list[np.ndarray]:
         if self._epoch[0] != epoch:
             self._epoch = epoch, self.plan.epoch(self.seed, epoch)
-        return self._epoch[1][place]
+        return self._epoch[1]
 
     def batch(self, step: int, rows: range | None = None) -> Batch:
         """The batch of `step` (from 0): what `pack` gives, and "row", int32 [B], 0, 1, 2, …

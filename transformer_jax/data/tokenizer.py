@@ -140,7 +140,13 @@ class Tokenizers(NamedTuple):
     @classmethod
     def exist(cls, workdir: Path) -> bool:
         """Whether `workdir` has a tokenizer."""
-        return any((workdir / name).exists() for name in (_SHARED_FILE, *_SIDE_FILES))
+        return bool(cls.files(workdir))
+
+    @classmethod
+    def files(cls, workdir: Path) -> list[Path]:
+        """The tokenizers' files that `workdir` has."""
+        paths = [workdir / name for name in (_SHARED_FILE, *_SIDE_FILES)]
+        return [path for path in paths if path.exists()]
 
 
 def train_tokenizers(
