@@ -182,3 +182,47 @@ def test_clock():
     assert [tracking._clock(s) for s in (0, 59.9, 61, 3661, 90_000)] == [
         "0:00:00", "0:00:59", "0:01:01", "1:01:01", "25:00:00",
     ]  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------- samples
+def samples(workdir):
+    return records.read(workdir / "samples.jsonl")
+
+
+def validate(t, step, translation="ein Hund"):
+    t.write_samples(step, [{"source": "a dog", "reference": "r", "translation": translation}])
+    t.write(step, {"valid": {"loss": 1.0, "bleu": 2.0}})
+
+
+def test_samples_of_each_validation_are_kept(tmp_path):
+    t = tracker(tmp_path)
+    text = "我有\u2028一只猫\n\tx"
+    validate(t, 3, text)
+    assert samples(tmp_path)[0] == {
+        "step": 3, "source": "a dog", "reference": "r", "translation": text,
+    }  # fmt: skip
+    assert "一只猫" in (tmp_path / "samples.jsonl").read_text(encoding="utf-8"), "for people, too"
+    t.close()
+
+
+def test_a_restart_forgets_samples_as_it_forgets_metrics(tmp_path):
+    t = tracker(tmp_path)
+    for step in (2, 4, 6):
+        validate(t, step, f"old {step}")
+    t.close()
+    t = tracker(tmp_path, first_step=4)
+    validate(t, 6, "new 6")
+    t.close()
+    assert [row["translation"] for row in samples(tmp_path)] == ["old 2", "old 4", "new 6"]
+
+
+def test_a_validation_that_was_killed_between_samples_and_metrics_is_no_double(tmp_path):
+    t = tracker(tmp_path)
+    validate(t, 2)
+    t.write_samples(4, [{"translation": "lost"}])
+    t.close()
+    t = tracker(tmp_path, first_step=4)
+    validate(t, 4, "again")
+    t.close()
+    assert [row["step"] for row in samples(tmp_path)] == [2, 4]
+    assert samples(tmp_path)[1]["translation"] == "again"

@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl and samples.jsonl always, a progress bar on a terminal, TensorBoard files."""
+"""What a run tells: rows of metrics.jsonl and samples.jsonl, a progress bar, TensorBoard files."""
 
 import math
 import os

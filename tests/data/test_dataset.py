@@ -253,6 +253,19 @@ def test_a_batch_may_be_larger_than_an_epoch():
     assert max(counts.values()) - min(counts.values()) <= 1
 
 
+@pytest.mark.parametrize("batch_rows", [7, 211])
+def test_tokens_seen_are_the_real_tokens_of_the_batches(batch_rows):
+    data = small_dataset(batch_rows=batch_rows)
+    source = target = 0
+    for step in range(2 * int(data.steps_per_epoch) + 5):
+        assert data.tokens_seen(step) == (source, target)
+        batch = data.batch(step)
+        source += int((batch["source_segments"] != 0).sum())
+        target += int((batch["labels"] != PAD_ID).sum())
+    again = small_dataset(batch_rows=batch_rows)
+    assert again.tokens_seen(step) == data.tokens_seen(step), "whatever was asked before"
+
+
 def test_one_epoch_has_every_pair_once_in_batches_of_one_shape():
     data = small_dataset()
     found = Counter()
