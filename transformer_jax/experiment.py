@@ -154,6 +154,7 @@ class _Run:
             log_every=options.log_every,
             tensorboard=options.tensorboard,
         )
+        self._tracker.write_options(configs.flatten(config))
         self._health.skipped = records.skipped(self._prepared.workdir)
         step = self._prepared.compile_step()
         with contextlib.closing(self._tracker):

@@ -6,8 +6,9 @@ Here a failure is seen where it happens: the run is told once, and goes on witho
 
 import contextlib
 import math
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,26 @@ class Board:
                     self._write(step, summary=self._summary.scalar(f"{group}/{name}", number))
         if time.monotonic() - self._flushed_at >= _SECONDS_BETWEEN_FLUSHES:
             self.flush()
+
+    def options(self, step: int, options: Mapping[str, Any], metrics: Sequence[str]) -> None:
+        """Writes what the HParams tab shows: the run's options, and by which scalars it is judged.
+
+        Args:
+          step: at which the run starts.
+          options: numbers, text, and true or false, by name.
+          metrics: tags of `scalars`.
+        """
+        with self._told():
+            experiment, start, _ = self._summary.hparams(dict(options), dict.fromkeys(metrics))
+            self._write(step, summary=experiment)
+            self._write(step, summary=start)
+
+    def text(self, step: int, tag: str, lines: Sequence[str]) -> None:
+        """Writes lines of text, which are shown as they are."""
+        with self._told():
+            # The tab takes it for Markdown, in which indented text is code.
+            markdown = "\n".join("    " + re.sub(r"\s", " ", line) for line in lines)
+            self._write(step, summary=self._summary.text(tag, markdown))
 
     def flush(self) -> None:
         """Puts what was written on the disk."""

@@ -4,7 +4,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,13 +116,21 @@ class Tracker:
             self._board.scalars(step, groups)
 
     def write_samples(self, step: int, samples: Sequence[dict[str, str]]) -> None:
-        """Appends {"step": …, "source": …, …} of each sample to samples.jsonl.
+        """Appends {"step": …, "source": …, …} of each sample to samples.jsonl, and to TensorBoard.
 
         To be called before the same step's validation is written.
         """
-        for sample in samples:
+        for number, sample in enumerate(samples, start=1):
             self._samples.append({"step": step, **sample})
+            if self._board:
+                lines = [f"{name:11}  {text}" for name, text in sample.items()]
+                self._board.text(step, f"samples/{number}", lines)
         self._samples.save()
+
+    def write_options(self, options: Mapping[str, Any]) -> None:
+        """Gives TensorBoard the run's options, by dotted name."""
+        if self._board:
+            self._board.options(self._step, options, ("valid/loss", "valid/bleu"))
 
     def restart_clock(self) -> None:
         """Measures speed from here: what happened between steps (evaluation) is left out."""
