@@ -6,11 +6,12 @@ says: it is written anew every half minute, and does not count when it is three 
 """
 
 import contextlib
+import dataclasses
 import json
 import os
-import socket
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,40 @@ except ImportError:  # not on Windows: what the file says has to do
 NAME = "lock"
 _REFRESHED_EVERY = 30.0  # seconds
 _STALE_AFTER = 180.0
+_RUN = uuid.uuid4().hex
+
+
+@dataclasses.dataclass(frozen=True)
+class _Owner:
+    """What a lock file says of the process that wrote it.
+
+    Attributes:
+      host: see `processes.host`.
+      pid: its number.
+      time: of its last sign of life, in seconds since 1970.
+      boot: see `processes.boot_id`.
+      run: no other process's, not even one's of the same number.
+    """
+
+    host: str
+    pid: int
+    time: float
+    boot: str = ""
+    run: str = ""
+
+    @property
+    def name(self) -> str:
+        """Of its machine or container."""
+        return self.host.partition(" ")[0]
+
+    @property
+    def numbering(self) -> tuple[str, str]:
+        """Where equal process numbers are one process."""
+        return self.host, self.boot
+
+
+def _this_process() -> _Owner:
+    return _Owner(processes.host(), os.getpid(), time.time(), processes.boot_id(), _RUN)
 
 
 @contextlib.contextmanager
@@ -62,7 +97,7 @@ class _Lock:
             except BlockingIOError:
                 return self._refusal(_read(self._path))
         owner = _read(self._path)
-        if owner and not self._is_stale(owner):
+        if owner is not None and not self._is_stale(owner):
             self._let_go()
             return self._refusal(owner)
         self._write()
@@ -83,17 +118,28 @@ class _Lock:
         if self._file is not None:
             os.close(self._file)
 
-    def _is_stale(self, owner: dict[str, Any]) -> bool:
-        if owner.get("host") == socket.gethostname():
-            # With the file's lock in hand its owner is dead; else its process number says so.
-            return self._file is not None or not processes.alive(owner.get("pid"))
-        return time.time() - owner.get("time", 0) > _STALE_AFTER
+    def _is_stale(self, owner: _Owner) -> bool:
+        if time.time() - owner.time > _STALE_AFTER:
+            return True  # a living one would have written since; its number may be another's now
+        me = _this_process()
+        if self._file is not None:
+            # With the file's lock in hand, a process of this machine is dead; not so one elsewhere,
+            # as a network's file system may lock on each machine for itself. A container that is
+            # started again may have another name.
+            return owner.name == me.name or owner.boot == me.boot != ""
+        if owner.numbering != me.numbering:
+            return False
+        if owner.pid == me.pid:  # a container that is started again gives the same numbers
+            return owner.run != me.run
+        return not processes.alive(owner.pid)
 
-    def _refusal(self, owner: dict[str, Any]) -> str:
-        who = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"
-        if owner.get("host") in (None, socket.gethostname()):
+    def _refusal(self, owner: _Owner | None) -> str:
+        if owner is None:
+            return f"{self._path.parent} is in use: wait for it, or stop it"
+        who = f"process {owner.pid} on {owner.name}"
+        if owner.numbering == _this_process().numbering:
             return f"{self._path.parent} is in use by {who}: wait for it, or stop it"
-        age = max(0, time.time() - owner.get("time", 0))
+        age = max(0, time.time() - owner.time)
         return (
             f"{self._path.parent} is in use by {who}, which gave a sign of life {age:.0f} s ago: "
             f"stop it; if it is dead, it is forgotten {_STALE_AFTER:.0f} s after its last sign"
@@ -105,15 +151,16 @@ class _Lock:
                 self._write()
 
     def _write(self) -> None:
-        text = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()})
+        text = json.dumps(dataclasses.asdict(_this_process()))
         if self._file is None:
             write_whole(self._path, text)
             return
         # In place: another file would be another lock.
         os.pwrite(self._file, text.ljust(_LONGEST).encode(), 0)
+        os.ftruncate(self._file, _LONGEST)
 
 
-_LONGEST = 400  # characters of what the file says; a shorter text then covers a longer one
+_LONGEST = 400  # bytes of the file; a shorter text then covers a longer one
 
 
 def _lock_file(path: Path) -> int | None:
@@ -124,7 +171,8 @@ def _lock_file(path: Path) -> int | None:
     """
     while True:
         try:
-            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            # A link in a stranger's workdir may lead to any file, which would be written over.
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except OSError as e:
             raise UserError(f"cannot write {path}: {e.strerror}") from None
         try:
@@ -141,9 +189,27 @@ def _lock_file(path: Path) -> int | None:
         os.close(file)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> _Owner | None:
+    """None if there is no such file, or one that no lock wrote: cut short by a full disk, say."""
     try:
-        owner = json.loads(path.read_text())
-    except (OSError, ValueError):  # none, or cut short by a full disk
-        return {}
-    return owner if isinstance(owner, dict) else {}
+        with path.open("rb") as file:
+            said = json.loads(file.read(_LONGEST + 1))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return _owner(said) if isinstance(said, dict) else None
+
+
+def _owner(said: dict[str, Any]) -> _Owner | None:
+    host, pid, at = said.get("host"), said.get("pid"), said.get("time")
+    boot, run = said.get("boot", ""), said.get("run", "")  # earlier versions wrote neither
+    as_written = (
+        isinstance(host, str)
+        and host.isprintable()  # an error is one line
+        and isinstance(boot, str)
+        and isinstance(run, str)
+        and type(pid) is int  # not bool, which is an int, too
+        and 0 < pid < 2**32
+        and isinstance(at, int | float)
+        and 0 < at < 1e11  # not nan, either
+    )
+    return _Owner(host, pid, float(at), boot, run) if as_written else None

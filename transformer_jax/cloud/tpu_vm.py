@@ -4,20 +4,18 @@ The commands are lists that pure functions build; `run` runs them, and asks for 
 when Google takes the machine away. Text of the user's goes into a shell only through shlex.
 """
 
-import contextlib
 import dataclasses
 import json
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
+from transformer_jax import processes
 from transformer_jax.cloud import launch_line
 from transformer_jax.config import UserError
 
@@ -178,7 +176,7 @@ def run(vm: TpuVm, checkout: Path) -> int:
       KeyboardInterrupt: on Ctrl-C, SIGTERM or SIGHUP, after the machine is deleted.
     """
     create(vm)  # raises before anything is packed
-    with tempfile.TemporaryDirectory() as folder, _signals_interrupt():
+    with tempfile.TemporaryDirectory() as folder, processes.signals_interrupt():
         archive = Path(folder) / _ARCHIVE
         number = launch_line.pack_checkout(checkout, archive)
         _say(f"{number} files of the checkout, {archive.stat().st_size / 1e6:.1f} MB, to be copied")
@@ -340,22 +338,3 @@ class Driver:
         finally:
             if status != 0:
                 self.say(f"{self.vm.name} may still be there, and cost money: {command}")
-
-
-@contextlib.contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """SIGTERM and SIGHUP act as Ctrl-C, which deletes the machine, unless they are ignored."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.getsignal(number) for number in numbers}
-    for number in numbers:
-        if before[number] == signal.SIG_DFL:  # nohup ignores SIGHUP
-            signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            signal.signal(number, before[number])

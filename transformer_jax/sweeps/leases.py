@@ -11,7 +11,6 @@ is gone; elsewhere after a minute in which it gave no sign of life. No clocks ar
 
 import contextlib
 import os
-import socket
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -44,7 +43,7 @@ class Leases:
         """Makes the table if need be."""
         _TABLE.metadata.create_all(engine)
         self._engine, self._study = engine, study
-        self._me = {"host": _host(), "pid": os.getpid(), "owner": uuid.uuid4().hex}
+        self._me = {"host": processes.host(), "pid": os.getpid(), "owner": uuid.uuid4().hex}
         # When each lease's owner and beat were first seen as they are, by this process's clock.
         self._seen: dict[str, tuple[str, int, float]] = {}
 
@@ -111,11 +110,3 @@ class Leases:
             self._seen[row.name] = row.owner, row.beat, time.monotonic()
             return True
         return time.monotonic() - since < _DEAD_AFTER
-
-
-def _host() -> str:
-    """Where process numbers mean the same: containers may have their machine's name, not these."""
-    try:
-        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:  # not Linux
-        return socket.gethostname()
