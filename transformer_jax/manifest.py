@@ -7,10 +7,10 @@ a forger, who could write it anew.
 """
 
 import hashlib
-from collections.abc import Iterator
+import stat
 from pathlib import Path
 
-from transformer_jax.config import write_whole
+from transformer_jax.config import is_remote, write_whole
 
 NAME = "manifest.sha256"
 
@@ -21,7 +21,8 @@ def write(folder: Path) -> None:
     Raises:
       UserError: if it cannot be written.
     """
-    lines = [f"{_digest(folder / name)}  {name}\n" for name in _files(folder)]
+    found = sorted(_found(folder).items())
+    lines = [f"{_digest(path)}  {name}\n" for name, path in found if not _odd(path)]
     write_whole(folder / NAME, "".join(lines))
 
 
@@ -31,33 +32,59 @@ def exists(folder: Path) -> bool:
 
 
 def damaged(folder: Path, *, below: str = "") -> list[str]:
-    """The files of `folder` that are missing or not what they were, and what befell each.
+    """What of `folder` is not what it was when the manifest was written, and what befell each.
+
+    What is there decides which files are read: the manifest may hold any name.
 
     Args:
       folder: has a manifest.
       below: looks only at files whose path in `folder` starts so; "" = at all of them.
     """
     try:
-        listed = [line.split("  ", 1) for line in (folder / NAME).read_text().splitlines()]
+        if odd := _odd(folder / NAME):
+            return [f"{NAME} {odd}"]
+        lines = (folder / NAME).read_bytes().decode().removesuffix("\n").split("\n")
+        listed = [line.split("  ", 1) for line in lines]
         digests = {name: digest for digest, name in listed}
+        found = {n: p for n, p in _found(folder).items() if n in digests or not _left_behind(p)}
     except ValueError:  # no text, or not two columns
         return [f"{NAME} is damaged"]
-    if not digests:
-        return [f"{NAME} is empty"]
-    return [
-        f"{name} {reason}"
-        for name, digest in sorted(digests.items())
-        if name.startswith(below) and (reason := _difference(folder / name, digest))
-    ]
+    except OSError as e:
+        return [f"it cannot be read ({e.strerror or e})"]
+    names = sorted(name for name in digests | found if name.startswith(below))
+    if not names:
+        return [f"has no {below}"]
+    reasons = ((name, _difference(found.get(name), digests.get(name))) for name in names)
+    return [f"{_printable(name)} {reason}" for name, reason in reasons if reason]
 
 
-def _difference(path: Path, digest: str) -> str:
-    try:
-        return "" if _digest(path) == digest else "is not what was written"
-    except FileNotFoundError:
+def _difference(path: Path | None, digest: str | None) -> str:
+    """What befell a file; "" = nothing.
+
+    Args:
+      path: None = there is none.
+      digest: None = it is not in the manifest.
+    """
+    if path is None:
         return "is missing"
+    try:
+        if odd := _odd(path):
+            return odd
+        if digest is None:
+            return "is not in the manifest"
+        return "" if _digest(path) == digest else "is not what was written"
     except OSError as e:
         return f"cannot be read ({e.strerror or e})"
+
+
+def _odd(path: Path) -> str:
+    """Why a file is none of those that were written, and may not be opened; "" = it may be."""
+    if is_remote(path):  # a bucket has files alone
+        return ""
+    mode = path.lstat().st_mode
+    if stat.S_ISLNK(mode):
+        return "is a link"
+    return "" if stat.S_ISREG(mode) else "is no file"
 
 
 def _digest(path: Path) -> str:
@@ -65,10 +92,24 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _files(folder: Path) -> Iterator[str]:
-    """Paths in `folder`, sorted, without the manifest's own."""
-    for path in sorted(folder.iterdir()):
-        if path.is_dir():
-            yield from (f"{path.name}/{name}" for name in _files(path))
-        elif path.name not in (NAME, NAME + ".tmp"):
-            yield path.name
+def _printable(name: str) -> str:
+    return name if name.isprintable() else ascii(name)  # an error is one line
+
+
+def _left_behind(path: Path) -> bool:
+    """Whether a file manager or a network's file system may have left it: .DS_Store, .nfs0123."""
+    return path.name.startswith(".") and not _odd(path)  # orbax has no such names
+
+
+def _found(folder: Path) -> dict[str, Path]:
+    """What is in `folder` but folders and the manifest, by its path there; no link is followed."""
+    found, folders = {}, [("", folder)]
+    while folders:
+        above, place = folders.pop()
+        for path in place.iterdir():
+            name = above + path.name
+            if path.is_dir() and (is_remote(path) or not path.is_symlink()):
+                folders.append((name + "/", path))
+            elif name not in (NAME, NAME + ".tmp"):
+                found[name] = path
+    return found
