@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from transformer_jax import manifest
+from transformer_jax.config import UserError
 
 FILES = {"top": b"1", "params/a": b"22", "params/d/b": b"", "optimizer/c": b"333", "z\u2028z": b"4"}
 
@@ -117,6 +118,8 @@ def test_links_are_damage_and_not_followed(folder):
         "optimizer/c is missing",
         "params/a is a link",
     ]
+    with pytest.raises(UserError, match=r"/loop is a link: remove it"):
+        manifest.write(folder)
     path = folder / manifest.NAME
     path.rename(folder.parent / "list")
     path.symlink_to(folder.parent / "list")

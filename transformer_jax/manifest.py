@@ -10,7 +10,7 @@ import hashlib
 import stat
 from pathlib import Path
 
-from transformer_jax.config import is_remote, write_whole
+from transformer_jax.config import UserError, is_remote, write_whole
 
 NAME = "manifest.sha256"
 
@@ -19,10 +19,13 @@ def write(folder: Path) -> None:
     """Lists every file in `folder`.
 
     Raises:
-      UserError: if it cannot be written.
+      UserError: if it cannot be written, or there is a link or another thing that is no file.
     """
-    found = sorted(_found(folder).items())
-    lines = [f"{_digest(path)}  {name}\n" for name, path in found if not _odd(path)]
+    lines = []
+    for name, path in sorted(_found(folder).items()):
+        if odd := _odd(path):
+            raise UserError(f"{path} {odd}: remove it")
+        lines.append(f"{_digest(path)}  {name}\n")
     write_whole(folder / NAME, "".join(lines))
 
 
