@@ -60,12 +60,11 @@ def test_on_other_devices_the_losses_agree(tmp_path):
     told = re.search(r"after step (\d+), .* 1e-05 of .* for (\d+) of (\d+) steps", done.stdout)
     first, stay, after = map(int, told.groups())
     assert 1 <= first <= 20 <= after and stay == after, told[0]
-    changes = re.findall(
-        r"step (\d+) on (\d) devices: its loss is (\S+) from .* (\d),", done.stdout
-    )
-    assert [(change[3], change[1]) for change in changes] == [("1", "2"), ("2", "4"), ("4", "1")]
+    change = r"step (\d+), devices (\d) → (\d): .* its loss differs by (\S+)"
+    changes = re.findall(change, done.stdout)
+    assert [change[1:3] for change in changes] == [("1", "2"), ("2", "4"), ("4", "1")]
     assert int(changes[0][0]) == first + 1
-    assert all(float(change[2]) <= 1e-5 for change in changes)
+    assert all(float(change[3]) <= 1e-5 for change in changes)
     apart = resume_proof.losses_apart(tmp_path / "p" / "whole", tmp_path / "p" / "interrupted")
     assert max(apart[:first]) == 0 < max(apart[first:]) <= 1e-5, "or no other devices were tried"
     log = (tmp_path / "p" / "interrupted" / "log.txt").read_text()
@@ -118,7 +117,7 @@ def test_the_first_change_is_judged_by_the_steps_made_twice():
     lines, passed = resume_proof.judge(starts, apart, same_state=False)
     assert passed
     assert lines == [
-        "step 6 on 2 devices: its loss is 3.0e-06 from that on 1, with the same parameters",
+        "step 6, devices 1 → 2: with the same parameters its loss differs by 3.0e-06",
         "after step 5, on other devices, the losses are within 1e-05 of the uninterrupted run's "
         "for 11 of 18 steps; the largest difference of all these steps is 2.0e-05",
     ]
@@ -169,7 +168,7 @@ def test_losses_that_are_not_finite():
     assert resume_proof.judge(same, [], same_state=True)[1]
     null = Start(2, 0, {1: None, 2: 0.5, 3: 0.3})
     lines, passed = resume_proof.judge([WHOLE, null], [math.inf, 0, 0], same_state=False)
-    assert not passed and "its loss is inf from" in lines[0]
+    assert not passed and "its loss differs by inf" in lines[0]
 
 
 # A run as seen from outside, whose loss depends on its devices, and which stops to validate after
@@ -234,7 +233,7 @@ def test_a_stand_in_with_rounding_passes_and_one_with_an_error_does_not(
     proof = prove(stand_in(offset), tmp_path / "p")
     assert proof.passed == passed, proof.text
     assert proof.text.count("with the same parameters") == 2, proof.text
-    assert proof.text.count(f"its loss is {offset:.1e} from") == 2, proof.text
+    assert proof.text.count(f"its loss differs by {offset:.1e}") == 2, proof.text
 
 
 def test_one_killed_before_it_made_a_step_again_is_started_once_more(
@@ -248,8 +247,12 @@ def test_one_killed_before_it_made_a_step_again_is_started_once_more(
     proof = prove(stand_in(validated=10), tmp_path / "p", devices=(1, 2, 4))
     assert proof.passed, proof.text
     assert proof.text.count("for a step to compare") == 2, proof.text
-    assert "step 11 on 2 devices: its loss is 1.0e-07 from that on 1" in proof.text
-    assert "step 16 on 4 devices: its loss is 2.0e-07 from that on 2" in proof.text
+    assert (
+        "step 11, devices 1 → 2: with the same parameters its loss differs by 1.0e-07" in proof.text
+    )
+    assert (
+        "step 16, devices 2 → 4: with the same parameters its loss differs by 2.0e-07" in proof.text
+    )
 
 
 def test_numbers_of_devices_that_would_not_come_to_it(stand_in, tmp_path):

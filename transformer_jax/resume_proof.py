@@ -161,8 +161,8 @@ def judge(
     if not found:
         return ["no step was made on other devices than the first: give more --kills"], False
     lines = [
-        f"step {c.step} on {c.after} devices: its loss is {c.apart:.1e} from that on {c.before}, "
-        "with the same parameters"
+        f"step {c.step}, devices {c.before} → {c.after}: with the same parameters its loss differs "
+        f"by {c.apart:.1e}"
         for c in found
     ]
     first = found[0].step - 1
@@ -226,7 +226,7 @@ def _repeatable(
             _wait(run, lambda: run.step() > last, f"step {last + 1}")  # noqa: B023
             where = _end(run)
             starts.append(run.made())
-        lines.append(f"once more on {writer.devices}, for a step to compare: killed {where}")
+        lines.append(f"devices {writer.devices} once more, for a step to compare: killed {where}")
         say(lines[-1])
 
 
