@@ -154,7 +154,7 @@ def test_only_steps_from_the_same_parameters_are_compared():
     assert resume_proof.changes(starts)[1] == Change(6, 2, 4, pytest.approx(1e-6))
     starts = [WHOLE, own, start(2, 3, 5, shift=1e-6), start(4, 5, 23)]
     assert resume_proof.changes(starts)[1] == Change(6, 2, 4, math.inf), "two made no step 6"
-    starts = [WHOLE, start(1, 0, 2), start(2, 0, 23, shift=1e-6)]
+    starts = [WHOLE, start(1, 0, 2), start(1, 0, 0), start(2, 0, 23, shift=1e-6)]
     assert resume_proof.changes(starts) == [Change(1, 1, 2, pytest.approx(1e-6))], "the seed's"
 
 
@@ -286,6 +286,18 @@ def test_a_proof_that_is_stopped_leaves_no_run(stand_in, tmp_path, number):
     thread.join()
     assert len(children) == 1 and not processes.alive(children[0])
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_steps_that_an_earlier_start_left_are_not_its_own(tmp_path):
+    """It was killed before it could remove them."""
+    rows = [{"step": step, "train": {"loss": 1 / step}} for step in (1, 2, 3)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    says = "print('x: 7 parameters, 9 steps; goes on from step 2\\nstep 3/9  loss'[:{}])"
+    for length, losses in ((-14, {}), (None, {3: 1 / 3})):
+        command = [sys.executable, "-c", says.format(length)]
+        with resume_proof._Run(command, tmp_path, [2]) as run:
+            run.process.wait()
+            assert run.made() == Start(2, 2, losses)
 
 
 def test_a_run_that_hangs_is_not_waited_for(stand_in, tmp_path, monkeypatch):
