@@ -13,7 +13,7 @@ from transformer_jax.config import WEIGHTS, UserError, is_remote
 
 _MODES = [
     *("train", "evaluate", "translate", "score", "compare", "describe", "plan"),
-    *("import", "export", "replay", "verify_resume", "sweep"),
+    *("import", "export", "replay", "verify_resume", "sweep", "report"),
 ]
 _FORMATS = ["marian", "ctranslate2", "safetensors"]
 _MODE = flags.DEFINE_enum("mode", "train", _MODES, "What to do.")
@@ -103,6 +103,9 @@ def main(argv: list[str]) -> None:
         sys.exit(_verify_resume(argv[0]))
     if _MODE.value == "sweep":
         sys.exit(_sweep(argv[0]))
+    if _MODE.value == "report":
+        _report()
+        return
     # Imported here: a wrong flag should not wait for jax.
     from transformer_jax import comparison, experiment, interop, parallel, preemption, trained
 
@@ -193,6 +196,35 @@ def _sweep(launcher: str) -> int:
         arguments=given,
         launcher=[sys.executable, launcher],
     )
+
+
+def _report() -> None:
+    os.environ["JAX_PLATFORMS"] = "cpu"  # before jax is imported: the devices may be in use
+    try:
+        from transformer_jax import parallel, report
+    except ModuleNotFoundError as e:
+        needed = "matplotlib optuna scikit-learn"
+        raise UserError(f"--mode=report needs {e.name}: pip install {needed}") from None
+    parallel.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    if not parallel.is_writer():
+        return
+    folder = storage.path(_WORKDIR.value or f"runs/{flags.FLAGS.config.name}")
+    reading = report.runs.read(folder)
+    file = command_line.named_experiment() or _own_experiment(reading.experiment)
+    paper = command_line.load_paper(file) if file else None
+    report.write(reading, folder, paper, file.name if file else "")
+    print(f"{folder / report.HTML}\n{folder / report.MARKDOWN}")
+
+
+def _own_experiment(name: str) -> Path | None:
+    """The experiment file that a sweep's folder names, if it is one of this project's.
+
+    Another one, which a folder from elsewhere may name, is not run unless --config names it too.
+    """
+    written, colon, argument = name.partition(":")
+    file = Path(__file__).parent / "experiments" / Path(written).name
+    ours = Path(written).parent.name == "experiments" and file.is_file()
+    return Path(f"{file}{colon}{argument}") if ours else None
 
 
 def _let_orbax_be_silent() -> None:

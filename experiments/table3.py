@@ -23,6 +23,7 @@ which is no more than another seed or another thousand sentences make, and four 
 are too few for the overfitting that dropout is there to prevent.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -106,6 +107,9 @@ _LAPTOP_DIVISORS = {
 
 _LAPTOP_SEEDS = (0, 1)
 
+# Floating-point operations of the training, section 5.4's Table 2 (English to German).
+_PRINTED_FLOPS = {"base": 3.3e18, "big": 2.3e19}
+
 
 def get_config(scale: str = "") -> Config:
     """The first row: the paper's base model, or with "laptop" a small one on Multi30k.
@@ -146,3 +150,18 @@ def sweep(scale: str = "") -> Iterator[dict[str, Any]]:
         rows.append({"name": row.label, **scaled})
     points = chain(*(grid(rows, {"seed": [seed]}) for seed in _LAPTOP_SEEDS)) if scale else rows
     yield from named(points, prefix=get_config(scale).name)
+
+
+def paper(name: str) -> dict[str, Any] | None:
+    """What the paper printed of the row that a point of either scale is named after.
+
+    Of the laptop scale's points too: the numbers are those of the row at the paper's own size.
+    """
+    label = re.sub(r"^table3_(laptop_)?|_seed_\d+$", "", name)
+    for row in TABLE:
+        if row.label == label:
+            flops = _PRINTED_FLOPS.get(label)
+            printed = row.perplexity, row.bleu, row.millions, flops
+            names = "perplexity", "bleu", "millions", "flops"
+            return {"row": label, **dict(zip(names, printed, strict=True))}
+    return None

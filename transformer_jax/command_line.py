@@ -202,6 +202,23 @@ def load_search_space(path: Path) -> Callable[[Any], dict[str, Any]]:
     return module.search_space
 
 
+def load_paper(path: Path) -> Callable[[str], dict[str, Any] | None] | None:
+    """The paper(name) of an experiment file: what a paper printed of the point of that name.
+
+    It returns {"row": "A_heads_1", "perplexity": 5.29, "bleu": 24.9, "millions": 65, "flops": None}
+    (per piece; 0–100; of parameters; of the training), with None for what the paper does not print;
+    or None: the paper has no such row.
+
+    Returns:
+      The function; None if the file has none.
+
+    Raises:
+      UserError: if there is no such file.
+    """
+    module, _, _ = _load_module(path)
+    return getattr(module, "paper", None)
+
+
 def apply_overrides(config: Config, overrides: dict[str, Any], *, origin: str) -> None:
     """Sets options of `config` by dotted name: {"model.num_layers": 2}.
 

@@ -55,6 +55,27 @@ def compare(workdir: Path, other: Path, *, split: str, resamples: int = 1000) ->
       UserError: if one is not evaluated, or if they cannot be compared: other sentences, or a BLEU
         that counts other units.
     """
+    a, b = _read_both(workdir, other, split)
+    blocks = _significance(a, b, split, resamples)
+    differing = _differences(a.options, b.options)
+    title = "options that differ:" if differing else "no option differs"
+    return "\n\n".join([*blocks, "\n".join([title, *differing]), *_changes(a, b)])
+
+
+def significance(workdir: Path, other: Path, *, split: str, resamples: int = 1000) -> str:
+    """The first part of `compare`: the scores of both with the paired bootstrap test."""
+    a, b = _read_both(workdir, other, split)
+    return "\n\n".join(_significance(a, b, split, resamples))
+
+
+def _significance(a: _Run, b: _Run, split: str, resamples: int) -> list[str]:
+    title = f"{split}, {len(a.sources):,} sentences\nA  {a.workdir}\nB  {b.workdir}"
+    if a.translations == b.translations:
+        return [title, "A and B translate every sentence alike: there is nothing to test"]
+    return [title, _paired_test(a, b, resamples)]
+
+
+def _read_both(workdir: Path, other: Path, split: str) -> tuple[_Run, _Run]:
     a, b = _read(workdir, split), _read(other, split)
     _refuse_different_sentences(a, b, split)
     if a.tokenizer != b.tokenizer:
@@ -62,14 +83,7 @@ def compare(workdir: Path, other: Path, *, split: str, resamples: int = 1000) ->
             f"BLEU counts by {a.tokenizer} in {workdir} and by {b.tokenizer} in {other}: evaluate "
             "both with the same --config.data.target_language"
         )
-    blocks = [f"{split}, {len(a.sources):,} sentences\nA  {workdir}\nB  {other}"]
-    if a.translations == b.translations:
-        blocks += ["A and B translate every sentence alike: there is nothing to test"]
-    else:
-        blocks += [_paired_test(a, b, resamples)]
-    differing = _differences(a.options, b.options)
-    title = "options that differ:" if differing else "no option differs"
-    return "\n\n".join([*blocks, "\n".join([title, *differing]), *_changes(a, b)])
+    return a, b
 
 
 def _read(workdir: Path, split: str) -> _Run:
