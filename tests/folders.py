@@ -57,7 +57,7 @@ def write_lines(path, rows):
 
 
 def write_sweep(folder, points, *, config="experiments/points.py"):
-    """A sweep's folder; a point is (name, overrides, loss, bleu), finished; of loss None, failed."""
+    """A sweep's folder, of points (name, overrides, loss, bleu); one whose loss is None failed."""
     listed = []
     for name, overrides, loss, bleu in points:
         state, reason = ("failed", "error: it <diverges>") if loss is None else ("finished", "")
