@@ -181,7 +181,8 @@ def _markdown_block(block: Block, figures: str) -> str:
         case Heading(text):
             return f"## {_markdown(text)}"
         case Paragraph(text, note):
-            return f"> {_markdown(text)}" if note else _markdown(text)
+            line = _STARTS_A_LIST.sub(lambda m: f"&#{ord(m[1][0])};{m[1][1:]}", _markdown(text))
+            return f"> {line}" if note else line
         case Preformatted(text):
             text = _UNPRINTABLE.sub("\ufffd", text)
             longest = max(map(len, re.findall("`+", text)), default=0)
@@ -196,13 +197,12 @@ def _markdown_block(block: Block, figures: str) -> str:
 
 
 _ACTIVE = re.compile(r"([\\`*_\[\]|~#$!])")
-_STARTS_A_LIST = re.compile(r"^(\s*)([-+=]|\d+(?=[.)]))")
+_STARTS_A_LIST = re.compile(r"^([-+=]|\d+(?=[.)](?:\s|$)))")  # or a heading, or a line
 
 
 def _markdown(text: str) -> str:
     """One line, in which nothing is markup."""
     text = " ".join(_UNPRINTABLE.sub("\ufffd", text).split())
     text = _ACTIVE.sub(r"\\\1", html.escape(text, quote=False))
-    # "1." and "-" begin a list, "://" makes a link, an "@" may call somebody.
-    text = _STARTS_A_LIST.sub(lambda m: f"{m[1]}&#{ord(m[2][0])};{m[2][1:]}", text)
+    # "://" and "www." make links, and an "@" may call somebody.
     return text.replace("://", "&#58;//").replace("@", "&#64;").replace("www.", "www&#46;")

@@ -1,0 +1,390 @@
+"""Reports: of runs and sweeps, whole and with parts missing; what is damaged is said in a line."""
+
+import json
+import math
+import re
+import shutil
+
+import numpy as np
+import pytest
+from folders import write_lines, write_run, write_sweep
+from launching import ROOT, launch, refusal
+from scipy import stats
+
+from experiments import table3
+from transformer_jax import command_line, report
+from transformer_jax.config import UserError
+from transformer_jax.report import document, figures, importance, runs, statistics
+from transformer_jax.report.document import Document, Figure, Heading, Paragraph, Preformatted
+from transformer_jax.report.document import Table as TableBlock
+
+HOSTILE = ["a|b", "`c`", "**d**", "[e](http://f)", "<b>g</b>", "\n\n# h", "\\", "![i](j)", "&lt;"]
+
+
+def page(folder, paper=None):
+    """The report of a folder as Markdown, which is written, with its figures, into it."""
+    report.write(report.runs.read(folder), folder, paper, "an experiment")
+    return (folder / "report.md").read_text(encoding="utf-8")
+
+
+def table_rows(markdown, first):
+    """The cells of the table whose header begins with `first`."""
+    lines = iter(markdown.split("\n"))
+    next(line for line in lines if line.startswith(f"| {first} |"))
+    next(lines)
+    found = []
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        found.append([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]])
+    return found
+
+
+# ----------------------------------------------------------------------------------- statistics
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_intervals_hold_the_truth_as_often_as_they_say(n):
+    rng, hits = np.random.default_rng(7), 0
+    for _ in range(4000):
+        found = statistics.mean(rng.normal(3.0, 2.0, n).tolist())
+        hits += abs(found.value - 3.0) <= found.half_width
+    assert hits / 4000 == pytest.approx(0.95, abs=0.012)
+
+
+def test_one_seed_has_no_interval():
+    assert statistics.mean([1.5]) == statistics.Mean(1.5, None, 1)
+    assert statistics.mean([]) is None
+
+
+def test_welch_is_scipys():
+    a, b = [1.0, 1.3, 0.9], [2.0, 2.9, 1.1, 2.2, 1.7]
+    found, expected = statistics.welch(a, b), stats.ttest_ind(b, a, equal_var=False)
+    assert found.p == pytest.approx(expected.pvalue, rel=1e-9)
+    interval = expected.confidence_interval(0.95)
+    assert found.value - found.half_width == pytest.approx(interval.low)
+    assert found.value + found.half_width == pytest.approx(interval.high)
+
+
+@pytest.mark.parametrize(("a", "b"), [([1.0], [2.0, 3.0]), ([1.0, 1.0], [2.0, 2.0]), ([], [])])
+def test_without_two_seeds_that_differ_there_is_no_test(a, b):
+    assert statistics.welch(a, b) is None
+
+
+# ----------------------------------------------------------------------------------- the document
+def test_in_a_table_of_markdown_nothing_is_markup():
+    table = TableBlock(["x"], [[text] for text in HOSTILE])
+    lines = document.to_markdown(Document("t", [table]), "f").strip().split("\n")[4:]
+    assert lines == [
+        "| a\\|b |",
+        "| \\`c\\` |",
+        "| \\*\\*d\\*\\* |",
+        "| \\[e\\](http&#58;//f) |",
+        "| &lt;b&gt;g&lt;/b&gt; |",
+        "| \\# h |",
+        "| \\\\ |",
+        "| \\!\\[i\\](j) |",
+        "| &amp;lt; |",
+    ]
+
+
+@pytest.mark.parametrize("text", ["- x", "+ x", "1. x", "12) x", "12.", "=== ", "---"])
+def test_a_paragraph_of_markdown_begins_no_list(text):
+    written = document.to_markdown(Document("t", [Paragraph(text)]), "f").split("\n")[2]
+    assert re.match(r"&#\d+;", written)
+
+
+def test_a_fence_is_longer_than_what_it_holds():
+    written = document.to_markdown(Document("t", [Preformatted("a\n````\nb")]), "f")
+    assert written.split("\n")[2:] == ["`````text", "a", "````", "b", "`````", ""]
+
+
+def test_in_html_nothing_is_markup():
+    blocks = [
+        Heading("<i>"),
+        Paragraph("<i>"),
+        Preformatted("<i>"),
+        Figure("f", b"png", '"<i>'),
+        TableBlock(["<i>"], [["<i>\x00\ud800"]]),
+    ]
+    written = document.to_html(Document("<i>", blocks))
+    assert "<i>" not in written
+    assert written.count("&lt;i&gt;") == 8 + 1
+    assert 'alt="&quot;&lt;i&gt;"' in written
+    assert "\x00" not in written and "\ud800" not in written
+
+
+# ---------------------------------------------------------------------------------------- figures
+def test_a_curve_without_points_is_none():
+    nothing = figures.Line("a", [1, 2], [math.nan, math.inf])
+    assert figures.curves([nothing], label="x") is None
+    assert figures.curves([], label="x") is None
+
+
+def test_names_are_drawn_as_they_are():
+    lines = [figures.Line(name, [1, 2], [3, 4]) for name in ("_a", "$\\frac{", "猫" * 60, "")]
+    for logarithmic in (True, False):
+        png = figures.curves(lines, label="$x", logarithmic=logarithmic)
+        assert png.startswith(b"\x89PNG")
+    assert figures.curves(lines, label="$x") == figures.curves(lines, label="$x")
+
+
+# ---------------------------------------------------------------------------------------- a sweep
+POINTS = [
+    ("base_seed_0", {"seed": 0}, 2.0, 20.0),
+    ("d_ff_17_seed_0", {"model.d_ff": 17, "seed": 0}, 1.5, 25.0),
+    ("base_seed_1", {"seed": 1}, 2.2, 21.0),
+    ("d_ff_17_seed_1", {"model.d_ff": 17, "seed": 1}, 1.6, 26.0),
+    ("d_ff_19", {"model.d_ff": 19}, None, None),
+    ("d_ff_23", {"model.d_ff": 23}, 1.9, 22.0),
+]
+
+
+def test_points_that_differ_in_the_seed_are_one_row(tmp_path):
+    text = page(write_sweep(tmp_path / "sweep", POINTS))
+    found = {row[0]: row[1:4] for row in table_rows(text, "point")}
+    assert list(found) == ["d\\_ff\\_17", "d\\_ff\\_23", "base", "d\\_ff\\_19"], "the best first"
+    width = stats.t.ppf(0.975, 1) * np.std([2.0, 2.2], ddof=1) / math.sqrt(2)
+    assert found["base"] == ["2", f"2.1000 ± {width:.4f}", "20.50 ± 6.35"]
+    assert found["d\\_ff\\_23"] == ["1", "1.9000", "22.00"]
+    assert found["d\\_ff\\_19"] == ["0 of 1", "–", "–"]
+    assert "error: it &lt;diverges&gt;" in text
+
+
+def test_the_best_is_tested_against_the_baseline(tmp_path):
+    text = page(write_sweep(tmp_path / "sweep", POINTS))
+    assert "Best, by mean validation loss: d\\_ff\\_17. Baseline: base (it changes nothing)" in text
+    loss, bleu = table_rows(text, "")
+    expected = stats.ttest_ind([1.5, 1.6], [2.0, 2.2], equal_var=False).pvalue
+    assert loss[3] == "2 and 2"
+    assert loss[5:] == [f"{expected:.4f}", f"{min(1, 3 * expected):.4f}"]
+    assert loss[4].startswith("-0.5500 ±") and bleu[4].startswith("+5.00 ±")
+    # Neither was evaluated on the validation set, and the page says so, and how.
+    assert "No test over the sentences" in text
+    assert "--mode=evaluate" in text and "--split=valid" in text
+
+
+def test_the_same_translations_of_the_validation_set_are_compared(tmp_path):
+    folder = write_sweep(tmp_path / "sweep", POINTS[:2])
+    signature = {"bleu_signature": "nrefs:1|tok:13a"}
+    for name, word in (("base_seed_0", "dog"), ("d_ff_17_seed_0", "cat")):
+        evaluated = folder / name / "evaluation" / "valid"
+        evaluated.mkdir(parents=True)
+        rows = [
+            {
+                "source": f"s{n}",
+                "translation": f"I have {n} {word}s",
+                "reference": f"I have {n} cats",
+            }
+            for n in range(13)
+        ]
+        write_lines(evaluated / "translations.jsonl", rows)
+        (evaluated / "scores.json").write_text(json.dumps(signature))
+    text = page(folder)
+    assert "No test over seeds" in text
+    assert re.search(r"BLEU +\d+\.\d ± .* 100\.0 ± ", text)
+    assert "13 sentences are too few" in text
+
+
+def test_without_a_plain_point_the_first_is_the_baseline(tmp_path):
+    points = [POINTS[5], POINTS[1]]
+    text = page(write_sweep(tmp_path / "sweep", points))
+    assert "Baseline: d\\_ff\\_23 (the first: none changes nothing)" in text
+
+
+def test_of_forty_points_all_stand_in_the_table(tmp_path):
+    points = [(f"p{n}", {"model.d_ff": n + 1}, 2 + n / 50, 20.0) for n in range(40)]
+    text = page(write_sweep(tmp_path / "sweep", points))
+    assert len(table_rows(text, "point")) == 40
+    assert "In colour: p0, which is the baseline, and the 7 with the least validation loss" in text
+
+
+def test_losses_of_different_vocabularies_are_not_compared_in_silence(tmp_path):
+    folder = write_sweep(tmp_path / "sweep", POINTS[:2])
+    assert "vocabularies" not in page(folder)
+    path = folder / "base_seed_0" / "card.json"
+    path.write_text(path.read_text().replace("fedcba98", "00000000"))
+    assert "different vocabularies: their losses do not compare" in page(folder)
+
+
+# ------------------------------------------------------------------------------------ importances
+def test_the_option_that_decides_is_the_important_one(tmp_path):
+    points = [
+        (f"p{a}{b}{c}", {"model.d_ff": a + 1, "model.norm": b, "seed": c}, 2 + a / 3 + c / 100, 9.0)
+        for a in range(5)
+        for b in ("post", "pre")
+        for c in range(3)
+    ]
+    found = importance.importances(runs.read(write_sweep(tmp_path / "sweep", points)).runs)
+    assert next(iter(found.shares)) == "model.d_ff"
+    assert found.shares["model.d_ff"] > 0.9
+    assert set(found.shares) == {"model.d_ff", "model.norm", "seed"}
+    assert sum(found.shares.values()) == pytest.approx(1)
+    assert (found.points, found.warning) == (30, "")
+
+
+def test_an_option_that_a_point_does_not_override_counts_as_configured(tmp_path):
+    points = [
+        ("base", {}, 2.0, 1.0),
+        *((f"p{n}", {"model.d_ff": n}, n / 7, 1.0) for n in (2, 3, 5)),
+    ]
+    found = importance.importances(runs.read(write_sweep(tmp_path / "sweep", points)).runs)
+    assert found.points == 4
+    assert found.shares == {"model.d_ff": pytest.approx(1)}
+    assert "4 points are too few for 1 options" in found.warning
+
+
+def test_where_nothing_can_have_mattered_the_page_says_so(tmp_path):
+    points = [("a", {"seed": 0}, 2.0, 20.0), ("b", {"seed": 0, "model.d_ff": 5}, 2.0, 20.0)]
+    text = page(write_sweep(tmp_path / "sweep", points))
+    assert "Too little to say which option mattered" in text
+    assert not (tmp_path / "sweep/report_figures/importances.png").exists()
+    assert "no option differs" in page(write_sweep(tmp_path / "one", points[:1]))
+
+
+# -------------------------------------------------------------------------------------- the paper
+@pytest.mark.parametrize("scale", ["", "laptop"])
+def test_every_row_of_table_3_has_what_the_paper_printed(scale):
+    rows = [table3.paper(point["name"]) for point in table3.sweep(scale)]
+    expected = [(r.label, r.perplexity, r.bleu, r.millions) for r in table3.TABLE]
+    expected *= 2 if scale else 1
+    assert [(r["row"], r["perplexity"], r["bleu"], r["millions"]) for r in rows] == expected
+    assert [r["flops"] for r in rows if r["flops"]] == [3.3e18, 2.3e19] * (2 if scale else 1)
+    assert table3.paper("quickstart") is None
+
+
+def test_an_experiment_without_a_paper_has_none(tmp_path):
+    assert command_line.load_paper(ROOT / "experiments" / "quickstart.py") is None
+    assert command_line.load_paper(ROOT / "experiments" / "table3.py")("table3_big")["bleu"] == 26.4
+
+
+def test_the_numbers_of_the_paper_stand_beside_ours(tmp_path):
+    points = [
+        ("table3_base", {}, math.log(5), 20.0),
+        ("table3_A_heads_4", {"model.num_heads": 4}, 2.0, 10.0),
+        ("other", {"model.d_ff": 9}, 2.0, 10.0),
+    ]
+    text = page(write_sweep(tmp_path / "sweep", points), table3.paper)
+    base, heads = table_rows(text, "row")
+    assert base == ["base", "5.00", "4.92", "20.0", "25.8", "0.00695", "65", "5.55e+09", "3.30e+18"]
+    assert heads[:3] == ["A\\_heads\\_4", "7.39", "5.00"] and heads[6] == "–"
+
+
+# ------------------------------------------------------------------------- missing and damaged
+def test_a_run_with_nothing_but_a_configuration_has_a_page(tmp_path):
+    workdir = write_run(tmp_path / "run")
+    for name in ("metrics.jsonl", "samples.jsonl", "card.json"):
+        (workdir / name).unlink()
+    text = page(workdir)
+    assert "There is no validation yet" in text
+    assert "No curve of the validation loss" in text
+    assert "has kept no samples" in text
+    assert "Without a card" in text
+    assert "has measured nothing" in text
+    assert not list((workdir / "report_figures").iterdir())
+
+
+def test_a_sweep_that_has_only_begun_has_a_page(tmp_path):
+    folder = write_sweep(tmp_path / "sweep", [("p", {"seed": 1}, None, None)])
+    assert "Nothing to compare: no point is finished" in page(folder)
+    summary = json.loads((folder / "sweep.json").read_text()) | {"points": []}
+    (folder / "sweep.json").write_text(json.dumps(summary))
+    assert "has no points" in page(folder)
+
+
+def test_the_last_translations_are_shown(tmp_path):
+    text = page(write_run(tmp_path / "run"))
+    assert table_rows(text, "source") == [["我有一只猫", "I have a cat", "I have a dog"]]
+    assert "at step 400" in text
+
+
+@pytest.mark.parametrize("name", ["card.json", "metrics.jsonl", "samples.jsonl", "config.json"])
+@pytest.mark.parametrize("content", [b"{\n", b"[]\n", b"\xff\xfe\n", b'{"step": 1}\n'])
+def test_what_is_damaged_is_named_in_one_line(tmp_path, name, content):
+    workdir = write_run(tmp_path / "run")
+    (workdir / name).write_bytes(content)
+    if (name, content) == ("metrics.jsonl", b'{"step": 1}\n'):
+        return
+    with pytest.raises(UserError, match=re.escape(name)) as raised:
+        report.runs.read(workdir)
+    assert "\n" not in str(raised.value)
+
+
+POINT = {"name": "p", "overrides": {}, "state": "failed"}
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        7,
+        [7],
+        [{}],
+        [POINT | {"name": "../other"}],
+        [POINT | {"name": "/etc"}],
+        [POINT | {"overrides": {"seed": []}}],
+        [POINT | {"state": None}],
+        [POINT | {"seconds": "x"}],
+    ],
+)
+def test_a_damaged_summary_of_a_sweep_is_refused(tmp_path, points):
+    (tmp_path / "sweep.json").write_text(json.dumps({"points": points}))
+    with pytest.raises(UserError, match=r"sweep\.json is damaged"):
+        report.runs.read(tmp_path)
+
+
+def test_a_card_of_anything_has_a_page(tmp_path):
+    facts = dict.fromkeys(("flops", "parameters", "data", "code", "tokens", "seed"), "x")
+    results = {"validation": 3, "evaluations": [{"bleu": "x", "split": ["y"]}]}
+    assert page(write_run(tmp_path / "run", **facts, results=results, wall_seconds="x"))
+
+
+# -------------------------------------------------------------------------------- the launcher
+@pytest.mark.fast
+def test_the_report_of_a_training(workdir):
+    done = launch("--mode=report", f"--workdir={workdir}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == [f"{workdir}/report.html", f"{workdir}/report.md"]
+    text = (workdir / "report.md").read_text(encoding="utf-8")
+    names = re.findall(r"\]\((report_figures/\w+\.png)\)", text)
+    assert len(names) == 5
+    assert all((workdir / name).read_bytes().startswith(b"\x89PNG") for name in names)
+    written = (workdir / "report.html").read_text(encoding="utf-8")
+    assert written.count("data:image/png;base64,") == 5
+    assert "6,948" in text and "tok:13a" in text
+    assert launch("--mode=report", f"--workdir={workdir}").returncode == 0
+    assert (workdir / "report.html").read_text(encoding="utf-8") == written, "the same every time"
+
+
+def test_the_report_of_a_sweep(trained, tmp_path):
+    rows = {"base": {}, "C_d_ff_4096": {"model.d_ff": 14}}
+    points = [
+        (f"table3_laptop_{label}_seed_{seed}", {"seed": seed, **overrides}, 1.0, 1.0)
+        for label, overrides in rows.items()
+        for seed in (0, 1)
+    ]
+    folder = write_sweep(tmp_path / "sweep", points, config="experiments/table3.py:laptop")
+    for name, *_ in points:
+        shutil.rmtree(folder / name)
+        shutil.copytree(trained[0], folder / name)
+    done = launch("--mode=report", f"--workdir={folder}")
+    assert (done.returncode, done.stderr) == (0, "")
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    assert [row[1] for row in table_rows(text, "point")] == ["2", "2"]
+    assert [row[0] for row in table_rows(text, "row")] == ["base", "C\\_d\\_ff\\_4096"]
+
+
+def test_an_experiment_that_a_folder_brings_along_is_not_run(tmp_path):
+    for place in (tmp_path / "x.py", tmp_path / "experiments" / "x.py"):
+        place.parent.mkdir(exist_ok=True)
+        place.write_text("raise SystemExit('run')\n")
+        folder = write_sweep(tmp_path / f"sweep{len(place.parts)}", POINTS[:1], config=str(place))
+        assert launch("--mode=report", f"--workdir={folder}").returncode == 0
+
+
+def test_what_is_no_workdir_is_refused(tmp_path):
+    assert "is no workdir and no sweep" in refusal("--mode=report", f"--workdir={tmp_path}")
+
+
+def test_without_matplotlib_the_line_that_installs_it(tmp_path, monkeypatch):
+    (tmp_path / "matplotlib.py").write_text("raise ModuleNotFoundError('x', name='matplotlib')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    error = refusal("--mode=report", f"--workdir={write_run(tmp_path / 'run')}")
+    assert "--mode=report needs matplotlib: pip install matplotlib optuna scikit-learn" in error
