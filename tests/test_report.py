@@ -13,7 +13,7 @@ from scipy import stats
 
 from experiments import table3
 from transformer_jax import command_line, report
-from transformer_jax.config import UserError
+from transformer_jax.config import Config, UserError
 from transformer_jax.report import document, figures, importance, runs, statistics
 from transformer_jax.report.document import Document, Figure, Heading, Paragraph, Preformatted
 from transformer_jax.report.document import Table as TableBlock
@@ -120,7 +120,7 @@ def test_a_curve_without_points_is_none():
 
 
 def test_names_are_drawn_as_they_are():
-    lines = [figures.Line(name, [1, 2], [3, 4]) for name in ("_a", "$\\frac{", "猫" * 60, "")]
+    lines = [figures.Line(name, [1, 2], [3, 4]) for name in ("_a", "$\\frac$", "猫" * 60, "")]
     for logarithmic in (True, False):
         png = figures.curves(lines, label="$x", logarithmic=logarithmic)
         assert png.startswith(b"\x89PNG")
@@ -226,7 +226,9 @@ def test_an_option_that_a_point_does_not_override_counts_as_configured(tmp_path)
         ("base", {}, 2.0, 1.0),
         *((f"p{n}", {"model.d_ff": n}, n / 7, 1.0) for n in (2, 3, 5)),
     ]
-    found = importance.importances(runs.read(write_sweep(tmp_path / "sweep", points)).runs)
+    listed = runs.read(write_sweep(tmp_path / "sweep", points)).runs
+    assert importance._varied(listed) == {"model.d_ff": [Config().model.d_ff, 2, 3, 5]}
+    found = importance.importances(listed)
     assert found.points == 4
     assert found.shares == {"model.d_ff": pytest.approx(1)}
     assert "4 points are too few for 1 options" in found.warning
