@@ -9,7 +9,7 @@ from absl import flags
 from absl import logging as absl_logging
 
 from transformer_jax import accelerators, cloud, command_line, storage
-from transformer_jax.config import WEIGHTS, UserError, is_remote
+from transformer_jax.config import WEIGHTS, Config, UserError, is_remote
 
 _MODES = [
     *("train", "evaluate", "translate", "score", "compare", "describe", "plan"),
@@ -25,6 +25,12 @@ _SWEEP_TRIALS = flags.DEFINE_integer(
 )
 _SWEEP_STORAGE = flags.DEFINE_string(
     "sweep_storage", None, "sweep: a database's URL, to share it; study.db in --workdir by default."
+)
+_SWEEP_VECTORIZE = flags.DEFINE_integer(
+    "sweep_vectorize", 1, "sweep: points that one process trains at once.", lower_bound=1
+)
+_SWEEP_LANES = flags.DEFINE_list(
+    "sweep_lanes", [], "train: names of points of the experiment's sweep(), to train at once."
 )
 _SPLIT = flags.DEFINE_string("split", "test", "evaluate, score, compare: which split.")
 _WEIGHTS = flags.DEFINE_enum("weights", "average", WEIGHTS, "Which checkpoints to use.")
@@ -69,6 +75,8 @@ _GOES_WITH = {
     "sweep_workers": ("sweep",),
     "sweep_trials": ("sweep",),
     "sweep_storage": ("sweep",),
+    "sweep_vectorize": ("sweep",),
+    "sweep_lanes": ("train",),
     "weights": ("train", "sweep", "evaluate", "translate", "score", "export"),
     "ensemble": ("evaluate", "translate", "score"),
     "input": ("translate", "score", "import"),
@@ -115,7 +123,9 @@ def main(argv: list[str]) -> None:
     workdir = storage.path(_WORKDIR.value or f"runs/{config.name}")
     weights = _WEIGHTS.value
     options = {"weights": weights, "ensemble": [storage.path(name) for name in _ENSEMBLE.value]}
-    if _MODE.value == "train":
+    if _SWEEP_LANES.value:
+        _train_lanes(config)
+    elif _MODE.value == "train":
         with preemption.handled(config.train.grace_seconds):
             experiment.train(config, workdir, profile=_PROFILE.value)
             trained.evaluate(config, workdir, split="test", weights=weights)
@@ -150,6 +160,24 @@ def main(argv: list[str]) -> None:
         print(experiment.describe(config))
 
 
+def _train_lanes(config: Config) -> None:
+    from transformer_jax import lanes, preemption, sweeps
+
+    file = command_line.named_experiment()
+    if file is None or flags.FLAGS.sweep_index is not None or _PROFILE.value:
+        raise UserError(
+            "--sweep_lanes needs --config=FILE.py with a sweep(), and goes with neither "
+            "--sweep_index nor --profile"
+        )
+    given = command_line.arguments_without(["mode", "config", "workdir", "sweep_lanes", "weights"])
+    names = _SWEEP_LANES.value
+    points = sweeps.lanes(config, file, given, names)
+    workdir = storage.path(_WORKDIR.value or f"runs/{config.name}")
+    at = [(point, workdir / name) for point, name in zip(points, names, strict=True)]
+    with preemption.handled(config.train.grace_seconds):
+        lanes.run(at, weights=_WEIGHTS.value, on_end=sweeps.child.note_end)
+
+
 def _plan() -> str:
     os.environ.update(accelerators.COMPILE_ONLY)  # before jax is imported
     from transformer_jax import planning
@@ -173,13 +201,13 @@ def _sweep(launcher: str) -> int:
         raise UserError(f"--mode=sweep needs optuna: pip install optuna ({e})") from None
     # What was typed, but what concerns the sweep: each run is given it.
     ours = ["mode", "config", "workdir", "sweep_workers", "sweep_trials", "sweep_storage"]
-    given = command_line.arguments_without([*ours, "dry_run", "accelerator"])
+    given = command_line.arguments_without([*ours, "sweep_vectorize", "dry_run", "accelerator"])
     if flags.FLAGS.dry_run:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before jax is imported
         from transformer_jax.sweeps import cost
 
-        number = _SWEEP_TRIALS.value
-        print(cost.dry_run(config, file, given, number, accelerator=flags.FLAGS.accelerator))
+        options = {"accelerator": flags.FLAGS.accelerator, "vectorize": _SWEEP_VECTORIZE.value}
+        print(cost.dry_run(config, file, given, _SWEEP_TRIALS.value, **options))
         return 0
     if flags.FLAGS.accelerator:
         raise UserError("--accelerator goes with --mode=sweep --dry_run, to estimate hours")
@@ -195,6 +223,7 @@ def _sweep(launcher: str) -> int:
         url=_SWEEP_STORAGE.value,
         arguments=given,
         launcher=[sys.executable, launcher],
+        vectorize=_SWEEP_VECTORIZE.value,
     )
 
 

@@ -6,6 +6,7 @@ orbax has committed it and its manifest is written.
 """
 
 import contextlib
+import math
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -23,12 +24,12 @@ from orbax.checkpoint.checkpoint_managers import (
 
 from transformer_jax import manifest, parallel
 from transformer_jax.config import WEIGHTS, UserError, is_remote
+from transformer_jax.manifest import FOLDER
 from transformer_jax.tracking import say
 
 if TYPE_CHECKING:  # for its name alone: imports run downward
     from transformer_jax.training import TrainState
 
-FOLDER = "checkpoints"
 DAMAGED_FOLDER = "damaged"
 _UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of what orbax has not committed
 
@@ -182,7 +183,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps that have a complete checkpoint, ascending."""
-        return complete_steps(self._folder)
+        return manifest.complete(self._folder)
 
     def restore(self, state: "TrainState") -> "TrainState":
         """The last saved state; `state` when there is none. For the one run that trains here.
@@ -193,9 +194,15 @@ class Checkpoints:
         Raises:
           UserError: if all of them are damaged, or of another model.
         """
-        step = parallel.agreed(self._last_sound() if parallel.is_writer() else 0)
+        step = parallel.agreed(self.last_sound() if parallel.is_writer() else 0)
         self._manager.reload()
         return state if step < 0 else self.restore_step(step, state)
+
+    def forget_after(self, step: int) -> None:
+        """Removes those of later steps, which will be made again. For the one run that trains."""
+        for later in [s for s in self.steps() if s > step]:
+            _remove(self._folder / str(later))
+        self._manager.reload()
 
     def restore_step(self, step: int, state: "TrainState") -> "TrainState":
         """The state saved at `step`, unchecked; see `restore`."""
@@ -222,14 +229,20 @@ class Checkpoints:
                 sound.append(step)
         return sound[::-1]
 
-    def _last_sound(self) -> int:
-        """The last step without damage, after moving away those behind it; -1 = there is none."""
+    def last_sound(self, at_most: float = math.inf) -> int:
+        """The last step, up to `at_most`, without damage; -1 = there is none.
+
+        Those between the two are moved away. For the one run that trains here.
+
+        Raises:
+          UserError: if there are some, and all are damaged.
+        """
         if not self._folder.exists():
             return -1
         self._remove_unfinished()
         self._set_aside_unlisted()
         found = {}
-        for step in reversed(self.steps()):
+        for step in reversed([s for s in self.steps() if s <= at_most]):
             found[step] = manifest.damaged(self._folder / str(step))
             if not found[step]:
                 break
@@ -326,14 +339,6 @@ class Checkpoints:
         self._manager.close()
         if failure is not None:
             raise UserError(f"the last checkpoint could not be saved: {_reason(failure)}")
-
-
-def complete_steps(folder: Path) -> list[int]:
-    """The steps of the complete checkpoints in `folder`, ascending."""
-    if not folder.exists():
-        return []
-    names = [path.name for path in folder.iterdir() if path.name.isdigit()]
-    return sorted(int(name) for name in names if manifest.exists(folder / name))
 
 
 def _regular(steps: Sequence[int], every: int) -> list[int]:

@@ -5,6 +5,7 @@ A workdir is self-contained: config.json, tokenizer.model, checkpoints/, and wha
 
 import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformer_jax import (
     evaluation,
     health,
     lock,
+    manifest,
     parallel,
     preemption,
     records,
@@ -26,7 +28,7 @@ from transformer_jax import (
 )
 from transformer_jax import config as configs
 from transformer_jax.checkpoint import Checkpoints
-from transformer_jax.config import CONFIG_FILE, Config, Preempted, UserError
+from transformer_jax.config import CONFIG_FILE, Config, Preempted, TrainConfig, UserError
 from transformer_jax.data import corpora, word_vectors
 from transformer_jax.model import Transformer
 from transformer_jax.preparation import Prepared, prepare
@@ -48,30 +50,28 @@ def train(config: Config, workdir: Path, *, profile: str | None = None) -> None:
     """
     started = time.monotonic()
     configs.validate(config)
-    _saved_config(config, workdir)  # a mistake is told before anything is read
-    devices = _devices(config)
+    saved_config(config, workdir)  # a mistake is told before anything is read
+    devices = devices_of(config)
     with parallel.writer_first():
         corpus = corpora.load_split(config.data, "train")
         valid = corpora.load_split(config.data, "valid")
         corpora.load_split(config.data, "test")  # missing? Now is better than after the training
     evaluation.warn_of_words([target for _, target in valid.pairs], config.data.target_language)
     with lock.held(workdir):
-        saved = _saved_config(config, workdir)
+        saved = saved_config(config, workdir)
         prepared = prepare(config, workdir, devices, corpus, valid, begun=saved is not None)
-        run = _Run(prepared, card.Card(prepared, since=started))
+        run = Run(prepared, card.Card(prepared, since=started))
         try:
             with preemption.deferred(), run.card, run.checkpoints:
                 with preemption.immediate():
                     state = run.first_state()
-                    _check_steps(int(state.step), config, saved, profile)
+                    check_steps(int(state.step), config, saved, profile)
                     if parallel.is_writer():  # last: from here on the workdir is this experiment's
                         prepared.tokenizers.save(workdir)
                         configs.save(config, workdir / CONFIG_FILE)
                 run.train(state, profile)
         except health.TrainingStopped as e:
-            good = [step for step in run.checkpoints.steps() if step <= e.good_until][-1:]
-            last = good[0] if good else "none"
-            raise UserError(f"{e}; the last good checkpoint is {last}") from None
+            raise UserError(run.reason(e)) from None
     say(f"trained in {(time.monotonic() - started) / 60:.1f} minutes")
 
 
@@ -84,19 +84,19 @@ def replay_step(config: Config, workdir: Path, step: int) -> str:
       UserError: if the workdir does not hold this experiment, or the step is none of its steps.
     """
     configs.validate(config)
-    if _saved_config(config, workdir) is None:
+    if saved_config(config, workdir) is None:
         configs.load(workdir / CONFIG_FILE)  # says that it is not a workdir
     if not 1 <= step <= config.train.steps:
         raise UserError(f"--step={step} is none of 1 … train.steps={config.train.steps}")
     corpus, valid = (corpora.load_split(config.data, split) for split in ("train", "valid"))
-    devices = _devices(config)
+    devices = devices_of(config)
     prepared = prepare(config, workdir, devices, corpus, valid, begun=True)
     data, state = prepared.data, prepared.create_state()
     with Checkpoints(workdir, keep=config.train.average_checkpoints) as checkpoints:
         state = checkpoints.restore_before(step, state)
     first_step = int(state.step)
     if not first_step:
-        state = _from_word_vectors(prepared, state)
+        state = from_word_vectors(prepared, state)
     if first_step < step - 1:
         say(f"makes steps {first_step + 1} to {step - 1} again")
     train_step = prepared.compile_step()
@@ -109,21 +109,26 @@ def replay_step(config: Config, workdir: Path, step: int) -> str:
     return replay.report(config, prepared.model, state, data.batch(step - 1), texts)
 
 
-def _devices(config: Config) -> parallel.Devices:
+def devices_of(config: Config) -> parallel.Devices:
+    """What an experiment runs on; see `parallel.choose`."""
     rows, accumulate = config.data.batch_rows, config.train.accumulate
     return parallel.choose(config.parallel, batch_rows=rows, accumulate=accumulate)
 
 
-class _Run:
+class Run:
     """The loop, with what happens around it: metrics, validation, checkpoints, an early end."""
 
-    def __init__(self, prepared: Prepared, run_card: card.Card) -> None:
+    def __init__(
+        self, prepared: Prepared, run_card: card.Card, validation: Validation | None = None
+    ) -> None:
+        """With a `validation` it is one of several that train together, and speaks less."""
         self._prepared, self.card = prepared, run_card
+        self._alone = validation is None
         self._options = options = prepared.config.train
         # Grows with the validations, and decides which checkpoint is the best one.
         self._scores = records.bleu_scores(prepared.workdir)
         self._health = health.Health(options, self._on_skip)
-        self._validate = Validation(prepared)
+        self._validate = validation or Validation(prepared)
         self.checkpoints = Checkpoints(
             prepared.workdir,
             keep=options.average_checkpoints,
@@ -135,7 +140,7 @@ class _Run:
     def first_state(self) -> training.TrainState:
         """The last checkpoint's; without one a new one, whose embeddings may be word vectors."""
         state = self.checkpoints.restore(self._prepared.create_state())
-        return state if int(state.step) else _from_word_vectors(self._prepared, state)
+        return state if int(state.step) else from_word_vectors(self._prepared, state)
 
     def train(self, state: training.TrainState, profile: str | None) -> None:
         """From `state` to the last step, or to the step at which it is told to stop."""
@@ -146,54 +151,71 @@ class _Run:
             f"{config.data.batch_rows} rows, {devices.description}"
             + (f"; goes on from step {first_step}" if first_step else "")
         )
-        self.card.begin(first_step, parameters)
-        self._tracker = tracking.Tracker(
-            self._prepared.workdir,
-            first_step=first_step,
-            num_steps=options.steps,
-            log_every=options.log_every,
-            tensorboard=options.tensorboard,
-        )
-        self._tracker.write_options(configs.flatten(config))
-        self._health.skipped = records.skipped(self._prepared.workdir)
         step = self._prepared.compile_step()
-        with contextlib.closing(self._tracker):
-            if first_step and first_step not in self._scores:
-                self._evaluate(first_step, state)  # the run was stopped before it could
+        with self.begun(state):
             training.train(
                 devices.to_step(state),
                 tracking.profiled(step, profile) if profile else step,
                 self._prepared.batches(first_step),
                 first_step=first_step,
                 num_steps=options.steps,
-                on_metrics=self._on_metrics,
+                on_metrics=self.on_metrics,
                 pauses_at=self._pauses_at,
                 on_pause=self._on_pause,
             )
 
-    def _on_metrics(self, step: int, metrics: dict[str, float]) -> None:
+    @contextlib.contextmanager
+    def begun(self, state: training.TrainState) -> Iterator[None]:
+        """Within the block metrics are written; those of later steps than `state`'s are forgotten.
+
+        A validation that `state` lacks, because the run was stopped before it, is made first.
+        """
+        options, first_step = self._options, int(state.step)
+        self.card.begin(first_step, training.count_parameters(state.params))
+        self._tracker = tracking.Tracker(
+            self._prepared.workdir,
+            first_step=first_step,
+            num_steps=options.steps,
+            log_every=options.log_every,
+            tensorboard=options.tensorboard,
+            shown=self._alone,
+        )
+        self._tracker.write_options(configs.flatten(self._prepared.config))
+        self._health.skipped = records.skipped(self._prepared.workdir)
+        with contextlib.closing(self._tracker):
+            if first_step and first_step not in self._scores:
+                self.evaluate(first_step, state)
+            yield
+
+    def on_metrics(self, step: int, metrics: dict[str, float]) -> None:
+        """Takes those of each step. Raises health.TrainingStopped."""
         self._health.check(step, metrics)
         self._tracker.train_step(step, metrics | {"skipped": self._health.skipped})
         self.card.reached(step)
 
     def _pauses_at(self, step: int) -> bool:
         self._preempted = preemption.requested(step)
-        options = self._options
-        return self._preempted or step % options.checkpoint_every == 0 or step == options.steps
+        return self._preempted or saves_at(step, self._options)
 
     def _on_pause(self, step: int, state: Any) -> None:
         state = self._prepared.devices.from_step(state)
+        self.save(step, state)
+        if self._preempted:
+            raise Preempted(f"of {self._options.steps} steps, {self.saved()} are saved")
+        self.evaluate(step, state)
+        self.goes_on()
+
+    def save(self, step: int, state: training.TrainState) -> None:
+        """Begins to save `state`, after what was written of the steps so far."""
         self._tracker.flush()  # before the checkpoint from which a restart would go on
         self.checkpoints.save(step, state)
-        if self._preempted:
-            self.checkpoints.wait()
-            last = self.checkpoints.steps()[-1:]
-            raise Preempted(f"of {self._options.steps} steps, {last[0] if last else 0} are saved")
-        self._evaluate(step, state)
-        self.card.update()
-        self._tracker.restart_clock()
 
-    def _evaluate(self, step: int, state: training.TrainState) -> None:
+    def saved(self) -> int:
+        """The step of the last checkpoint, once it is on disk; 0 = there is none."""
+        self.checkpoints.wait()
+        return max(self.checkpoints.steps(), default=0)
+
+    def evaluate(self, step: int, state: training.TrainState) -> None:
         """If it is due. The state is saved already, and an interruption loses this alone."""
         every = self._options.evaluate_every
         if not every or (step != self._options.steps and step % every):
@@ -205,17 +227,36 @@ class _Run:
         self._tracker.flush()
         self.card.validated(step, metrics)
         self._scores[step] = metrics["bleu"]
-        say(f"step {step}  " + "  ".join(f"valid {k} {v:.3f}" for k, v in metrics.items()))
+        name = "" if self._alone else f"{self._prepared.config.name}: "
+        said = "  ".join(f"valid {k} {v:.3f}" for k, v in metrics.items())
+        say(f"{name}step {step}  {said}")
+
+    def goes_on(self) -> None:
+        """After a pause, whose time is left out of the speed that is told."""
+        self.card.update()
+        self._tracker.restart_clock()
+
+    def reason(self, stopped: health.TrainingStopped) -> str:
+        """Why it stopped, and what there is to go back to."""
+        self.checkpoints.wait()
+        good = [step for step in self.checkpoints.steps() if step <= stopped.good_until][-1:]
+        return f"{stopped}; the last good checkpoint is {good[0] if good else 'none'}"
 
     def _on_skip(self, step: int, reason: str) -> str:
         """Writes the batch of a step that was skipped, and says so."""
         prepared = self._prepared
         told = replay.write_batch(prepared.workdir, step, prepared.data, prepared.corpus.pairs)
-        say(f"warning: step {step} is skipped: its {reason}; {told}")
+        name = "" if self._alone else f"{prepared.config.name}: "
+        say(f"warning: {name}step {step} is skipped: its {reason}; {told}")
         return told
 
 
-def _from_word_vectors(prepared: Prepared, state: training.TrainState) -> training.TrainState:
+def saves_at(step: int, options: TrainConfig) -> bool:
+    """Whether a run pauses after that step, to save and perhaps to evaluate."""
+    return step % options.checkpoint_every == 0 or step == options.steps
+
+
+def from_word_vectors(prepared: Prepared, state: training.TrainState) -> training.TrainState:
     """A new state, whose embeddings are word vectors if the experiment names some."""
     config, devices = prepared.config.model, prepared.devices
     if not config.pretrained_embeddings:
@@ -241,7 +282,7 @@ _FREE_OPTIONS = (
 )
 
 
-def _saved_config(config: Config, workdir: Path) -> Config | None:
+def saved_config(config: Config, workdir: Path) -> Config | None:
     """What `workdir` was made with, checked to be this experiment; None if it is new."""
     path = workdir / CONFIG_FILE
     if not path.exists():
@@ -251,7 +292,7 @@ def _saved_config(config: Config, workdir: Path) -> Config | None:
     if saved.model.pretrained_embeddings and config.model.pretrained_embeddings:
         free += ("model.pretrained_embeddings:",)  # the file moved, which a checkpoint replaces
     differing = [d for d in configs.differences(saved, config) if not d.startswith(free)]
-    if differing and not checkpoint.complete_steps(workdir / checkpoint.FOLDER):
+    if differing and not manifest.complete(workdir / checkpoint.FOLDER):
         raise UserError(
             f"{workdir} was begun with other options ({'; '.join(differing)}) and has no "
             "checkpoint yet: remove it, or choose another --workdir"
@@ -260,7 +301,7 @@ def _saved_config(config: Config, workdir: Path) -> Config | None:
     return saved
 
 
-def _check_steps(step: int, config: Config, saved: Config | None, profile: str | None) -> None:
+def check_steps(step: int, config: Config, saved: Config | None, profile: str | None) -> None:
     """Says, or refuses, what cannot be meant by going on from `step`."""
     steps = config.train.steps
     if step > steps:

@@ -13,6 +13,7 @@ from pathlib import Path
 from transformer_jax.config import UserError, is_remote, write_whole
 
 NAME = "manifest.sha256"
+FOLDER = "checkpoints"  # in a workdir
 
 
 def write(folder: Path) -> None:
@@ -32,6 +33,14 @@ def write(folder: Path) -> None:
 def exists(folder: Path) -> bool:
     """Whether `folder` was written whole, as far as its manifest says."""
     return (folder / NAME).exists()
+
+
+def complete(folder: Path) -> list[int]:
+    """The steps of the complete checkpoints in `folder`, ascending."""
+    if not folder.exists():
+        return []
+    names = [path.name for path in folder.iterdir() if path.name.isdigit()]
+    return sorted(int(name) for name in names if exists(folder / name))
 
 
 def damaged(folder: Path, *, below: str = "") -> list[str]:

@@ -89,6 +89,38 @@ def prepare(
     return Prepared(config, workdir, devices, tokenizers, corpus, data, valid, validation, model)
 
 
+def share(prepared: Prepared, config: Config, workdir: Path, *, begun: bool) -> Prepared:
+    """Another run on the same text, which is not read, tokenized or packed again.
+
+    Args:
+      prepared: of a run whose `config.program` is the same.
+      config: validated; its seed decides the order of the batches.
+      workdir: made, and held by this run.
+      begun: whether the workdir was trained in.
+
+    Raises:
+      UserError: if the workdir has another vocabulary, or was trained on another text.
+    """
+    if Tokenizers.exist(workdir):
+        models = [
+            [t.model for t in each] for each in (Tokenizers.load(workdir), prepared.tokenizers)
+        ]
+        if models[0] != models[1]:
+            raise UserError(
+                f"the tokenizers in {workdir} and {prepared.workdir} differ, and what trains "
+                "together has the same: choose another --workdir"
+            )
+    text = dataset.content_hash(prepared.corpus.pairs, prepared.tokenizers)
+    _check_data(workdir, text, begun=begun)
+    data, validation = (
+        dataset.PackedDataset(d.pairs, d.plan, batch_rows=d.batch_rows, seed=config.seed)
+        for d in (prepared.data, prepared.validation)
+    )
+    return dataclasses.replace(
+        prepared, config=config, workdir=workdir, data=data, validation=validation
+    )
+
+
 def _check_data(workdir: Path, content_hash: str, *, begun: bool) -> None:
     """Refuses to go on training with another text; writes down which text it is."""
     path = workdir / DATA_FILE

@@ -28,7 +28,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from transformer_jax import manifest, processes, records
-from transformer_jax.checkpoint import FOLDER, complete_steps
+from transformer_jax.checkpoint import FOLDER
 from transformer_jax.config import Config, UserError, write_whole
 from transformer_jax.records import METRICS_FILE
 from transformer_jax.tracking import say
@@ -217,7 +217,7 @@ def _repeatable(
     """
     lines = []
     while True:
-        last = max(complete_steps(workdir / FOLDER), default=0)
+        last = max(manifest.complete(workdir / FOLDER), default=0)
         writer = _since_checkpoint(starts, last)[0]
         if writer.devices == devices or _that_made(starts, last + 1, devices):
             return lines
@@ -376,7 +376,7 @@ def last_state(workdir: Path) -> dict[str, np.ndarray]:
       UserError: if there is none.
     """
     folder = (workdir / FOLDER).absolute()
-    steps = complete_steps(folder)
+    steps = manifest.complete(folder)
     if not steps:
         raise UserError(f"{folder} has no complete checkpoint, so there is nothing to compare")
     folder /= str(steps[-1])

@@ -55,13 +55,68 @@ def profiled(step: Callable[..., Any], folder: str) -> Any:
     return traced
 
 
+class Pace:
+    """How fast steps are made: a bar on a terminal, or now and then a line."""
+
+    def __init__(self, *, first_step: int, num_steps: int, shown: bool) -> None:
+        """`first_step` steps are made; not `shown`, it measures alone."""
+        self._line = shown
+        self._bar = tqdm(
+            total=num_steps,
+            initial=first_step,
+            disable=None if shown and parallel.is_writer() else True,
+            unit="step",
+            dynamic_ncols=True,
+        )
+        self._num_steps, self._step = num_steps, first_step
+        self.restart()
+
+    def add(self, step: int, tokens: float) -> None:
+        """Counts a step, of so many real tokens."""
+        self._bar.update(1)
+        self._step = step
+        self._tokens += tokens
+
+    def lap(self, text: str) -> float:
+        """Real tokens a second since the last lap; shown, with `text`."""
+        seconds = max(time.monotonic() - self._since, 1e-9)
+        rate = self._tokens / seconds
+        left = (self._num_steps - self._step) * seconds / max(self._step - self._since_step, 1)
+        self.restart()
+        self._bar.set_postfix_str(f"{text}, {rate:,.0f} tokens/s")
+        if self._bar.disable and self._line:
+            say(
+                f"step {self._step}/{self._num_steps}  {text}  {rate:,.0f} tokens/s  "
+                f"{_clock(left)} left"
+            )
+        return rate
+
+    def restart(self) -> None:
+        """Measures speed from here: what happened between steps (evaluation) is left out."""
+        self._tokens, self._since, self._since_step = 0.0, time.monotonic(), self._step
+
+    def close(self) -> None:
+        """Ends the bar."""
+        self._bar.close()
+
+
 class Tracker:
     """Writes the metrics of one run; a restart goes on where the restored step left off."""
 
     def __init__(
-        self, workdir: Path, *, first_step: int, num_steps: int, log_every: int, tensorboard: bool
+        self,
+        workdir: Path,
+        *,
+        first_step: int,
+        num_steps: int,
+        log_every: int,
+        tensorboard: bool,
+        shown: bool = True,
     ) -> None:
-        """`first_step` is the step restored (0 = none); metrics after it are written anew."""
+        """`first_step` is the step restored (0 = none); metrics after it are written anew.
+
+        Not `shown`, it has no bar and says nothing of steps.
+        """
         writer = parallel.is_writer()
         path = workdir / METRICS_FILE if writer else Path(os.devnull)
         records.forget_after(path, first_step)
@@ -72,39 +127,20 @@ class Tracker:
         records.keep(samples, lambda row: row["step"] in validated)
         self._samples = records.Appender(samples, say)
         self._board = _board(workdir, first_step) if tensorboard and writer else None
-        self._bar = tqdm(
-            total=num_steps,
-            initial=first_step,
-            disable=None if writer else True,
-            unit="step",
-            dynamic_ncols=True,
-        )
+        self._pace = Pace(first_step=first_step, num_steps=num_steps, shown=shown)
         self._num_steps, self._log_every = num_steps, log_every
-        self._step = first_step
-        self.restart_clock()
 
     def train_step(self, step: int, metrics: dict[str, float]) -> None:
         """Takes every step's metrics; writes and shows those of each `log_every`-th.
 
         Also those of a step that was skipped, which are not finite.
         """
-        self._bar.update(1)
-        self._step = step
-        self._tokens += metrics["source_tokens"] + metrics["target_tokens"]
+        self._pace.add(step, metrics["source_tokens"] + metrics["target_tokens"])
         due = step % self._log_every == 0 or step == self._num_steps
         if not due and all(map(math.isfinite, metrics.values())):
             return
-        seconds = max(time.monotonic() - self._since, 1e-9)
-        rate = self._tokens / seconds
-        left = (self._num_steps - step) * seconds / max(step - self._since_step, 1)
-        self.restart_clock()
+        rate = self._pace.lap(f"loss {metrics['loss']:.3f}")
         self.write(step, {"train": metrics | {"tokens_per_second": rate}})
-        self._bar.set_postfix_str(f"loss {metrics['loss']:.3f}, {rate:,.0f} tokens/s")
-        if self._bar.disable:
-            say(
-                f"step {step}/{self._num_steps}  loss {metrics['loss']:.3f}  "
-                f"{rate:,.0f} tokens/s  {_clock(left)} left"
-            )
 
     def write(self, step: int, groups: dict[str, dict[str, Any]]) -> None:
         """Appends {"step": …, "train": {…}} to metrics.jsonl and to TensorBoard.
@@ -133,8 +169,8 @@ class Tracker:
             self._board.options(self._step, options, ("valid/loss", "valid/bleu"))
 
     def restart_clock(self) -> None:
-        """Measures speed from here: what happened between steps (evaluation) is left out."""
-        self._tokens, self._since, self._since_step = 0.0, time.monotonic(), self._step
+        """See `Pace.restart`."""
+        self._pace.restart()
 
     def flush(self) -> None:
         """Puts in its place what would be lost if the run ended now."""
@@ -145,7 +181,7 @@ class Tracker:
 
     def close(self) -> None:
         """Ends the bar and closes the files."""
-        self._bar.close()
+        self._pace.close()
         self._rows.close()
         self._samples.close()
         if self._board:

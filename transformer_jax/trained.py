@@ -104,12 +104,19 @@ def _load_one(
 
 
 def evaluate(
-    config: Config, workdir: Path, *, split: str, weights: str, ensemble: Sequence[Path] = ()
+    config: Config,
+    workdir: Path,
+    *,
+    split: str,
+    weights: str,
+    ensemble: Sequence[Path] = (),
+    translator: Translator | None = None,
 ) -> evaluation.Scores:
     """Translates a split, prints its scores and some sentences, and writes them to the workdir.
 
     They go to evaluation/SPLIT, or, of an ensemble, to evaluation/SPLIT-ensemble; the scores stand
-    on the run's card, too.
+    on the run's card, too. A `translator` of the same model and options, compiled already, saves
+    compiling one.
     """
     trained = load(config, workdir, weights=weights, ensemble=ensemble)
     card.read(workdir)  # damaged? Now is better than after the translation
@@ -117,7 +124,8 @@ def evaluate(
     pairs = corpus.pairs
     sources, references = map(list, zip(*pairs, strict=True))
     with tracking.progress_bar(len(sources), f"translating {split}") as bar:
-        found = trained.translator.translate(trained.params, sources, progress=bar.update)
+        translator = translator or trained.translator
+        found = translator.translate(trained.params, sources, progress=bar.update)
     translations = first_best(found)
     degeneracy = evaluation.degeneracy(sources, translations, references)
     _warn(corpus, found, references, config.data.target_language, degeneracy)
@@ -167,12 +175,13 @@ def _warn(
         say(warning)
 
 
-def demo(config: Config, workdir: Path) -> None:
-    """Translates `config.demo`, and says how to translate more."""
+def demo(config: Config, workdir: Path, translator: Translator | None = None) -> None:
+    """Translates `config.demo`, and says how to translate more; see `evaluate`."""
     if not config.demo:
         return
     trained = load(config, workdir, weights="average")
-    (best,) = first_best(trained.translate([config.demo]))
+    translator = translator or trained.translator
+    (best,) = first_best(translator.translate(trained.params, [config.demo]))
     if not parallel.is_writer():
         return
     print(f"\n{config.demo} → {best}")

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from transformer_jax import config as configs
+from transformer_jax import programs
 from transformer_jax.config import PAD_ID, Config, UserError
 from transformer_jax.functional.losses import label_smoothed_cross_entropy
 from transformer_jax.model import Dropout, Transformer
@@ -57,38 +59,33 @@ class TrainState:
 def hyperparameters(config: Config) -> Hyperparameters:
     """The traced options of `config`."""
 
-    def number(value: float) -> Array:
-        return jnp.asarray(value, jnp.float32)
+    options = configs.flatten(config)
 
-    def number_or_none(value: float) -> Array | None:
-        return number(value) if value else None
+    def traced(name: str) -> Array | None:
+        if name in programs.NONE_IF_ZERO and not options[name]:
+            return None
+        return jnp.asarray(options[name], jnp.uint32 if name == "seed" else jnp.float32)
 
-    o = config.optimizer
-    return Hyperparameters(
-        seed=jnp.asarray(config.seed, jnp.uint32),
-        learning_rate_scale=number(o.learning_rate_scale),
-        warmup_steps=number(o.warmup_steps),
-        beta1=number(o.beta1),
-        beta2=number(o.beta2),
-        epsilon=number(o.epsilon),
-        clip_norm=number_or_none(o.clip_norm),
-        label_smoothing=number(o.label_smoothing),
-        dropout_rate=number_or_none(config.model.dropout_rate),
-        attention_dropout_rate=number_or_none(config.model.attention_dropout_rate),
-    )
+    return Hyperparameters(**{name.rpartition(".")[2]: traced(name) for name in programs.TRACED})
 
 
 def create_state(config: Config, model: Transformer) -> TrainState:
     """Freshly initialised parameters, at step 0; a function of `config.seed`."""
+    return make_create_state(config, model)(hyperparameters(config))
 
-    def create() -> TrainState:
+
+def make_create_state(
+    config: Config, model: Transformer
+) -> Callable[[Hyperparameters], TrainState]:
+    """create(hyperparameters) -> a new state, compiled once for all of their values."""
+
+    def create(h: Hyperparameters) -> TrainState:
         tokens = jnp.ones((1, 1), jnp.int32)
-        params = model.init(jax.random.key(config.seed), tokens, tokens)["params"]
-        h = hyperparameters(config)
+        params = model.init(jax.random.key(h.seed), tokens, tokens)["params"]
         opt_state = _optimizer(config, h, jnp.ones((), jnp.int32)).init(params)
         return TrainState(jnp.zeros((), jnp.int32), params, opt_state, h)
 
-    return jax.jit(create)()
+    return jax.jit(create)
 
 
 def parameter_shapes(config: Config, model: Transformer) -> Any:
@@ -242,7 +239,7 @@ def train(
     *,
     first_step: int,
     num_steps: int,
-    on_metrics: Callable[[int, dict[str, float]], None],
+    on_metrics: Callable[[int, dict[str, Any]], None],
     pauses_at: Callable[[int], bool],
     on_pause: Callable[[int, TrainState], None],
 ) -> TrainState:
@@ -254,7 +251,8 @@ def train(
       batches: the batch of each step, on the devices.
       first_step: updates made so far.
       num_steps: updates to have been made at the end.
-      on_metrics: called with a step and its metrics, one step late.
+      on_metrics: called with a step and its metrics, one step late: numbers, or lists of them if
+        `train_step` gives arrays.
       pauses_at: whether to pause after a step.
       on_pause: called then, with the step and its state: to evaluate it, to save it. The metrics
         of every step so far have been read, so nothing is in flight on the devices.
@@ -264,7 +262,7 @@ def train(
     """
 
     def read(step: int, metrics: Metrics) -> None:
-        on_metrics(step, {name: float(value) for name, value in jax.device_get(metrics).items()})
+        on_metrics(step, {name: x.tolist() for name, x in jax.device_get(metrics).items()})
 
     pending: tuple[int, Metrics] | None = None
     for step in range(first_step + 1, num_steps + 1):

@@ -1,5 +1,6 @@
 """How a model does on the validation split, while it trains."""
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -28,6 +29,12 @@ class Validation:
         )
         greedy = dataclasses.replace(config.decode, method="greedy")
         self._translator = Translator([model], prepared.tokenizers, greedy, rows=self._rows)
+
+    def of(self, prepared: Prepared) -> "Validation":
+        """The same, compiled once, for a run on the same text with another seed."""
+        other = copy.copy(self)
+        other._batches = prepared.validation.one_epoch()
+        return other
 
     def __call__(self, params: Any) -> tuple[dict[str, float], list[dict[str, str]]]:
         """Loss (nats per token) and BLEU, and some of the translations.

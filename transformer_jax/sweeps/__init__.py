@@ -8,7 +8,8 @@ points; on a machine with several GPUs, one for each:
 
     CUDA_VISIBLE_DEVICES=0 python launch.py --mode=sweep --config=FILE.py --workdir=runs/sweep &
 
-This imports no jax: the children do.
+Points that differ in numbers alone can share a child, which trains them as the lanes of one step
+(--sweep_vectorize). This imports no jax: the children do.
 """
 
 import copy
@@ -20,7 +21,7 @@ from typing import Any
 import optuna
 import sqlalchemy
 
-from transformer_jax import command_line, storage
+from transformer_jax import command_line, programs, storage
 from transformer_jax import config as configs
 from transformer_jax.config import Config, UserError
 from transformer_jax.sweeps import study
@@ -60,6 +61,38 @@ def load_points(
     return found
 
 
+def lanes(
+    config: Config, file: Path, arguments: Sequence[str], names: Sequence[str]
+) -> list[Config]:
+    """The configurations of the points of `file`'s sweep() with those names; see `load_points`.
+
+    Raises:
+      UserError: if there is no such point.
+    """
+    points = dict(load_points(file, config, arguments))
+    for name in names:
+        if name not in points:
+            near = configs.nearest(name, list(points))
+            raise UserError(f"--sweep_lanes: sweep() of {file} has no point {name!r}{near}")
+    return [configured(config, name, points[name], origin=str(file)) for name in names]
+
+
+def programs_of(
+    points: Sequence[tuple[str, dict[str, Any]]], config: Config, file: Path
+) -> dict[str, dict[str, Any]]:
+    """The program of each point, by name, to see which can be lanes of one child.
+
+    Raises:
+      UserError: if a point cannot be a lane.
+    """
+    found = {}
+    for name, overrides in points:
+        point = configured(config, name, overrides, origin=str(file))
+        programs.check_lane(point)
+        found[name] = programs.program(point)
+    return found
+
+
 def configured(config: Config, name: str, overrides: dict[str, Any], *, origin: str) -> Config:
     """A point's whole configuration; `origin` is what an error names as the place to mend."""
     changed = copy.deepcopy(config)
@@ -77,6 +110,7 @@ def run(
     url: str | None,
     arguments: Sequence[str],
     launcher: Sequence[str],
+    vectorize: int = 1,
 ) -> int:
     """Trains every point, or goes on with it; returns the exit status.
 
@@ -89,6 +123,7 @@ def run(
       url: of the study's database; None = in `workdir`.
       arguments: of the launch line, for every child.
       launcher: the command that runs launch.py.
+      vectorize: points of one program that a child trains together, at most.
 
     Returns:
       0; 1 if a point failed; 75 after SIGTERM or Ctrl-C: the same line goes on.
@@ -99,7 +134,13 @@ def run(
     if not config.train.evaluate_every:
         raise UserError("a sweep compares validation losses: train.evaluate_every must not be 0")
     configs.validate(config)
+    if num_trials is not None and vectorize > 1:
+        raise UserError(
+            f"--sweep_vectorize={vectorize} goes with the points of a sweep(): what a "
+            "search_space() chooses depends on how the points before it ended"
+        )
     points = load_points(file, config, arguments) if num_trials is None else []
+    of_points = programs_of(points, config, file) if vectorize > 1 else None
     search_space = command_line.load_search_space(file) if num_trials is not None else None
     storage.make_folder(workdir)
     url = url or study.sqlite_url(workdir / DATABASE)
@@ -121,6 +162,8 @@ def run(
             about={"config": str(file), "storage": study.shown(url)},
             names=None if search_space else {name for name, _ in points},
             suggest=suggest,
+            lanes=vectorize,
+            programs=of_points,
         )
         return runner.run()
     except (optuna.exceptions.OptunaError, sqlalchemy.exc.SQLAlchemyError) as e:

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from transformer_jax import accelerators, command_line, roofline, training
 from transformer_jax.config import Config, UserError
 from transformer_jax.model import Transformer
-from transformer_jax.sweeps import configured, load_points
+from transformer_jax.sweeps import configured, load_points, programs_of
 
 
 def dry_run(
@@ -16,6 +17,7 @@ def dry_run(
     num_trials: int | None,
     *,
     accelerator: str | None,
+    vectorize: int = 1,
 ) -> str:
     """`report` of what `sweeps.run` would train, with the same arguments.
 
@@ -26,7 +28,20 @@ def dry_run(
         return report([(f"trial_{n:04}", config) for n in range(num_trials)], accelerator)
     points = load_points(file, config, arguments)
     whole = [(name, configured(config, name, o, origin=str(file))) for name, o in points]
-    return report(whole, accelerator)
+    text = report(whole, accelerator)
+    if vectorize == 1:
+        return text
+    return "\n".join([text, *_groups(programs_of(points, config, file), vectorize)])
+
+
+def _groups(programs: dict[str, dict[str, Any]], lanes: int) -> list[str]:
+    """Which points train together, if none of them was begun before."""
+    left, lines = list(programs), []
+    while left:
+        alike = [name for name in left if programs[name] == programs[left[0]]][:lanes]
+        left = [name for name in left if name not in alike]
+        lines.append(f"{'together' if alike[1:] else 'alone'}: {', '.join(alike)}")
+    return lines
 
 
 def report(points: list[tuple[str, Config]], accelerator: str | None) -> str:

@@ -6,10 +6,11 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from transformer_jax import manifest
 from transformer_jax.config import PREEMPTED_STATUS, UserError
 from transformer_jax.sweeps import child, leases, progress
 from transformer_jax.sweeps.study import ENDED, Point, Study
@@ -34,6 +35,8 @@ class Runner:
         about: dict[str, str],
         names: set[str] | None,
         suggest: Callable[[], bool] | None,
+        lanes: int = 1,
+        programs: Mapping[str, dict[str, Any]] | None = None,
     ) -> None:
         """Starts nothing yet.
 
@@ -48,10 +51,13 @@ class Runner:
           names: the points to run; None = all that the study has.
           suggest: adds a point, or returns False: there are enough. None = no more are added, and
             none is pruned.
+          lanes: points that one child trains together, at most.
+          programs: of each point, by name, if `lanes` is more than 1; see programs.py.
         """
         self._study, self._workdir, self._workers = study, workdir, workers
         self._command, self._arguments, self._steps = command, arguments, steps
         self._about, self._names, self._suggest = about, names, suggest
+        self._lanes, self._programs = lanes, programs or {}
         self._running: dict[str, tuple[Point, child.Child]] = {}
         self._pruned: set[str] = set()
         self._lost: set[str] = set()
@@ -86,14 +92,14 @@ class Runner:
                     time.sleep(_POLL_EVERY)
             finally:  # of what ends this launcher: its children end with it
                 self._stop_all()
-                for _, process in self._running.values():
+                for process in self._children():
                     process.wait()
 
     def _update(self, *, start: bool) -> list[Point]:
         """Starts what there is room for, prunes, and shows how things are."""
         points = self._points()
-        while start and len(self._running) < self._workers:
-            if not self._start_one(points) and not (self._suggest and self._suggest()):
+        while start and len(self._children()) < self._workers:
+            if not self._start_some(points) and not (self._suggest and self._suggest()):
                 break
             points = self._points()
         for name, (point, process) in self._running.items() if self._suggest else ():
@@ -113,31 +119,77 @@ class Runner:
         points = self._study.points()
         return [p for p in points if self._names is None or p.name in self._names]
 
-    def _start_one(self, points: Sequence[Point]) -> bool:
-        """Starts the first point that is free; False if none is."""
-        for point in points:
-            if point.state not in ("waiting", "interrupted") or not self._study.claim(point):
+    def _start_some(self, points: Sequence[Point]) -> bool:
+        """Starts the first point that is free, with others for lanes; False if none is."""
+        free = [point for point in points if point.state in ("waiting", "interrupted")]
+        for point in free:
+            if not self._study.claim(point):
                 continue
-            options = [f"--config.{name}={value}" for name, value in point.overrides.items()]
-            folder = self._workdir / point.name
-            own = [f"--workdir={folder}", f"--config.name={point.name}", *options]
-            process = child.start([*self._command, *own, *self._arguments], folder)
-            if process is None:  # the child of a launcher that was killed is still saving
-                self._study.end(point, "interrupted")
-                continue
-            self._running[point.name] = point, process
-            return True
+            claimed = [point]
+            for other in self._companions(point, free):
+                if len(claimed) < self._lanes and self._study.claim(other):
+                    claimed.append(other)
+            folders = [self._folder(each) for each in claimed]
+            process = child.start(self._line(claimed), folders)
+            for each in claimed:
+                if process is None:  # the child of a launcher that was killed is still saving
+                    self._study.end(each, "interrupted")
+                else:
+                    self._running[each.name] = each, process
+            if process is not None:
+                return True
         return False
+
+    def _companions(self, point: Point, free: Sequence[Point]) -> list[Point]:
+        """Those of `free` that can be lanes beside `point`.
+
+        Lanes go on from a step that all of them have: no point loses more than one save by it.
+        """
+        if self._lanes == 1:
+            return []
+        program = self._programs[point.name]
+        near = program["train.checkpoint_every"]
+        return [
+            other
+            for other in free
+            if other is not point
+            and self._programs[other.name] == program
+            and abs(self._saved(other) - self._saved(point)) <= near
+        ]
+
+    def _saved(self, point: Point) -> int:
+        return max(manifest.complete(self._folder(point) / manifest.FOLDER), default=0)
+
+    def _line(self, points: Sequence[Point]) -> list[str]:
+        """What trains them."""
+        if len(points) > 1:
+            names = ",".join(point.name for point in points)
+            own = [f"--workdir={self._workdir}", f"--sweep_lanes={names}"]
+        else:
+            (point,) = points
+            options = [f"--config.{name}={value}" for name, value in point.overrides.items()]
+            own = [f"--workdir={self._folder(point)}", f"--config.name={point.name}", *options]
+        return [*self._command, *own, *self._arguments]
+
+    def _folder(self, point: Point) -> Path:
+        return self._workdir / point.name
+
+    def _children(self) -> set[child.Child]:
+        return {process for _, process in self._running.values()}
 
     def _reap(self) -> bool:
         """Tells the study of the children that have ended; whether any has."""
-        ended = {n: s for n, (_, p) in self._running.items() if (s := p.status()) is not None}
+        ended = {}
+        for name, (point, process) in self._running.items():
+            status = process.status(self._folder(point))
+            if status is not None:
+                ended[name] = status
         for name, status in ended.items():
             point, process = self._running.pop(name)
             if name in self._lost or self._study.beat([name]):
                 self._lost.discard(name)
                 continue
-            self._study.add_seconds(point, process.lap())
+            self._study.add_seconds(point, process.lap(self._folder(point)))
             valid = self._progress_of(point).valid
             if status == 0 and valid and math.isfinite(valid[-1][1]):
                 self._study.end(point, "finished", value=valid[-1][1])
@@ -148,20 +200,21 @@ class Runner:
             elif status in child.INTERRUPTED:
                 self._study.end(point, "interrupted")
             else:
-                self._study.end(point, "failed", reason=process.reason())
+                self._study.end(point, "failed", reason=process.reason(self._folder(point)))
         return bool(ended)
 
     def _beat(self) -> None:
         """Signs of life; a point that another launcher took for dead is left to it."""
-        for name in self._study.beat([name for name in self._running if name not in self._lost]):
-            self._lost.add(name)
-            self._running[name][1].stop()
+        lost = self._study.beat([name for name in self._running if name not in self._lost])
+        self._lost.update(lost)
+        for process in {self._running[name][1] for name in lost}:
+            process.stop()
         for name, (point, process) in self._running.items():
             if name not in self._lost:
-                self._study.add_seconds(point, process.lap())
+                self._study.add_seconds(point, process.lap(self._folder(point)))
 
     def _stop_all(self) -> None:
-        for _, process in self._running.values():
+        for process in self._children():  # each once: a second signal ends it at once
             process.stop()
 
     def _last_words(self, points: Sequence[Point], *, interrupted: bool) -> int:
@@ -189,8 +242,8 @@ class Runner:
 
     def _progress_of(self, point: Point) -> progress.Progress:
         if point.name not in self._progress:
-            folder = self._workdir / point.name
-            self._progress[point.name] = progress.Progress(folder, self._steps_of(point))
+            steps = self._steps_of(point)
+            self._progress[point.name] = progress.Progress(self._folder(point), steps)
         self._progress[point.name].refresh()
         return self._progress[point.name]
 
