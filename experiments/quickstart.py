@@ -3,8 +3,14 @@
     python launch.py
 
 A grammar writes the sentences, so there is no end of them, and a model this small can learn all
-there is to know. It is for seeing a Transformer work, not for translating a newspaper.
+there is to know. It is for seeing a Transformer work, not for translating a newspaper. Eight runs
+of it, which differ in numbers alone, in one process:
+
+    python launch.py --mode=sweep --config=experiments/quickstart.py --workdir=runs/eight \\
+        --sweep_vectorize=8
 """
+
+from typing import Any
 
 from transformer_jax.config import (
     Config,
@@ -14,6 +20,7 @@ from transformer_jax.config import (
     OptimizerConfig,
     TrainConfig,
 )
+from transformer_jax.sweep_points import grid
 
 
 def get_config() -> Config:
@@ -47,3 +54,9 @@ def get_config() -> Config:
         ),
         decode=DecodeConfig(beam_size=4),
     )
+
+
+def sweep() -> list[dict[str, Any]]:
+    """Four learning rates, with two seeds each."""
+    rates = [5e-4, 1e-3, 2e-3, 4e-3]
+    return grid({"optimizer.learning_rate_scale": rates, "seed": [0, 1]})

@@ -8,6 +8,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
@@ -262,7 +263,8 @@ def train(
     """
 
     def read(step: int, metrics: Metrics) -> None:
-        on_metrics(step, {name: x.tolist() for name, x in jax.device_get(metrics).items()})
+        number = lambda x: x.tolist() if np.ndim(x) else float(x)  # noqa: E731
+        on_metrics(step, {name: number(x) for name, x in jax.device_get(metrics).items()})
 
     pending: tuple[int, Metrics] | None = None
     for step in range(first_step + 1, num_steps + 1):
