@@ -3,7 +3,7 @@
     python benchmarks/vectorize.py            # the steps alone
     python benchmarks/vectorize.py --whole    # launch.py: eight runs in turn, and one sweep
 
-The points are those of an experiment's sweep() that have one program; the quickstart's are 4 learning
+The points are the first of an experiment's sweep(), of one program; the quickstart's are 4 learning
 rates × 2 seeds. The contestants take their steps in turn, round after round, and what counts are
 medians: machines are noisy. Speed is models × real (non-padding) tokens a second.
 

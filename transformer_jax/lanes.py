@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer_jax import config as configs
 from transformer_jax import (
+    card,
     evaluation,
     experiment,
     health,
@@ -32,6 +32,7 @@ from transformer_jax import (
     trained,
     training,
 )
+from transformer_jax import config as configs
 from transformer_jax.config import CONFIG_FILE, Config, Preempted, UserError
 from transformer_jax.data import corpora
 from transformer_jax.data.tokenizer import Tokenizers
@@ -100,7 +101,8 @@ class Lane:
       config, workdir: its own.
       saved: what the workdir was made with; None if it is new.
       prepared: with the text of all.
-      run: its metrics, validations and checkpoints.
+      run: its metrics, validations, checkpoints and card.
+      opened: what has to be closed when it ends.
       reason: why it has stopped; None = it has not.
     """
 
@@ -109,6 +111,7 @@ class Lane:
     saved: Config | None = None
     prepared: Prepared | None = None
     run: experiment.Run | None = None
+    opened: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)
     reason: str | None = None
 
 
@@ -174,7 +177,7 @@ class Together:
                 "train them apart"
             )
         self.lanes = [Lane(config, workdir) for config, workdir in lanes]
-        self._on_end = on_end
+        self._on_end, self._started = on_end, time.monotonic()
         self._config, self._options = lanes[0][0], lanes[0][0].train
 
     @property
@@ -190,19 +193,22 @@ class Together:
                 f"lanes train on one device, and these are {devices.mesh.size}: give "
                 "--config.parallel.strategy=single, or leave --sweep_vectorize out"
             )
-        with contextlib.suppress(_NoneLeft), contextlib.ExitStack() as held:
-            self._each(lambda lane: self._begin(lane, held))
-            self._prepare(devices)
-            with preemption.deferred(), contextlib.ExitStack() as opened:
-                for lane in self.living:
-                    opened.enter_context(lane.run.checkpoints)
-                with preemption.immediate():
-                    states = self._first_states()
+        with (
+            contextlib.suppress(_NoneLeft),
+            preemption.deferred(),
+            contextlib.ExitStack() as opened,
+        ):
+            for lane in self.lanes:
+                opened.enter_context(lane.opened)
+            with preemption.immediate():
+                self._each(self._begin)
+                self._prepare(devices)
+                states = self._first_states()
                 self._lanes_of_step = self.living
-                first_step = int(states[0].step)
-                for lane, state in zip(self.living, states, strict=True):
-                    opened.enter_context(lane.run.begun(state))
-                self._loop(stack(states), first_step)
+            for lane, state in zip(self.living, states, strict=True):
+                lane.opened.enter_context(lane.run.begun(state))
+            self._loop(stack(states), int(states[0].step))
+            self._each(lambda lane: lane.opened.close())  # the last one may not have been saved
 
     def _each(self, do: Callable[[Lane], None]) -> None:
         """`do` for each lane that lives; a UserError is that lane's, and stops it alone."""
@@ -210,18 +216,19 @@ class Together:
             try:
                 do(lane)
             except UserError as e:
-                self._stop(lane, str(e))
+                self._stop(lane, e, str(e))
 
-    def _stop(self, lane: Lane, reason: str) -> None:
+    def _stop(self, lane: Lane, error: Exception, reason: str) -> None:
         lane.reason = reason
+        lane.opened.__exit__(type(error), error, None)
         say(f"warning: {lane.config.name} stops: {reason}")
         self._on_end(lane.workdir, reason)
         if not self.living:
             raise _NoneLeft
 
-    def _begin(self, lane: Lane, held: contextlib.ExitStack) -> None:
+    def _begin(self, lane: Lane) -> None:
         experiment.saved_config(lane.config, lane.workdir)  # before anything is made there
-        held.enter_context(lock.held(lane.workdir))
+        lane.opened.enter_context(lock.held(lane.workdir))
         lane.saved = experiment.saved_config(lane.config, lane.workdir)
 
     def _prepare(self, devices: parallel.Devices) -> None:
@@ -239,7 +246,10 @@ class Together:
             if lane is not first:
                 begun = lane.saved is not None
                 lane.prepared = share(first.prepared, lane.config, lane.workdir, begun=begun)
-            lane.run = experiment.Run(lane.prepared, validation.of(lane.prepared))
+            own = card.Card(lane.prepared, since=self._started), validation.of(lane.prepared)
+            lane.run = experiment.Run(lane.prepared, *own)
+            lane.opened.enter_context(lane.run.card)
+            lane.opened.enter_context(lane.run.checkpoints)
 
         self._each(share_text)
 
@@ -318,7 +328,7 @@ class Together:
             try:
                 lane.run.on_metrics(step, own)
             except health.TrainingStopped as e:
-                self._stop(lane, lane.run.reason(e))
+                self._stop(lane, e, lane.run.reason(e))
                 continue
             losses.append(own["loss"])
             tokens += own["source_tokens"] + own["target_tokens"]
@@ -340,5 +350,5 @@ class Together:
         for number, each in living:
             each.evaluate(step, lane_of(state, number))
         for _, each in living:
-            each.restart_clock()
+            each.goes_on()
         self._pace.restart()
