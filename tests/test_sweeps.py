@@ -27,16 +27,26 @@ from transformer_jax.sweeps import child, progress, runner, study
 STAND_IN = """
 import fcntl, json, os, signal, sys, time
 from pathlib import Path
+from transformer_jax import command_line
+from transformer_jax.sweeps import child
 
 given = dict(a.lstrip("-").split("=", 1) for a in sys.argv[1:])
-workdir = Path(given["workdir"])
-workdir.mkdir(exist_ok=True)
-def note(event):
-    with open(workdir / "events", "a") as file:
-        file.write(f"{event} {os.getppid()}\\n")
-alone = open(workdir / "alone", "w")
+workdirs, points = [Path(given["workdir"])], [given]
+if "sweep_lanes" in given:
+    names = given["sweep_lanes"].split(",")
+    workdirs = [workdirs[0] / name for name in names]
+    of_name = {p["name"]: p for p in command_line.load_sweep(Path(given["config"]))}
+    points = [{f"config.{k}": v for k, v in of_name[name].items()} for name in names]
+def note(event, *of):
+    for workdir in of or workdirs:
+        with open(workdir / "events", "a") as file:
+            file.write(f"{event} {os.getppid()} {len(workdirs)}\\n")
+for workdir in workdirs:
+    workdir.mkdir(exist_ok=True)
+alone = [open(workdir / "alone", "w") for workdir in workdirs]
 try:
-    fcntl.flock(alone, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    for file in alone:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 except BlockingIOError:
     note("two")
 def save(*_):  # as a run does: it takes a while
@@ -49,18 +59,30 @@ if given.get("config.demo") == "fail" and not os.path.exists("mended"):
     print("hello")
     sys.exit("error: this point cannot be")
 diverges = given.get("config.demo") == "diverge"
-path = workdir / "metrics.jsonl"
-done = len(path.read_text().splitlines()) if path.exists() else 0
+paths = [workdir / "metrics.jsonl" for workdir in workdirs]
+read = lambda path: path.read_text().splitlines(True) if path.exists() else []
+done = min(len(read(path)) for path in paths)
+for path in paths:
+    path.write_text("".join(read(path)[:done]))
 steps = int(given.get("config.train.steps", 11))
 for step in range(done + 1, steps + 1):
     time.sleep(0.02)
-    loss = float(given.get("config.optimizer.learning_rate_scale", 1)) + 1 / step
-    row = {"step": step, "time": time.time(), "train": {"loss": 1}}
-    if step % 7 == 0 or step == steps:
-        row["valid"] = {"loss": None if diverges and step > 7 else loss, "bleu": 7}
-    with open(path, "a") as file:
-        file.write(json.dumps(row) + "\\n")
-note("end")
+    for path, point in zip(paths, points):
+        loss = float(point.get("config.optimizer.learning_rate_scale", 1)) + 1 / step
+        row = {"step": step, "time": time.time(), "train": {"loss": 1}}
+        if step % 7 == 0 or step == steps:
+            row["valid"] = {"loss": None if diverges and step > 7 else loss, "bleu": 7}
+        with open(path, "a") as file:
+            file.write(json.dumps(row) + "\\n")
+stopped = [float(p.get("config.optimizer.learning_rate_scale", 1)) > 100 for p in points]
+for workdir, stops in zip(workdirs, stopped):
+    if stops:
+        child.note_end(workdir, "the loss diverged")
+        continue
+    if len(workdirs) > 1:
+        child.note_end(workdir, "")
+    note("end", workdir)
+sys.exit("error: some stopped" if any(stopped) else 0)
 """
 # run(): the arguments of sweeps.run after the experiment file, the workdir and the workers.
 LAUNCHER = """
@@ -179,6 +201,80 @@ def test_a_launcher_that_is_killed_at_random_moments_ends_every_point_once(folde
         rows = map(json.loads, Path("run", name, "metrics.jsonl").read_text().splitlines())
         assert [row["step"] for row in rows] == list(range(1, 12))
     assert starts > 7, "no kill interrupted anything"
+
+
+def test_points_of_one_program_share_children_and_end_once(folder, monkeypatch):
+    """As above, but three points in each child, of which two may run at a time."""
+    monkeypatch.setenv("SECONDS_TO_SAVE", "1.2")
+    file = experiment(
+        "def sweep(): return chain(grid({'seed': range(5)}), grid({'seed': [0, 1]}, "
+        "{'model.d_ff': [17]}))\n"
+    )
+    names = [*(f"seed_{n}" for n in range(5)), "seed_0_d_ff_17", "seed_1_d_ff_17"]
+    rng = random.Random(19)
+    for _ in range(3):
+        launcher = start(file, vectorize=3)
+        wait_for_more_events(5, launcher)
+        time.sleep(rng.uniform(0, 0.3))
+        launcher.kill()
+        finish(launcher)
+    status, said = finish(start(file, vectorize=3))
+    assert status == 0, said
+    assert trials() == {name: ["COMPLETE"] for name in names}
+    for name in names:
+        noted = [event for event, _ in events(name)]
+        assert "two" not in noted
+        assert noted[-1] == "end"
+        rows = map(json.loads, Path("run", name, "metrics.jsonl").read_text().splitlines())
+        assert [row["step"] for row in rows] == list(range(1, 12))
+    for name, lanes in zip(names, [3, 3, 3, 2, 2, 2, 2], strict=True):
+        started = Path("run", name, "events").read_text().splitlines()[0]
+        assert started.split()[2] == str(lanes), "the first group is the whole one"
+
+
+def test_a_lane_that_stops_has_failed_and_its_neighbours_have_not(folder):
+    scales = "{'optimizer.learning_rate_scale': [1.5, 300.5, 2.5]}"
+    file = experiment(f"def sweep(): return grid({scales})\n")
+    status, said = finish(start(file, vectorize=8))
+    assert status == 1
+    found = {name.rpartition("_")[2]: p for name, p in summary().items()}
+    assert {n: p["state"] for n, p in found.items()} == {
+        "1.5": "finished",
+        "300.5": "failed",
+        "2.5": "finished",
+    }
+    assert found["300.5"]["reason"] == "error: the loss diverged"
+    assert found["1.5"]["value"] == pytest.approx(1.5 + 1 / 11)
+
+
+def test_a_child_that_fails_fails_for_all_its_lanes(folder):
+    file = experiment("def sweep(): return grid({'seed': [3, 5]})\n")
+    status, _ = finish(start(file, vectorize=2, arguments=["--config.demo=fail"]))
+    assert status == 1
+    assert {p["reason"] for p in summary().values()} == {"error: this point cannot be"}
+
+
+def test_lanes_are_stopped_by_one_signal_and_go_on_together(folder):
+    file = seeds(4)
+    launcher = start(file, vectorize=4)
+    wait_for(lambda: events("seed_3"))
+    launcher.send_signal(signal.SIGTERM)
+    status, said = finish(launcher)
+    assert status == 75, said
+    assert {p["state"] for p in summary().values()} == {"interrupted"}
+    assert finish(start(file, vectorize=4))[0] == 0
+    for seed in range(4):
+        assert [e for e, _ in events(f"seed_{seed}")] == ["start", "saved", "start", "end"]
+
+
+def test_points_that_were_begun_at_other_times_do_not_share_a_child(folder):
+    file = seeds(3)
+    saved = Path("run/seed_1/checkpoints/4000")
+    saved.mkdir(parents=True)
+    (saved / "manifest.sha256").touch()
+    assert finish(start(file, vectorize=3))[0] == 0
+    lanes = [Path("run", f"seed_{n}", "events").read_text().split()[2] for n in range(3)]
+    assert lanes == ["2", "1", "2"]
 
 
 @pytest.mark.parametrize("shared", ["folder", "database"])
@@ -455,36 +551,57 @@ def _trials_of(name):
 # ---------------------------------------------------------------------------------- a child process
 def test_a_second_child_is_not_started_while_the_first_lives(tmp_path):
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
-    first = child.start(sleep, tmp_path / "a")
-    assert child.start(sleep, tmp_path / "a") is None
-    assert first.status() is None
+    first = child.start(sleep, [tmp_path / "a"])
+    assert child.start(sleep, [tmp_path / "a"]) is None
+    assert first.status(tmp_path / "a") is None
     first.stop()
     first.wait()
-    assert first.status() in child.INTERRUPTED
-    second = child.start([sys.executable, "-c", "print(1/0)"], tmp_path / "a")
+    assert first.status(tmp_path / "a") in child.INTERRUPTED
+    second = child.start([sys.executable, "-c", "print(1/0)"], [tmp_path / "a"])
     second.wait()
-    assert (second.status(), second.reason()) == (1, "ZeroDivisionError: division by zero")
+    assert second.status(tmp_path / "a") == 1
+    assert second.reason(tmp_path / "a") == "ZeroDivisionError: division by zero"
     third = child.start(
-        [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], tmp_path / "a"
+        [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], [tmp_path / "a"]
     )
     third.wait()
-    assert third.reason() == "ended by SIGKILL"
+    assert third.reason(tmp_path / "a") == "ended by SIGKILL"
+
+
+def test_a_child_of_several_points_has_all_their_workdirs(tmp_path):
+    a, b, c = (tmp_path / name for name in "abc")
+    script = (
+        "import sys; from pathlib import Path; from transformer_jax.sweeps import child\n"
+        "child.note_end(Path(sys.argv[1]), ''); child.note_end(Path(sys.argv[2]), 'it\\nrose')\n"
+        "print('of all'); sys.stdin.read(); sys.exit('error: no more')\n"
+    )
+    line = [sys.executable, "-c", script, str(a), str(b)]
+    several = child.start(line, [a, b, c])
+    assert all(child.start(["true"], [c, d]) is None for d in (a, b, tmp_path / "d"))
+    assert child.start(["true"], [tmp_path / "d"]) is not None, "it was given back"
+    several.wait()
+    assert [several.status(d) for d in (a, b, c)] == [0, 1, 1]
+    assert [several.reason(d) for d in (b, c)] == ["error: it rose", "error: no more"]
+    assert (c / child.LOG).read_text().endswith("\nwhat it says is in ../a/lanes_log.txt\n")
+    again = child.start(["true"], [a, b])
+    again.wait()
+    assert (again.status(a), again.status(b)) == (0, 0), "what was said before is over"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the lock alone has to do")
 def test_children_end_with_their_launcher(tmp_path):
     script = (
         "import sys, time; from pathlib import Path; from transformer_jax.sweeps import child\n"
-        "child.start([sys.executable, '-c', 'import time; time.sleep(600)'], Path(sys.argv[1]))\n"
+        "child.start([sys.executable, '-c', 'import time; time.sleep(600)'], [Path(sys.argv[1])])\n"
         "print('started', flush=True); time.sleep(60)\n"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "a")]
     launcher = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert launcher.stdout.readline() == "started\n"
-    assert child.start(["true"], tmp_path / "a") is None
+    assert child.start(["true"], [tmp_path / "a"]) is None
     launcher.kill()
     launcher.communicate()
-    wait_for(lambda: child.start(["true"], tmp_path / "a") is not None)
+    wait_for(lambda: child.start(["true"], [tmp_path / "a"]) is not None)
 
 
 # ---------------------------------------------------------------------------- what a person is told
@@ -661,6 +778,18 @@ def test_a_dry_run_prints_sizes_and_cost_and_runs_nothing(swept, tmp_path):
             "--sweep_storage=nothing cannot be opened",
         ),
         (["--config={file}", "--config.train.evaluate_every=0"], "evaluate_every must not be 0"),
+        (
+            ["--config={file}", "--sweep_vectorize=2", "--config.parallel.strategy=pmap"],
+            "lanes train on one device, and parallel.strategy='pmap'",
+        ),
+        (
+            ["--config={file}", "--sweep_vectorize=2", "--config.train.rng=rbg"],
+            "train.rng='rbg' draws other numbers for lanes",
+        ),
+        (
+            ["--config={file}", "--sweep_vectorize=2", "--sweep_trials=3"],
+            "--sweep_vectorize=2 goes with the points of a sweep()",
+        ),
     ],
 )
 def test_a_launch_line_that_cannot_be(tmp_path, arguments, part):
@@ -693,6 +822,13 @@ def test_a_search_space_that_returns_another_thing(folder):
     options = {"workers": 1, "num_trials": 1, "url": None, "arguments": [], "launcher": []}
     with pytest.raises(UserError, match=r"search_space\(\) of points.py: model.d_ff=1.5 is not"):
         sweeps.run(command_line.load_experiment(file), file, folder / "run", **options)
+
+
+def test_a_dry_run_says_what_trains_together(swept):
+    _, arguments, _ = swept
+    rest = [a for a in arguments if not a.startswith("--workdir")]
+    done = launch(*rest, "--dry_run", "--sweep_vectorize=5")
+    assert done.stdout.splitlines()[-2:] == ["alone: onex", "alone: two"]
 
 
 def test_a_search_space_may_take_the_argument(folder):

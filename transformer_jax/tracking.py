@@ -129,6 +129,7 @@ class Tracker:
         self._board = _board(workdir, first_step) if tensorboard and writer else None
         self._pace = Pace(first_step=first_step, num_steps=num_steps, shown=shown)
         self._num_steps, self._log_every = num_steps, log_every
+        self._first_step = first_step
 
     def train_step(self, step: int, metrics: dict[str, float]) -> None:
         """Takes every step's metrics; writes and shows those of each `log_every`-th.
@@ -166,7 +167,7 @@ class Tracker:
     def write_options(self, options: Mapping[str, Any]) -> None:
         """Gives TensorBoard the run's options, by dotted name."""
         if self._board:
-            self._board.options(self._step, options, ("valid/loss", "valid/bleu"))
+            self._board.options(self._first_step, options, ("valid/loss", "valid/bleu"))
 
     def restart_clock(self) -> None:
         """See `Pace.restart`."""

@@ -45,8 +45,9 @@ class Child:
 
         Of one run among several 0 if it got through, whatever became of the others.
         """
-        status, end = self._process.poll(), self._end(workdir)
-        return status if status is None or not end else int(end != _FINISHED)
+        status = self._process.poll()
+        end = "" if status is None else self._end(workdir)
+        return int(end != _FINISHED) if end else status
 
     def stop(self) -> None:
         """Asks it to save and end."""
