@@ -269,10 +269,15 @@ def _verify_resume(launcher: str) -> int:
     config = flags.FLAGS.config
     # What was typed, but what concerns the proof: each run is given it.
     given = command_line.arguments_without(["mode", "workdir", "kills", "verify_devices"])
-    try:
-        devices = [int(number) for number in _VERIFY_DEVICES.value]
-    except ValueError:
-        raise UserError(f"--verify_devices={_VERIFY_DEVICES.value}: give numbers") from None
+    given_devices = ",".join(_VERIFY_DEVICES.value)
+    if not all(number.isdecimal() and int(number) for number in _VERIFY_DEVICES.value):
+        raise UserError(f"--verify_devices={given_devices}: give numbers of devices, as 1,2,4")
+    devices = [int(number) for number in _VERIFY_DEVICES.value]
+    rows = config.data.batch_rows
+    if any(rows % number for number in devices):
+        raise UserError(
+            f"--verify_devices={given_devices}: data.batch_rows={rows} is not divisible by each"
+        )
     report = resume_proof.prove(
         config,
         [sys.executable, launcher, *given],

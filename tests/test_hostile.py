@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -18,11 +19,12 @@ import pytest
 from absl import flags
 from hypothesis import example, given
 from hypothesis import strategies as st
-from launching import ROOT, launch, refusal
+from launching import FLAGS, ROOT, launch, refusal
 from ml_collections import config_flags
 
-from transformer_jax import command_line, manifest, records, translation
+from transformer_jax import command_line, experiment, manifest, records, translation
 from transformer_jax import config as configs
+from transformer_jax import trained as trained_workdir
 from transformer_jax.config import Config, DataConfig, DecodeConfig, ModelConfig, UserError
 from transformer_jax.data import corpora, small_world
 from transformer_jax.data.tokenizer import Tokenizer, train_tokenizers
@@ -229,7 +231,8 @@ import os, sys
 from pathlib import Path
 from transformer_jax import config, experiment, trained
 def forbid(event, arguments):
-    if event in ("pickle.find_class", "os.system", "subprocess.Popen"):
+    # Our own: the card asks git for the commit of the code.
+    if event in ("pickle.find_class", "os.system", "subprocess.Popen") and arguments[0] != "git":
         told = f"{event} {arguments}"
     elif event == "open" and str(arguments[0]).startswith(workdir):
         opened.append(str(arguments[0]))
@@ -293,6 +296,59 @@ def test_a_workdir_is_loaded_and_trained_on_and_nothing_of_it_is_run(workdir, tm
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("["), done.stdout
     assert not proof.exists()
+
+
+LINKS = [
+    *("config.json.tmp", "metrics.jsonl", "samples.jsonl", "card.json", "training_data.sha256"),
+    *("checkpoints/9", "damaged", "tokens", "evaluation", "tensorboard", "skipped/step_1.tsv"),
+]
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_a_link_in_a_workdir_is_not_followed(workdir, tmp_path, name):
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "kept").write_text("mine")
+    link = workdir / name
+    if link.is_dir():
+        shutil.rmtree(link)
+    link.unlink(missing_ok=True)
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(victim if "." not in name else victim / "kept")
+    config = configs.load(workdir / "config.json")
+    config.train.steps += 2
+    for run in (
+        lambda: experiment.train(config, workdir),
+        lambda: experiment.replay_step(config, workdir, 3),
+        lambda: trained_workdir.evaluate(config, workdir, split="valid", weights="latest"),
+    ):
+        with pytest.raises(UserError, match=f"{link} is neither a file nor a folder of its own"):
+            run()
+    assert (victim / "kept").read_text() == "mine"
+    assert [path.name for path in victim.iterdir()] == ["kept"]
+
+
+def test_a_file_is_written_whole_beside_a_link_and_not_through_it(tmp_path):
+    victim, path = tmp_path / "victim", tmp_path / "config.json"
+    victim.write_text("mine")
+    for link in (path, tmp_path / "config.json.tmp"):
+        link.symlink_to(victim)
+    configs.write_whole(path, "new")
+    assert (victim.read_text(), path.read_text(), path.is_symlink()) == ("mine", "new", False)
+
+
+def test_rows_are_not_appended_through_a_link(tmp_path):
+    (tmp_path / "metrics.jsonl").symlink_to(tmp_path / "victim")
+    with pytest.raises(OSError):
+        records.Appender(tmp_path / "metrics.jsonl", print)
+    assert not (tmp_path / "victim").exists()
+
+
+def test_a_pipe_is_not_waited_for(workdir):
+    for name in ("config.json", "card.json"):
+        (workdir / name).unlink()
+        os.mkfifo(workdir / name)
+    assert "config.json is damaged: it is not a file" in refusal(f"--workdir={workdir}", *FLAGS)
 
 
 @pytest.mark.parametrize("split", ["../../escaped", "/tmp/escaped", "test/../../x"])

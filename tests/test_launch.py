@@ -9,7 +9,7 @@ import pytest
 from launching import FLAGS, TINY, launch, refusal
 
 from transformer_jax import config as configs
-from transformer_jax import experiment, training
+from transformer_jax import experiment, health, training
 from transformer_jax import trained as trained_workdir
 from transformer_jax.config import Config, DataConfig, ModelConfig, TrainConfig, UserError
 from transformer_jax.data import corpora, dataset
@@ -147,6 +147,33 @@ def test_the_tokenizer_of_a_workdir_is_used(workdir, tmp_path, few_held_out):
             config.train.steps = 1
             experiment.train(config, fresh)
         assert (fresh / "tokenizer.model").read_bytes() == given
+
+
+def test_checkpoints_without_their_config_are_not_gone_on_with(workdir, few_held_out, capsys):
+    config = config_of(workdir)
+    config.train.steps, config.train.evaluate_every = 6, 0
+    (workdir / "config.json").rename(workdir / "elsewhere")
+    with pytest.raises(UserError, match=r"has checkpoints, but no config.json"):
+        experiment.train(config, workdir)
+    (workdir / "elsewhere").rename(workdir / "config.json")
+    (workdir / "training_data.sha256").unlink()
+    experiment.train(config, workdir)
+    assert "has no training_data.sha256: this text is taken" in capsys.readouterr().err
+    assert (workdir / "training_data.sha256").exists()
+
+
+def test_a_run_that_stops_names_the_last_checkpoint_that_was_good(
+    workdir, few_held_out, monkeypatch
+):
+    def check(self, step, metrics):
+        if step == 8:
+            raise health.TrainingStopped("the loss diverged", 5)
+
+    monkeypatch.setattr(health.Health, "check", check)
+    config = config_of(workdir)
+    config.train.steps, config.train.evaluate_every = 9, 0
+    with pytest.raises(UserError, match=r"^the loss diverged; the last good checkpoint is 4$"):
+        experiment.train(config, workdir)
 
 
 def test_too_many_skipped_steps_stop_the_run_and_can_be_replayed(tmp_path, few_held_out):

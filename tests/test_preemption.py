@@ -6,10 +6,11 @@ import subprocess
 import sys
 import time
 
+import pytest
 from launching import FLAGS, ROOT, launch
 
 from transformer_jax import config as configs
-from transformer_jax import resume_proof
+from transformer_jax import preemption, resume_proof
 
 # The launcher, which sends itself a signal when it comes to a function for the nth time.
 DRIVER = """
@@ -92,6 +93,25 @@ def test_ctrl_c_does_the_same(tmp_path):
     done = interrupt(tmp_path, "a step", signals=[signal.SIGINT])
     assert done.returncode == 75, done.stderr
     assert "SIGINT: stopping" in done.stderr and "of 4 steps, 3 are saved" in done.stderr
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_that_a_destructor_swallows_still_counts():
+    class Swallows:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+
+    with (
+        pytest.raises(configs.Preempted),
+        preemption.handled(600),
+        preemption.deferred(),
+        preemption.immediate(),
+    ):
+        swallows = Swallows()
+        del swallows
+        went_on = True
+    assert went_on
 
 
 # What Python cannot interrupt; a compilation takes as long.

@@ -235,7 +235,7 @@ def test_points_of_one_program_share_children_and_end_once(folder, monkeypatch):
 def test_a_lane_that_stops_has_failed_and_its_neighbours_have_not(folder):
     scales = "{'optimizer.learning_rate_scale': [1.5, 300.5, 2.5]}"
     file = experiment(f"def sweep(): return grid({scales})\n")
-    status, said = finish(start(file, vectorize=8))
+    status, _ = finish(start(file, vectorize=8))
     assert status == 1
     found = {name.rpartition("_")[2]: p for name, p in summary().items()}
     assert {n: p["state"] for n, p in found.items()} == {

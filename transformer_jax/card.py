@@ -137,8 +137,9 @@ def read(workdir: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         assert isinstance(found, dict) and isinstance(found["results"], dict)
-        assert all(isinstance(e, dict) for e in _evaluations(found))
-    except (ValueError, KeyError, TypeError, AssertionError):
+        for evaluation in _evaluations(found):
+            _last_step(evaluation)
+    except (ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError):
         raise UserError(f"{path} is damaged: remove it, and the run goes on without it") from None
     return found
 

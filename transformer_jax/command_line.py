@@ -63,9 +63,10 @@ def run(main: Callable[[list[str]], None], *, default_experiment: Path) -> None:
 
 def _stop(message: str, status: int) -> NoReturn:
     print(message, file=sys.stderr, flush=True)
-    if _joined():
-        # Leaving in good order waits for the other processes, which may be waiting for this one.
-        # Gone at once, it is missed, and they stop too.
+    # Leaving in good order waits for the other processes, which may be waiting for this one. Gone
+    # at once, it is missed, and they stop too. One that was asked to stop may be compiling: taking
+    # Python down around a thread of XLA has crashed.
+    if _joined() or status == PREEMPTED_STATUS:
         sys.stdout.flush()
         os._exit(status)
     sys.exit(status)

@@ -8,6 +8,7 @@ int, float, bool and str). `validate` refuses what cannot work, naming both valu
 import dataclasses
 import difflib
 import json
+import os
 from dataclasses import field
 from pathlib import Path
 from typing import Any
@@ -421,7 +422,11 @@ def write_whole(path: Path, content: str | bytes) -> None:
             path.write_bytes(content)
             return
         try:
-            temporary.write_bytes(content)
+            temporary.unlink(missing_ok=True)
+            with temporary.open("xb") as file:  # a new one: not what a link there leads to
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -444,6 +449,8 @@ def load(path: Path) -> Config:
       UserError: if the file is missing, is not JSON, or has an option that does not exist.
     """
     try:
+        if not path.is_file() and path.exists():
+            raise ValueError("it is not a file")
         saved = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(

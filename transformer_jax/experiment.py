@@ -14,7 +14,6 @@ import numpy as np
 
 from transformer_jax import (
     card,
-    checkpoint,
     evaluation,
     health,
     lock,
@@ -23,6 +22,7 @@ from transformer_jax import (
     preemption,
     records,
     replay,
+    storage,
     tracking,
     training,
 )
@@ -284,15 +284,21 @@ _FREE_OPTIONS = (
 
 def saved_config(config: Config, workdir: Path) -> Config | None:
     """What `workdir` was made with, checked to be this experiment; None if it is new."""
+    storage.check_workdir(workdir)
     path = workdir / CONFIG_FILE
     if not path.exists():
+        if manifest.complete(workdir / manifest.FOLDER):
+            raise UserError(
+                f"{workdir} has checkpoints, but no {path.name} to say of what: bring it back, or "
+                "choose another --workdir"
+            )
         return None
     saved = configs.load(path)
     free = _FREE_OPTIONS
     if saved.model.pretrained_embeddings and config.model.pretrained_embeddings:
         free += ("model.pretrained_embeddings:",)  # the file moved, which a checkpoint replaces
     differing = [d for d in configs.differences(saved, config) if not d.startswith(free)]
-    if differing and not manifest.complete(workdir / checkpoint.FOLDER):
+    if differing and not manifest.complete(workdir / manifest.FOLDER):
         raise UserError(
             f"{workdir} was begun with other options ({'; '.join(differing)}) and has no "
             "checkpoint yet: remove it, or choose another --workdir"

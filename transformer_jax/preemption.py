@@ -77,17 +77,23 @@ def deferred() -> Iterator[None]:
     with _deferred(True):
         yield
     # One that comes now raises by itself again.
-    if _request and _request.name and not _request.deferred:
-        raise Preempted(_NOTHING_NEW)
+    if _request and not _request.deferred:
+        _raise_if_requested()
 
 
 @contextlib.contextmanager
 def immediate() -> Iterator[None]:
     """Within the block, inside of `deferred`, a signal raises Preempted again."""
     with _deferred(False):
-        if _request and _request.name and not parallel.joined():
-            raise Preempted(_NOTHING_NEW)
+        _raise_if_requested()
         yield
+        # What is raised within a destructor, or a callback of the garbage collector, is only shown.
+        _raise_if_requested()
+
+
+def _raise_if_requested() -> None:
+    if _request and _request.name and not parallel.joined():
+        raise Preempted(_NOTHING_NEW)
 
 
 def requested(step: int) -> bool:

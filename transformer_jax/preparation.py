@@ -124,12 +124,15 @@ def share(prepared: Prepared, config: Config, workdir: Path, *, begun: bool) -> 
 def _check_data(workdir: Path, content_hash: str, *, begun: bool) -> None:
     """Refuses to go on training with another text; writes down which text it is."""
     path = workdir / DATA_FILE
-    if begun and path.exists() and path.read_text().strip() != content_hash:
+    known = path.read_bytes().decode(errors="replace").strip() if path.exists() else ""
+    if begun and not known:
+        say(f"warning: {workdir} has no {path.name}: this text is taken for the one of before")
+    elif begun and known != content_hash:
         raise UserError(
             f"the training text is not the one that {workdir} was trained on "
-            f"({path.read_text().strip()} then, {content_hash} now): choose another --workdir"
+            f"({known} then, {content_hash} now): choose another --workdir"
         )
-    if parallel.is_writer():
+    if parallel.is_writer() and known != content_hash:
         configs.write_whole(path, content_hash + "\n")
 
 

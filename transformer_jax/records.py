@@ -5,6 +5,7 @@ This imports no jax.
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -125,19 +126,20 @@ class _LocalFile:
     """Bytes at the end of a file. What there is no room for stays, and is written later."""
 
     def __init__(self, path: Path) -> None:
-        self._file, self._waiting = path.open("ab", buffering=0), b""
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        self._file, self._waiting = os.open(path, flags, 0o666), b""
 
     def add(self, line: str) -> None:
         self._waiting += line.encode()
 
     def save(self) -> None:
         while self._waiting:  # a disk may take only a part of it
-            self._waiting = self._waiting[self._file.write(self._waiting) :]
+            self._waiting = self._waiting[os.write(self._file, self._waiting) :]
 
     flush = save
 
     def close(self) -> None:
-        self._file.close()
+        os.close(self._file)
 
 
 class _BucketFile:

@@ -88,6 +88,7 @@ def report(
     shown = bad or sorted(rows, key=lambda row: -row[1])
     lines = [
         f"step {int(state.step) + 1}: {len(bad)} of {len(rows)} rows are not finite"
+        + (" (with other dropout masks: train.rng=rbg)" if config.train.rng == "rbg" else "")
         + ("" if bad else ", here; those of the largest gradients:"),
         "row  loss per token  gradient norm per token  text",
         *(f"{n:3}  {loss:14.4f}  {g:23.4f}  {texts(n)}" for loss, g, n in shown[:_SHOWN]),

@@ -262,6 +262,10 @@ class _Run:
         """What it wrote to its standard output and error so far."""
         return self.log.read_bytes()[self._from :].decode(errors="replace")
 
+    def last_line(self) -> str:
+        """The last of what it said; "" if nothing."""
+        return "".join(self.said().strip().splitlines()[-1:])
+
     def has_begun(self) -> bool:
         """Whether its text is read and its state restored."""
         return " parameters, " in self.said()
@@ -293,8 +297,7 @@ class _Run:
 
 def _run_to_end(run: _Run) -> None:
     if run.process.wait() != 0:
-        last = run.said().strip().splitlines()[-1:]
-        raise UserError(f"the run in {run.workdir} failed by itself: {''.join(last)}")
+        raise UserError(f"the run in {run.workdir} failed by itself: {run.last_line()}")
 
 
 def _kill(run: _Run, place: str, target: int, startup: float, rng: np.random.Generator) -> str:
@@ -318,7 +321,8 @@ def _end(run: _Run) -> str:
     if run.process.poll() is not None:
         raise UserError(
             f"the run in {run.workdir} ended with status {run.process.returncode} before it could "
-            "be killed: give more --config.train.steps, or fewer --kills"
+            f"be killed, and said {run.last_line()!r}: if it was done, give more "
+            "--config.train.steps, or fewer --kills"
         )
     saving, begun = run.saving(), run.has_begun()
     run.process.send_signal(signal.SIGKILL)

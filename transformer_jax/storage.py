@@ -41,6 +41,31 @@ def path(name: str, *, folder: str = "") -> Path:
     return found
 
 
+def check_workdir(workdir: Path) -> None:
+    """Refuses a workdir that holds anything but files and folders.
+
+    Through a link a stranger's workdir would have us write, or remove, what lies elsewhere; opening
+    a pipe waits for ever. The workdir itself may be a link, and buckets have none.
+
+    Raises:
+      UserError: naming the first one.
+    """
+    if is_remote(workdir) or not workdir.is_dir():
+        return
+    folders = [str(workdir)]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                # A run that is on may remove a file meanwhile: then it is none of these either.
+                elif not entry.is_file(follow_symlinks=False) and os.path.lexists(entry.path):
+                    raise UserError(
+                        f"{entry.path} is neither a file nor a folder of its own (a link, a pipe), "
+                        "and a run writes in its workdir alone: remove it"
+                    )
+
+
 def make_folder(folder: Path) -> None:
     """Makes a folder to write to, with those above it; in a bucket it comes with its first file.
 

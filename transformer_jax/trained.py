@@ -69,6 +69,8 @@ def load(config: Config, workdir: Path, *, weights: str, ensemble: Sequence[Path
       UserError: if something is missing or damaged, or vocabularies differ.
     """
     configs.validate(config)
+    for folder in (workdir, *ensemble):
+        storage.check_workdir(folder)
     saved = configs.load(workdir / CONFIG_FILE)
     # What the embeddings started from, and where, no longer matters.
     model = [d for d in configs.differences(saved, config) if d.startswith(_MODEL_OPTIONS)]
