@@ -230,3 +230,17 @@ def test_another_users_process_lives(monkeypatch):
 
     monkeypatch.setattr(os, "kill", kill)
     assert processes.alive(7)
+
+
+def test_a_file_that_its_last_owner_removed_meanwhile_is_nobodys_lock(tmp_path, monkeypatch):
+    flock, removed = fcntl.flock, []
+
+    def after_a_removal(file, operation):
+        if not removed:
+            removed.append((tmp_path / "lock").unlink())
+        return flock(file, operation)
+
+    monkeypatch.setattr(lock.fcntl, "flock", after_a_removal)
+    file = lock._lock_file(tmp_path / "lock")
+    assert os.path.samestat(os.fstat(file), os.stat(tmp_path / "lock"))
+    os.close(file)
