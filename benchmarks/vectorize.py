@@ -143,7 +143,7 @@ def _tokens(batch: dict[str, np.ndarray]) -> int:
 def measure_whole(file: Path, number: int, arguments: list[str], folder: Path) -> None:
     """launch.py for each point in turn, and one sweep; prints seconds and differences."""
     config = command_line.load_experiment(file)
-    names = [name for name, _ in sweeps.load_points(file, config, [])][:number]
+    names = [name for name, _ in sweeps.load_points(file, config, [])]
     launch = [sys.executable, str(ROOT / "launch.py"), f"--config={file}"]
 
     def run(*line: str) -> float:
@@ -151,8 +151,9 @@ def measure_whole(file: Path, number: int, arguments: list[str], folder: Path) -
         subprocess.run([*launch, *line, *arguments], check=True, capture_output=True)
         return time.perf_counter() - started
 
-    together = run(f"--workdir={folder}/lanes", f"--sweep_lanes={','.join(names)}")
-    print(f"{number} points as lanes: {together:.0f} s, all included", flush=True)
+    sweep = ["--mode=sweep", f"--sweep_vectorize={number}"]
+    together = run(f"--workdir={folder}/lanes", *sweep)
+    print(f"{len(names)} points, {number} in a child: {together:.0f} s, all included", flush=True)
     alone = []
     for n, name in enumerate(names):
         alone.append(run(f"--workdir={folder}/alone/{name}", f"--sweep_index={n}"))

@@ -199,6 +199,7 @@ def test_a_lane_that_cannot_go_on_says_why(together):
     assert not (workdir / "broken" / "lock").exists()
 
 
+@pytest.mark.slow
 def test_a_lane_goes_on_alone(experiment, together, tmp_path):
     longer = ["--config.train.steps=13", f"--workdir={tmp_path / 'a'}"]
     subprocess.run(["cp", "-r", together[0] / "a", tmp_path], check=True)
@@ -240,6 +241,7 @@ def interrupted(line, module, function, call, number):
     )
 
 
+@pytest.mark.slow
 def test_lanes_that_are_killed_and_stopped_end_as_whole_ones(experiment, together, tmp_path):
     line = lanes_line(experiment, tmp_path)
     # The second of the lanes that save step 6: two have step 3 as the last, and one has 6.
