@@ -53,6 +53,14 @@ def test_positive(name, value):
     assert f"{name}={value}" in refusal(configs.validate, with_option(name, value))
 
 
+def test_numbers_are_finite():
+    floats = [n for n, v in configs.flatten(configs.Config()).items() if isinstance(v, float)]
+    assert "optimizer.clip_norm" in floats
+    for name in floats:
+        error = refusal(configs.validate, with_option(name, float("inf")))
+        assert f"{name}=inf must be a finite number" in error
+
+
 @pytest.mark.parametrize("name", configs._NOT_NEGATIVE)
 def test_not_negative(name):
     assert f"{name}=-2" in refusal(configs.validate, with_option(name, -2))

@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 
+import matplotlib.axes
 import numpy as np
 import pytest
 from folders import write_lines, write_run, write_sweep
@@ -308,6 +309,102 @@ def test_what_is_damaged_is_named_in_one_line(tmp_path, name, content):
     with pytest.raises(UserError, match=re.escape(name)) as raised:
         report.runs.read(workdir)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("card.json", '{"results": {}, "flops": 1' + 400 * "0" + "}"),
+        ("card.json", '{"results": {"evaluations": [{"bleu": 1e308}]}}'),
+        ("card.json", 100_000 * "["),
+        ("config.json", 100_000 * "["),
+        ("metrics.jsonl", '{"step": 1, "valid": {"loss": 1e308}}\n'),
+        ("metrics.jsonl", '{"step": 1, "valid": {"loss": 1' + 400 * "0" + "}}\n"),
+        ("metrics.jsonl", '{"step": 1' + 400 * "0" + "}\n"),
+        ("card.json", None),
+        ("config.json", None),
+    ],
+)
+def test_numbers_beyond_reason_and_folders_are_damage(tmp_path, name, content):
+    workdir = write_run(tmp_path / "run")
+    (workdir / name).unlink()
+    if content is None:
+        (workdir / name).mkdir()
+    else:
+        (workdir / name).write_text(content)
+    with pytest.raises(UserError, match=re.escape(name)):
+        report.runs.read(workdir)
+
+
+def test_a_folder_of_workdirs_is_a_sweep(tmp_path):
+    """What --sweep_index leaves, on machines that know nothing of one another."""
+    for name, overrides in (
+        ("fast_0", {"optimizer.learning_rate_scale": 2.0}),
+        ("fast_1", {"optimizer.learning_rate_scale": 2.0, "seed": 1}),
+        ("slow_0", {}),
+    ):
+        write_run(tmp_path / name, overrides)
+    found = report.runs.read(tmp_path)
+    assert found.is_sweep
+    assert [run.overrides for run in found.runs] == [
+        {"seed": 0, "optimizer.learning_rate_scale": 2.0},
+        {"seed": 1, "optimizer.learning_rate_scale": 2.0},
+        {"seed": 0, "optimizer.learning_rate_scale": 1.0},
+    ]
+    assert [len(group.runs) for group in report.runs.groups(found.runs)] == [2, 1]
+    assert page(tmp_path)
+
+
+def test_one_damaged_point_does_not_cost_the_others_their_page(tmp_path):
+    folder = write_sweep(tmp_path / "s", [("a", {}, 1.5, 20.0), ("b", {"seed": 1}, 1.75, 21.0)])
+    (folder / "a" / "metrics.jsonl").write_text("x\n")
+    found = report.runs.read(folder)
+    assert [run.state for run in found.runs] == ["damaged", "finished"]
+    assert "metrics.jsonl is damaged" in found.runs[0].reason
+    assert page(folder)
+
+
+def test_each_figure_shows_its_own_metric(tmp_path, monkeypatch):
+    drawn, plotted = {}, []
+    curves, plot = figures.curves, matplotlib.axes.Axes.plot
+
+    def see(lines, **options):
+        drawn[options["label"]] = lines, options.get("logarithmic", False)
+        return curves(lines, **options)
+
+    def see_plot(axes, steps, values, **options):
+        plotted.append((list(steps), list(values)))
+        return plot(axes, steps, values, **options)
+
+    monkeypatch.setattr(figures, "curves", see)
+    monkeypatch.setattr(matplotlib.axes.Axes, "plot", see_plot)
+    run = write_run(tmp_path / "run")
+    page(run)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for label, group, metric, logarithmic in (
+        ("nats per token", "valid", "loss", False),
+        ("BLEU, greedy", "valid", "bleu", False),
+        ("learning rate", "train", "learning_rate", False),
+        ("norm of the gradient", "train", "gradient_norm", True),
+    ):
+        lines, log = drawn[label]
+        expected = [(row["step"], row[group][metric]) for row in rows if group in row]
+        assert list(zip(lines[-1].steps, lines[-1].values, strict=True)) == expected, label
+        assert log == logarithmic
+    losses = [row["train"]["loss"] for row in rows if "train" in row]
+    lines, _ = drawn["nats per token, smoothed labels"]
+    assert lines[-1].values[-1] == pytest.approx(sum(losses[-25:]) / 25)
+    assert lines[-1].values[2] == pytest.approx(sum(losses[:3]) / 3)
+    given = [(list(line.steps), list(line.values)) for lines, _ in drawn.values() for line in lines]
+    assert sorted(plotted) == sorted(given)
+
+
+def test_the_page_may_load_nothing_and_run_nothing(tmp_path):
+    page(write_run(tmp_path / "run"))
+    html = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert f'<meta http-equiv="Content-Security-Policy" content="{policy}">' in html
+    assert "<script" not in html
 
 
 POINT = {"name": "p", "overrides": {}, "state": "failed"}

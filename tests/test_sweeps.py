@@ -806,6 +806,18 @@ def test_a_launch_line_that_cannot_be(tmp_path, arguments, part):
         ("def sweep(): return [{'name': 'a', 'sede': 1}]", "there is no option sede"),
         ("def sweep(): return grid({'model.num_heads': [7]})", "point num_heads_7 of sweep() of"),
         ("def sweep(): return []", "sweep() of points.py has no points"),
+        ("def sweep(): pass", "sweep() of points.py returned a NoneType, not its points"),
+        (
+            "def sweep(): return [{'name': 'study.db'}]",
+            "point study.db of sweep() of points.py: its",
+        ),
+        ("def sweep(): return [{'name': 'a'}, {'name': 'A'}]", "another point's but for capitals"),
+        ("def sweep(): return [{'name': 'a' * 201}]", "its name is longer than 200 bytes"),
+        ("def sweep(): return grid({'train.evaluate_every': [0]})", "train.evaluate_every is 0"),
+        (
+            "def sweep(): return grid({'optimizer.clip_norm': [1e999]})",
+            "clip_norm=inf must be a fin",
+        ),
         ("def search_space(trial): return {}", "for its search_space() give --sweep_trials=…"),
     ],
 )

@@ -137,11 +137,22 @@ def read(workdir: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         assert isinstance(found, dict) and isinstance(found["results"], dict)
-        for evaluation in _evaluations(found):
-            _last_step(evaluation)
+        assert all(isinstance(e, dict) for e in _evaluations(found))
+        assert all(_is_sane(value) for value in found.values())
+    except OSError as e:
+        raise UserError(f"cannot read {path}: {e.strerror or e}") from None
     except (ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError):
         raise UserError(f"{path} is damaged: remove it, and the run goes on without it") from None
     return found
+
+
+def _is_sane(value: Any) -> bool:
+    """Whether its numbers can be computed with."""
+    if isinstance(value, dict):
+        return all(map(_is_sane, value.values()))
+    if isinstance(value, list):
+        return all(map(_is_sane, value))
+    return type(value) not in (int, float) or records.is_number(value)
 
 
 def add_evaluation(workdir: Path, evaluation: dict[str, Any]) -> None:
@@ -176,10 +187,13 @@ def _evaluations(card: dict[str, Any]) -> list[dict[str, Any]]:
     return list(card.get("results", {}).get("evaluations", []))
 
 
-def _last_step(evaluation: dict[str, Any]) -> int:
+def _last_step(evaluation: dict[str, Any]) -> float:
     """The last step of the checkpoints that it used; of an ensemble, of this workdir's."""
-    steps = evaluation["steps"]
-    return max(steps[0] if evaluation.get("ensemble") else steps)
+    try:
+        steps = evaluation["steps"]
+        return max(steps[0] if evaluation.get("ensemble") else steps)
+    except (LookupError, TypeError, ValueError):  # it does not say
+        return math.inf
 
 
 def best(validations: Sequence[dict[str, Any]]) -> dict[str, Any]:

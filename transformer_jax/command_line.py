@@ -9,7 +9,7 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -171,7 +171,10 @@ def load_sweep(path: Path) -> list[dict[str, Any]]:
         hint = other if hasattr(module, "search_space") else ""
         raise UserError(f"--config={name} has no function sweep(){hint}")
     takes = len(inspect.signature(module.sweep).parameters)
-    points = list(module.sweep(argument) if argument and takes else module.sweep())
+    found = module.sweep(argument) if argument and takes else module.sweep()
+    if not isinstance(found, Iterable):
+        raise UserError(f"sweep() of {name} returned a {type(found).__name__}, not its points")
+    points = list(found)
     names = set()
     for number, point in enumerate(points):
         if not isinstance(point, dict):

@@ -8,6 +8,7 @@ int, float, bool and str). `validate` refuses what cannot work, naming both valu
 import dataclasses
 import difflib
 import json
+import math
 import os
 from dataclasses import field
 from pathlib import Path
@@ -281,6 +282,9 @@ def validate(config: Config) -> Config:
     for name, choices in _CHOICES.items():
         if options[name] not in choices:
             raise UserError(f"{name}={options[name]!r} is none of: {', '.join(choices)}")
+    for name, value in options.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{name}={value} must be a finite number")
     for name in _POSITIVE:
         if not options[name] > 0:
             raise UserError(f"{name}={options[name]} must be positive")
@@ -456,7 +460,7 @@ def load(path: Path) -> Config:
         raise UserError(
             f"{path.parent} is not a workdir (it has no {path.name}): train there first"
         ) from None
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise UserError(f"{path} is damaged: {e}") from None
     config = Config()
     _fill(config, saved, path)

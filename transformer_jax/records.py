@@ -45,11 +45,18 @@ def read(path: Path) -> list[dict[str, Any]]:
 def _is_row(row: Any) -> bool:
     if not isinstance(row, dict) or type(row.get("step")) is not int:
         return False
+    if not 0 <= row["step"] < 2**53:
+        return False
     groups = [row.get(name, {}) for name in ("train", "valid")]
     return all(
-        isinstance(group, dict) and all(type(v) in (int, float, type(None)) for v in group.values())
+        isinstance(group, dict) and all(v is None or is_number(v) for v in group.values())
         for group in groups
     )
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is one that can be computed with; JSON has integers of any length, and so on."""
+    return type(value) in (int, float) and abs(value) < 1e100  # nan is not
 
 
 def bleu_scores(workdir: Path) -> dict[int, float]:

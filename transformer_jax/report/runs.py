@@ -96,7 +96,10 @@ class Reading:
 
 
 def read(folder: Path) -> Reading:
-    """Reads a workdir, or the folder of a sweep.
+    """Reads a workdir, the folder of a sweep, or a folder of workdirs.
+
+    Those are what --sweep_index makes, on machines that share nothing but a disk. A point's
+    overrides are then the options in which the workdirs differ.
 
     Raises:
       UserError: if it is neither, or something in it is damaged.
@@ -104,9 +107,12 @@ def read(folder: Path) -> Reading:
     if (folder / SUMMARY).exists():
         return _read_sweep(folder)
     if not any((folder / name).exists() for name in (CONFIG_FILE, records.METRICS_FILE)):
+        within = sorted(folder.glob(f"*/{CONFIG_FILE}")) if folder.is_dir() else []
+        if within:
+            return _read_workdirs(folder, [path.parent for path in within])
         raise UserError(
-            f"{folder} is no workdir and no sweep (it has neither {CONFIG_FILE} nor {SUMMARY}): "
-            "train there first"
+            f"{folder} is no workdir and no sweep (it has neither {CONFIG_FILE} nor {SUMMARY}), "
+            "and holds no workdirs: train there first"
         )
     run = _read_run(folder, folder.absolute().name, {})
     return Reading(run.options.get("name") or run.name, [run], False, "")
@@ -124,8 +130,28 @@ def _read_sweep(folder: Path) -> Reading:
         raise UserError(f"cannot read {path}: {e.strerror or e}") from None
     if not good:
         raise UserError(f"{path} is damaged: start the sweep again, and it is written anew")
-    runs = [_read_run(folder / point["name"], point["name"], point) for point in points]
+    runs = [_read_point(folder, point) for point in points]
     return Reading(folder.absolute().name, runs, True, experiment)
+
+
+def _read_workdirs(folder: Path, workdirs: Sequence[Path]) -> Reading:
+    runs = [_read_run(workdir, workdir.name, {}) for workdir in workdirs]
+    options = {name: None for run in runs for name in run.options if name != "name"}
+    differ = [name for name in options if len({repr(r.options.get(name)) for r in runs}) > 1]
+    points = [
+        dataclasses.replace(run, overrides={name: run.options.get(name) for name in differ})
+        for run in runs
+    ]
+    return Reading(folder.absolute().name, points, True, "")
+
+
+def _read_point(folder: Path, point: dict[str, Any]) -> Run:
+    """A point's run; of one that is damaged, what the sweep knows: the others have a page."""
+    try:
+        return _read_run(folder / point["name"], point["name"], point)
+    except UserError as e:
+        damaged = {"state": "damaged", "reason": str(e)}
+        return _read_run(folder / point["name"] / "nothing", point["name"], point | damaged)
 
 
 def _is_point(point: Any) -> bool:
@@ -134,7 +160,9 @@ def _is_point(point: Any) -> bool:
         and isinstance(point["name"], str)
         and re.fullmatch(r"\w[\w.+-]*", point["name"]) is not None  # it stays in the folder
         and isinstance(point["overrides"], dict)
-        and all(isinstance(v, bool | int | float | str) for v in point["overrides"].values())
+        and all(
+            isinstance(v, bool | str) or records.is_number(v) for v in point["overrides"].values()
+        )
         and isinstance(point["state"], str)
         and isinstance(point.get("reason", ""), str)
         and type(point.get("seconds", 0)) in (int, float)

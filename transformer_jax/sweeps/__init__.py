@@ -25,11 +25,14 @@ from transformer_jax import command_line, programs, storage
 from transformer_jax import config as configs
 from transformer_jax.config import Config, UserError
 from transformer_jax.sweeps import study
-from transformer_jax.sweeps.runner import Runner
+from transformer_jax.sweeps.runner import SUMMARY, Runner
 from transformer_jax.sweeps.study import Study
 
 DATABASE = "study.db"
 _OWN = "name"  # what a point has besides overrides
+_LONGEST_NAME = 200  # bytes, of 255 that a file system has
+# What a point's folder cannot be called: it is in the sweep's, beside these.
+_TAKEN = (DATABASE, SUMMARY, "report.html", "report.md", "report_figures")
 
 
 def load_points(
@@ -46,13 +49,22 @@ def load_points(
       UserError: if there is no sweep(), or a point that cannot be.
     """
     found = []
+    folders = set(_TAKEN)
     for point in command_line.load_sweep(file):
         name, origin = str(point[_OWN]), f"point {point[_OWN]} of sweep() of {file}"
         if not re.fullmatch(r"\w[\w.+-]*", name):
             raise UserError(f"{origin}: its name has to be a folder's: letters, digits, _ . + -")
+        if len(name.encode()) > _LONGEST_NAME or name.lower() in folders:
+            raise UserError(
+                f"{origin}: its name is longer than {_LONGEST_NAME} bytes, a file's of the sweep, "
+                "or another point's but for capitals"
+            )
+        folders.add(name.lower())
         overrides = _effective(point, config, arguments)
         try:
-            configs.validate(configured(config, name, overrides, origin=origin))
+            whole = configs.validate(configured(config, name, overrides, origin=origin))
+            if not whole.train.evaluate_every:
+                raise UserError("a sweep compares validation losses: train.evaluate_every is 0")
         except UserError as e:
             raise UserError(f"{e}" if str(e).startswith(origin) else f"{origin}: {e}") from None
         found.append((name, overrides))
