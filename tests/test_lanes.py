@@ -1,5 +1,6 @@
 """Lanes: several runs in one step, each of which is the run that would have trained alone."""
 
+import contextlib
 import json
 import os
 import signal
@@ -88,8 +89,25 @@ def differences(a, b):
     return max(jax.tree.leaves(jax.tree.map(apart, a, b)))
 
 
+@contextlib.contextmanager
+def optimized():
+    """Compiles as users do: the tests' environment leaves most optimizations out."""
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", False)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.mark.parametrize("in_turn", [True, False])
 def test_a_lane_is_the_step_alone_and_what_is_not_finite_stays_in_it(in_turn):
+    # As users run it: what the compiler merges is what could change a lane's bits.
+    with optimized():
+        _a_lane_is_the_step_alone(in_turn)
+
+
+def _a_lane_is_the_step_alone(in_turn):
     step, states, batch = lanes_of_step()
     together = jax.jit(lanes.make_lanes_step(step, in_turn=in_turn))
     alone = jax.jit(step)
