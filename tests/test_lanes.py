@@ -92,7 +92,7 @@ def differences(a, b):
 @contextlib.contextmanager
 def optimized():
     """Compiles as users do: the tests' environment leaves most optimizations out."""
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     try:
         yield
