@@ -236,14 +236,13 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "out.txt"
     path.write_text("before")
 
-    def half_written(self, content):
-        with self.open("wb") as file:
-            file.write(content[:1])
+    def no_room(file):
+        assert [p.name for p in tmp_path.iterdir() if p != path] == ["out.txt.tmp"]
         raise OSError(28, "No space left on device")
 
     with pytest.raises(UnicodeEncodeError):
         configs.write_whole(path, "a" * 9999 + "\ud800")
-    monkeypatch.setattr(type(path), "write_bytes", half_written)
+    monkeypatch.setattr(configs.os, "fsync", no_room)
     with pytest.raises(UserError, match=r"cannot write .*out\.txt: No space left on device"):
         configs.write_whole(path, "after")
     assert path.read_text() == "before"

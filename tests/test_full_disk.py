@@ -1,13 +1,13 @@
 """A whole run on a disk that fills up in the middle, and is given room again."""
 
-import jax.numpy as jnp
 import pytest
+from failures import poison
 from launching import fill
 
-from transformer_jax import experiment, records, tracking, training
+from transformer_jax import experiment, records, tracking
 from transformer_jax.checkpoint import Checkpoints
 from transformer_jax.config import Config, DataConfig, ModelConfig, TrainConfig, UserError
-from transformer_jax.data import corpora, dataset
+from transformer_jax.data import corpora
 
 
 @pytest.fixture
@@ -36,31 +36,9 @@ def fill_before_saving(monkeypatch, step, folder):
     return filler
 
 
-def poison(monkeypatch, step):
-    """The loss of a step is not a number."""
-    make_loss, batch = training.make_loss, dataset.PackedDataset.batch
-
-    def marked(data, number, rows=None):
-        found = batch(data, number, rows)
-        found["row"][0] += 77 * (number == step - 1)
-        return found
-
-    def poisoned(model, **options):
-        loss = make_loss(model, **options)
-
-        def with_nan(params, batch, *rest):
-            loss_sum, counts = loss(params, batch, *rest)
-            return jnp.where((batch["row"] == 77).any(), jnp.nan, loss_sum), counts
-
-        return with_nan
-
-    monkeypatch.setattr(dataset.PackedDataset, "batch", marked)
-    monkeypatch.setattr(training, "make_loss", poisoned)
-
-
 def test_a_run_lives_through_a_full_disk(small_disk, config, monkeypatch, capsys):
     """With TensorBoard, a skipped step, and validations, all while there is no room."""
-    poison(monkeypatch, 5)
+    poison(monkeypatch, step=5, row=0)
     config.train.steps = 17
     filler = fill_before_saving(monkeypatch, 4, small_disk)
     train_step = tracking.Tracker.train_step

@@ -2,16 +2,15 @@
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from launching import FLAGS, ROOT, TINY, launch
+from failures import launch_signalled
+from launching import FLAGS, TINY, launch
 
 from transformer_jax import command_line, lanes, programs, resume_proof, sweeps, training
 from transformer_jax import config as configs
@@ -226,46 +225,15 @@ def test_a_lane_goes_on_alone(experiment, together, tmp_path):
     assert "goes on from step 12" in done.stderr
 
 
-# A run that sends itself a signal at the nth call of something.
-DRIVER = """
-import os, sys
-sys.path.insert(0, {root!r})
-import launch
-from pathlib import Path
-from transformer_jax import command_line, {module}
-original, calls = {module}.{function}, 0
-def signalled(*arguments, **options):
-    global calls
-    calls += 1
-    if calls == {call}:
-        os.kill(os.getpid(), {signal})
-    return original(*arguments, **options)
-{module}.{function} = signalled
-command_line.run(launch.main, default_experiment=Path({root!r}) / "experiments/quickstart.py")
-"""
-
-
-def interrupted(line, module, function, call, number):
-    code = DRIVER.format(
-        root=str(ROOT), module=module, function=function, call=call, signal=int(number)
-    )
-    return subprocess.run(
-        [sys.executable, "-c", code, *line],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        encoding="utf-8",
-        timeout=300,
-    )
-
-
 @pytest.mark.slow
 def test_lanes_that_are_killed_and_stopped_end_as_whole_ones(experiment, together, tmp_path):
     line = lanes_line(experiment, tmp_path)
     # The second of the lanes that save step 6: two have step 3 as the last, and one has 6.
-    done = interrupted(line, "checkpoint", "Checkpoints.save", 5 + 1, signal.SIGKILL)
+    at = "checkpoint", "Checkpoints.save", 5 + 1
+    done = launch_signalled(*line, at=at, signals=[signal.SIGKILL])
     assert done.returncode == -signal.SIGKILL, done.stderr
-    done = interrupted(line, "tracking", "Tracker.train_step", 3 * 5 + 1, signal.SIGTERM)
+    at = "tracking", "Tracker.train_step", 3 * 5 + 1
+    done = launch_signalled(*line, at=at, signals=[signal.SIGTERM])
     assert done.returncode == configs.PREEMPTED_STATUS == 75, done.stderr
     assert "go on from step 3" in done.stderr, done.stderr
     assert " of each lane are saved; the same line goes on" in done.stderr

@@ -4,12 +4,12 @@ import json
 import shutil
 import sys
 
-import jax.numpy as jnp
 import pytest
+from failures import poison
 from launching import FLAGS, TINY, launch, refusal
 
 from transformer_jax import config as configs
-from transformer_jax import experiment, health, training
+from transformer_jax import experiment, health
 from transformer_jax import trained as trained_workdir
 from transformer_jax.config import Config, DataConfig, ModelConfig, TrainConfig, UserError
 from transformer_jax.data import corpora, dataset
@@ -209,26 +209,7 @@ def test_a_row_that_is_not_finite_is_skipped_and_found(tmp_path, few_held_out, m
         train=TrainConfig(steps=5, log_every=1, evaluate_every=0, tensorboard=False),
     )
     config.train.checkpoint_every = 5
-    batch = dataset.PackedDataset.batch
-
-    def marked(data, step, rows=None):
-        found = batch(data, step, rows)
-        if step == 2:
-            found["row"][1] = 77
-        return found
-
-    def make_loss(model, **options):
-        loss = original(model, **options)
-
-        def poisoned(params, batch, *rest):
-            loss_sum, counts = loss(params, batch, *rest)
-            return jnp.where((batch["row"] == 77).any(), jnp.nan, loss_sum), counts
-
-        return poisoned
-
-    original = training.make_loss
-    monkeypatch.setattr(dataset.PackedDataset, "batch", marked)
-    monkeypatch.setattr(training, "make_loss", make_loss)
+    poison(monkeypatch, step=3, row=1)
     experiment.train(config, tmp_path)
     metrics = [row["train"] for row in rows(tmp_path / "metrics.jsonl") if "train" in row]
     assert [m["loss"] is None for m in metrics] == [False, False, True, False, False]

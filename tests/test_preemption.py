@@ -2,37 +2,15 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
-from launching import FLAGS, ROOT, launch
+from failures import launch_signalled
+from launching import FLAGS, launch
 
 from transformer_jax import config as configs
 from transformer_jax import preemption, resume_proof
 
-# The launcher, which sends itself a signal when it comes to a function for the nth time.
-DRIVER = """
-import os, signal, sys
-sys.path.insert(0, {root!r})
-import launch
-from pathlib import Path
-from transformer_jax import {module}, command_line
-original, calls = {module}.{function}, 0
-
-def signalled(*arguments, **options):
-    global calls
-    calls += 1
-    if calls == {call}:
-        for number in {signals}:
-            os.kill(os.getpid(), number)
-        {then}
-    return original(*arguments, **options)
-
-{module}.{function} = signalled
-command_line.run(launch.main, default_experiment=Path({root!r}) / "experiments/quickstart.py")
-"""
 # phase: what is called there, and the calls it takes to get to it.
 PHASES = {
     "tokenizing": ("preparation", "dataset.tokenize_pairs", 1),
@@ -48,23 +26,8 @@ PHASES = {
 
 
 def interrupt(workdir, phase, *, signals=(signal.SIGTERM,), then="pass", flags=()):
-    module, function, call = PHASES[phase]
-    code = DRIVER.format(
-        root=str(ROOT),
-        module=module,
-        function=function,
-        call=call,
-        signals=[int(s) for s in signals],
-        then=then,
-    )
-    return subprocess.run(
-        [sys.executable, "-c", code, f"--workdir={workdir}", *FLAGS, *flags],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        encoding="utf-8",
-        timeout=300,
-    )
+    line = [f"--workdir={workdir}", *FLAGS, *flags]
+    return launch_signalled(*line, at=PHASES[phase], signals=signals, then=then)
 
 
 def test_a_run_stopped_in_every_phase_ends_as_the_whole_one(tmp_path):

@@ -263,8 +263,11 @@ def test_numbers_of_devices_that_would_not_come_to_it(stand_in, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_proof_that_is_stopped_leaves_no_run(stand_in, tmp_path, number):
+def test_a_proof_that_is_stopped_leaves_no_run(stand_in, tmp_path, request, number):
     log, before = tmp_path / "p" / "whole" / "log.txt", signal.getsignal(signal.SIGTERM)
+    # A shell has its jobs in the background ignore Ctrl-C, and the tests may be one.
+    ctrl_c = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, ctrl_c))
 
     def stop():
         while not (log.exists() and "step 3/" in log.read_text()):

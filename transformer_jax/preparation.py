@@ -29,6 +29,7 @@ class Prepared:
       data: the same in packed rows.
       valid, validation: the validation text, and the same in packed rows.
       model: of the vocabularies' sizes.
+      content_hash: of the training text and the tokenizers.
     """
 
     config: Config
@@ -40,6 +41,7 @@ class Prepared:
     valid: corpora.Corpus
     validation: dataset.PackedDataset
     model: Transformer
+    content_hash: str
 
     def create_state(self) -> training.TrainState:
         """A new state, where the devices keep it."""
@@ -86,14 +88,16 @@ def prepare(
         data = _packed(config, workdir, tokenizers, corpus, "training")
         validation = _packed(config, workdir, tokenizers, valid, "validation")
     model = Transformer(config.model, tokenizers.target.vocab_size, tokenizers.source.vocab_size)
-    return Prepared(config, workdir, devices, tokenizers, corpus, data, valid, validation, model)
+    return Prepared(
+        config, workdir, devices, tokenizers, corpus, data, valid, validation, model, text
+    )
 
 
 def share(prepared: Prepared, config: Config, workdir: Path, *, begun: bool) -> Prepared:
     """Another run on the same text, which is not read, tokenized or packed again.
 
     Args:
-      prepared: of a run whose `config.program` is the same.
+      prepared: of a run whose `programs.program` is the same.
       config: validated; its seed decides the order of the batches.
       workdir: made, and held by this run.
       begun: whether the workdir was trained in.
@@ -110,8 +114,7 @@ def share(prepared: Prepared, config: Config, workdir: Path, *, begun: bool) -> 
                 f"the tokenizers in {workdir} and {prepared.workdir} differ, and what trains "
                 "together has the same: choose another --workdir"
             )
-    text = dataset.content_hash(prepared.corpus.pairs, prepared.tokenizers)
-    _check_data(workdir, text, begun=begun)
+    _check_data(workdir, prepared.content_hash, begun=begun)
     data, validation = (
         dataset.PackedDataset(d.pairs, d.plan, batch_rows=d.batch_rows, seed=config.seed)
         for d in (prepared.data, prepared.validation)

@@ -1,0 +1,83 @@
+"""How tests make a run fail: a signal at a place in it, a loss that is not a number."""
+
+import os
+import subprocess
+import sys
+
+import jax.numpy as jnp
+from launching import ROOT
+
+from transformer_jax import training
+from transformer_jax.data import dataset
+
+# The launcher, which sends itself signals when it comes to a function for the nth time.
+_DRIVER = """
+import os, signal, sys
+sys.path.insert(0, {root!r})
+import launch
+from pathlib import Path
+from transformer_jax import {module}, command_line
+original, calls = {module}.{function}, 0
+
+def signalled(*arguments, **options):
+    global calls
+    calls += 1
+    if calls == {call}:
+        for number in {signals}:
+            os.kill(os.getpid(), number)
+        {then}
+    return original(*arguments, **options)
+
+{module}.{function} = signalled
+command_line.run(launch.main, default_experiment=Path({root!r}) / "experiments/quickstart.py")
+"""
+
+
+def launch_signalled(*arguments, at, signals, then="pass"):
+    """A launch that gets `signals` at a place, and then does `then`.
+
+    `at` is a module of the package, a function in it, and which call of it, from 1.
+    """
+    module, function, call = at
+    code = _DRIVER.format(
+        root=str(ROOT),
+        module=module,
+        function=function,
+        call=call,
+        signals=[int(s) for s in signals],
+        then=then,
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+    )
+
+
+_MARK = 77  # takes the place of the row's number; batches of the tests have fewer rows
+
+
+def poison(monkeypatch, *, step, row):
+    """From here on the loss of one row of one step, from 1, is not a number."""
+    batch, make_loss = dataset.PackedDataset.batch, training.make_loss
+
+    def marked(data, number, rows=None):
+        found = batch(data, number, rows)
+        if number == step - 1:
+            found["row"][row] = _MARK
+        return found
+
+    def poisoned(model, **options):
+        loss = make_loss(model, **options)
+
+        def with_nan(params, batch, *rest):
+            loss_sum, counts = loss(params, batch, *rest)
+            return jnp.where((batch["row"] == _MARK).any(), jnp.nan, loss_sum), counts
+
+        return with_nan
+
+    monkeypatch.setattr(dataset.PackedDataset, "batch", marked)
+    monkeypatch.setattr(training, "make_loss", poisoned)
