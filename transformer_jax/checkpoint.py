@@ -342,7 +342,8 @@ class Checkpoints:
 
 
 def _regular(steps: Sequence[int], every: int) -> list[int]:
-    """
+    """Those of `steps`, which are ascending, that an average counts.
+
     >>> _regular([4, 6, 7, 8, 9], 2)
     [4, 6, 8, 9]
     """

@@ -54,7 +54,8 @@ def handled(grace_seconds: float) -> Iterator[None]:
     # Python's own handlers wait for its main thread to be free; what a signal writes here does not.
     there, here = socket.socketpair()
     there.setblocking(False)
-    threading.Thread(target=_watch, args=(here, grace_seconds), daemon=True).start()
+    watch = threading.Thread(target=_watch, args=(here, grace_seconds), daemon=True)
+    watch.start()
     before = {number: signal.signal(number, handler) for number in signals}
     wakeup = signal.set_wakeup_fd(there.fileno())
     try:
@@ -63,7 +64,8 @@ def handled(grace_seconds: float) -> Iterator[None]:
         signal.set_wakeup_fd(wakeup)
         for number, old in before.items():
             signal.signal(number, old)
-        there.close()  # ends the watch
+        there.close()  # ends the watch, once it has told of the signal
+        watch.join()
         _request = None
 
 
