@@ -170,14 +170,14 @@ def test_heads_are_consecutive_columns_of_marians_projections(tmp_path):
     _, _, params = imported(tmp_path / "w")
     attention = params["decoder_1"]["cross_attention"]
     theirs = "model.decoder.layers.1.encoder_attn."
-    x = np.arange(1, D + 1, dtype=np.float32)
+    x = np.arange(1, D + 1, dtype=np.float64)  # the sums cancel: in float32 they lose digits
     for ours, name in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj")):
         projected = tensors[f"{theirs}{name}.weight"] @ x + tensors[f"{theirs}{name}.bias"]
         for head in range(3):
             mine = x @ attention[f"{ours}_kernel"][:, head] + attention[f"{ours}_bias"][head]
-            np.testing.assert_allclose(mine, projected[2 * head : 2 * head + 2], rtol=1e-5)
+            np.testing.assert_allclose(mine, projected[2 * head : 2 * head + 2], rtol=1e-9)
     merged = np.einsum("nh,nhd->d", x.reshape(3, 2), attention["output_kernel"])
-    np.testing.assert_allclose(merged, tensors[f"{theirs}out_proj.weight"] @ x, rtol=1e-5)
+    np.testing.assert_allclose(merged, tensors[f"{theirs}out_proj.weight"] @ x, rtol=1e-9)
 
 
 def test_options_become_ours(tmp_path):
