@@ -1,6 +1,7 @@
 """card.json: what was trained, of what, on what, and what it gave; across restarts and failures."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import subprocess
@@ -28,7 +29,9 @@ def few_held_out(monkeypatch):
 def prepared(tmp_path):
     """What a card asks of an experiment, with 7 and 11 tokens in each step."""
     data = SimpleNamespace(tokens_seen=lambda steps: (7 * steps, 11 * steps))
-    return SimpleNamespace(config=Config(name="stand_in", seed=5), workdir=tmp_path, data=data)
+    valid = corpora.Corpus([("一", "one")], empty=0)
+    config = Config(name="stand_in", seed=5)
+    return SimpleNamespace(config=config, workdir=tmp_path, data=data, valid=valid)
 
 
 def rows(path):
@@ -70,9 +73,11 @@ def test_the_card_of_a_training(trained):
     assert found["wall_seconds"] > 0
     assert found["versions"]["jax"] == version("jax")
     assert found["versions"]["sacrebleu"] == version("sacrebleu")
-    assert None not in found["versions"].values()
     text = (workdir / "training_data.sha256").read_text().strip()
     assert found["data"]["training_text"] == text
+    texts = [corpora.load_split(config.data, split) for split in ("valid", "test")]
+    lines = "".join(f"{source}\t{target}\n" for source, target in texts[0].pairs)
+    assert found["data"]["validation_text"] == hashlib.sha256(lines.encode()).hexdigest()[:16]
     (digest,) = found["data"]["tokenizer"].values()
     summed = subprocess.run(["sha256sum", workdir / "tokenizer.model"], capture_output=True)
     assert summed.stdout.decode().startswith(digest)
@@ -86,6 +91,7 @@ def test_the_card_of_a_training(trained):
     (measured,) = found["results"]["evaluations"]
     del measured["measured"]
     assert measured == json.loads((workdir / "evaluation/test/scores.json").read_text())
+    assert measured["text_hash"] == texts[1].text_hash() != texts[0].text_hash()
     assert measured["bleu_interval"] > 0 and "tok:13a" in measured["bleu_signature"]
 
 
@@ -269,6 +275,24 @@ def test_the_commit_and_what_differs_from_it(checkout):
     assert card.code()["uncommitted"] != two["uncommitted"]
     (checkout / "card.py").write_text("one\n")
     assert card.code()["uncommitted"] is None
+
+
+def test_a_new_file_of_python_differs_too(checkout):
+    (checkout / ".gitignore").write_text("runs\n")
+    git(checkout, "add", ".gitignore")
+    git(checkout, "-c", "user.name=n", "-c", "user.email=e", "commit", "-qm", "second")
+    for ignored in ("notes.txt", "runs/kept.py"):
+        (checkout / ignored).parent.mkdir(exist_ok=True)
+        (checkout / ignored).write_text("1\n")
+    assert card.code()["uncommitted"] is None
+    (checkout / "experiments").mkdir()
+    hashes = set()
+    for name, content in (("é.py", "1\n"), ("é.py", "2\n"), ("f.py", "2\n")):
+        file = checkout / "experiments" / name
+        file.write_text(content)
+        hashes.add(card.code()["uncommitted"])
+        file.unlink()
+    assert len(hashes) == 3 and None not in hashes
 
 
 def test_code_that_is_installed_in_another_repository_has_no_commit(checkout, monkeypatch):

@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import json
 import math
+import os
 import platform
 import subprocess
 import time
@@ -27,8 +28,9 @@ from transformer_jax.tracking import say
 
 CARD_FILE = "card.json"
 _PACKAGES = (
-    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint"),
-    *("numpy", "sentencepiece", "sacrebleu"),
+    *("jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin"),
+    *("nvidia-cudnn-cu12", "nvidia-cudnn-cu13"),
+    *("flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece", "sacrebleu"),
 )
 # What makes two evaluations the same one, done again.
 _SAME = ("split", "weights", "decode", "ensemble")
@@ -84,7 +86,11 @@ class Card:
             "starts": again.get("starts", 0) + 1,
             "code": code(),
             "versions": versions(),
-            "data": {"training_text": _data_hash(workdir), "tokenizer": _tokenizer_hashes(workdir)},
+            "data": {
+                "training_text": _data_hash(workdir),
+                "validation_text": self._prepared.valid.text_hash(),
+                "tokenizer": _tokenizer_hashes(workdir),
+            },
             "devices": parallel.facts(),
             "seed": config.seed,
             "parameters": parameters,
@@ -215,11 +221,10 @@ def best(validations: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def versions() -> dict[str, str | None]:
-    """Of Python and of what computes and scores; None where it is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
+def versions() -> dict[str, str]:
+    """Of Python and of what computes and scores, as far as it is installed."""
+    found = {"python": platform.python_version()}
     for package in _PACKAGES:
-        found[package] = None
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found
@@ -229,8 +234,8 @@ def code() -> dict[str, str | None]:
     """The commit that the code is checked out of, and a hash of what differs from it.
 
     {"commit": "227a21c…", "uncommitted": 16 hexadecimal digits of SHA-256, or None: nothing};
-    both are None if the code is in no checkout, or there is no git. Files that git does not track
-    are not looked at.
+    both are None if the code is in no checkout, or there is no git. Of the files that git does not
+    track, those of Python differ too, unless git is told to ignore them.
     """
     nowhere = {"commit": None, "uncommitted": None}
     here = Path(__file__).resolve()
@@ -239,9 +244,28 @@ def code() -> dict[str, str | None]:
         return nowhere
     commit = _git(here.parent, "rev-parse", "HEAD")
     changes = _git(here.parent, "diff", "--no-ext-diff", "--no-textconv", "--binary", "HEAD")
-    if commit is None or changes is None:
+    untracked = _untracked(here.parent)
+    if commit is None or changes is None or untracked is None:
         return nowhere
+    changes += untracked
     return {"commit": commit.decode().strip(), "uncommitted": _hash(changes) if changes else None}
+
+
+def _untracked(folder: Path) -> bytes | None:
+    """The names and the contents of the Python files that git does not track; None without git."""
+    top = _git(folder, "rev-parse", "--show-toplevel")
+    if top is None:
+        return None
+    root = Path(os.fsdecode(top.removesuffix(b"\n")))
+    listed = _git(root, "ls-files", "--others", "--exclude-standard", "-z", "--", "*.py")
+    if listed is None:
+        return None
+    found = []
+    for name in filter(None, sorted(listed.split(b"\0"))):
+        with contextlib.suppress(OSError):  # it is gone, or a link to nothing
+            content = (root / os.fsdecode(name)).read_bytes()
+            found.append(b"%s\0%d\0%s" % (name, len(content), content))
+    return b"".join(found)
 
 
 def _git(folder: Path, *arguments: str) -> bytes | None:

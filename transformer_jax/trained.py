@@ -143,6 +143,7 @@ def evaluate(
         translations,
         references,
         split=split,
+        text_hash=corpus.text_hash(),
         weights=weights,
         steps=trained.steps if ensemble else trained.steps[0],
         **about,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import hashlib
 import os
 import random
 import re
@@ -31,6 +32,13 @@ class Corpus:
     pairs: list[Pair]
     # Pairs dropped because a side was blank.
     empty: int
+
+    def text_hash(self) -> str:
+        """Names the text: 16 hexadecimal digits of SHA-256 over lines of source, tab, target."""
+        digest = hashlib.sha256()
+        for source, target in self.pairs:
+            digest.update(f"{source}\t{target}\n".encode())
+        return digest.hexdigest()[:16]
 
 
 def split_names(data: DataConfig) -> list[str]:

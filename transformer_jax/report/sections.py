@@ -284,6 +284,7 @@ _FACTS: tuple[tuple[str, Callable[[dict[str, Any]], Any]], ...] = (
     ("versions", _inner("versions")),
     ("devices", _inner("devices")),
     ("training text (hash)", _inner("data", "training_text")),
+    ("validation text (hash)", _inner("data", "validation_text")),
     ("tokenizer (hash)", _inner("data", "tokenizer")),
     ("seed", _inner("seed")),
     ("parameters", lambda card: integer(card.get("parameters"))),
