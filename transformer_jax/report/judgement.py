@@ -71,7 +71,8 @@ def _over_seeds(best: Group, base: Group, number: int) -> list[Block]:
         note = (
             "Over seeds: Welch's t-test, two-sided, with the 95 % interval of the difference. p is "
             "how often chance alone makes a difference this large, were both equally good. As the "
-            f"best was chosen among {number}, the last column is the p to go by (Bonferroni)."
+            f"best was chosen among {number}, the last column is the p to go by (Bonferroni). "
+            "Seeds that both have are not paired: what a seed does to both alike makes p larger."
         )
         return [*blocks, Paragraph(note)]
     note = "No test over seeds: it needs two finished seeds or more of each, that differ."

@@ -60,7 +60,11 @@ class Difference:
 
 
 def welch(a: Sequence[float], b: Sequence[float]) -> Difference | None:
-    """Welch's t-test (Welch 1947), two-sided; None if a side has one seed, or neither varies."""
+    """Welch's t-test (Welch 1947), two-sided; None if a side has one seed, or neither varies.
+
+    It takes the sides for independent. Of the same seeds they are not quite, but a seed is the same
+    draw in both only where the shapes are the same; unpaired, the test errs on the careful side.
+    """
     if min(len(a), len(b)) < 2:
         return None
     variances = [float(np.var(side, ddof=1)) / len(side) for side in (a, b)]

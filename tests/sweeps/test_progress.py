@@ -1,0 +1,77 @@
+"""What a person is told of a sweep while it runs."""
+
+import json
+import math
+import sys
+
+import pytest
+
+from transformer_jax.sweeps import progress
+
+
+def row(step, seconds, **groups):
+    return json.dumps({"step": step, "time": 1000.0 + seconds, **groups}) + "\n"
+
+
+def test_progress_is_read_from_the_metrics(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    seen = progress.Progress(tmp_path, 100)
+    seen.refresh()
+    assert (seen.step, seen.loss, seen.valid, seen.seconds_left) == (0, None, [], None)
+    path.write_text(row(3, 6, train={"loss": 5}) + row(7, 14, train={"loss": 4}))
+    seen.refresh()
+    assert (seen.step, seen.loss, seen.valid, seen.bleu) == (7, 4, [], None)
+    assert seen.seconds_left == pytest.approx(2 * 93)
+    text = path.read_text() + row(7, 15, valid={"loss": 3.5, "bleu": 11})
+    path.write_text(text + row(8, 16, valid={"loss": None, "bleu": 12}) + '{"step": 9')
+    seen.refresh()
+    assert (seen.step, seen.valid[0], seen.bleu) == (8, (7, 3.5), 12)
+    assert seen.valid[1] == (8, pytest.approx(math.nan, nan_ok=True)), "it passes for a better one"
+
+
+def lines(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(
+        row(3, 6, train={"loss": 5}) + row(7, 14, train={"loss": 4}, valid={"loss": 3, "bleu": 11})
+    )
+    seen = progress.Progress(tmp_path, 100)
+    seen.refresh()
+    states = ["finished", "waiting", "running", "failed", "waiting"]
+    return [progress.Line(f"p{n}", state, 100, seen) for n, state in enumerate(states)]
+
+
+def test_the_table(tmp_path):
+    table = progress.render(lines(tmp_path), height=20)
+    assert table[0].split() == ["point", "state", "step", "loss", "valid", "BLEU", "left"]
+    assert table[1].split() == ["p2", "running", "7/100", "4.000", "3.000", "11.0", "0:03:06"]
+    assert [line.split()[0] for line in table[2:-1]] == ["p3", "p0", "p1", "p4"]
+    assert table[-1] == "1 running, 1 failed, 1 finished, 2 waiting"
+    for height in range(3, 20):
+        short = progress.render(lines(tmp_path), height=height)
+        assert len(short) <= height
+        assert short[-1] == table[-1]
+    fits_two = progress.render(lines(tmp_path), height=5)
+    assert fits_two == [*fits_two[:3], "… and 3 more", table[-1]]
+    assert [line.split()[0] for line in fits_two[1:3]] == ["p2", "p3"]
+
+
+def test_on_a_terminal_the_table_is_redrawn_in_place(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    table = progress.Table()
+    table.show(lines(tmp_path), {})
+    drawn = capsys.readouterr().err
+    assert "\x1b[7A" not in drawn
+    assert drawn.count("\n") == 7
+    table.show(lines(tmp_path), {})
+    assert capsys.readouterr().err.startswith("\x1b[7A"), "it goes up as far as it went down"
+
+
+def test_elsewhere_each_change_of_state_is_a_line(tmp_path, capsys):
+    table = progress.Table()
+    for _ in range(2):
+        table.show(lines(tmp_path), {"p3": "a reason"})
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "p0: finished: validation loss 3.0000, BLEU 11.0",
+        "p2: running",
+        "p3: failed: a reason",
+    ]

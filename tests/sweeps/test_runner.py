@@ -1,0 +1,237 @@
+"""Sweeps: every point ends once, whatever happens to the launchers, which are real processes."""
+
+import collections
+import json
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from sweeping import (
+    events,
+    experiment,
+    finish,
+    seeds,
+    start,
+    summary,
+    trials,
+    wait_for,
+    wait_for_more_events,
+)
+
+from transformer_jax import config as configs
+from transformer_jax.sweeps import child
+
+
+def test_a_launcher_that_is_killed_at_random_moments_ends_every_point_once(folder, monkeypatch):
+    # The next launcher is there before the last one's children are gone.
+    monkeypatch.setenv("SECONDS_TO_SAVE", "1.2")
+    file, rng = seeds(7), random.Random(17)
+    for _ in range(4):
+        launcher = start(file, workers=3)
+        # Each launcher gets somewhere, and then dies soon.
+        wait_for_more_events(7, launcher)
+        time.sleep(rng.uniform(0, 0.3))
+        launcher.kill()
+        finish(launcher)
+    status, said = finish(start(file, workers=3))
+    assert status == 0, said
+    names = {f"seed_{seed}" for seed in range(7)}
+    assert trials() == {name: ["COMPLETE"] for name in names}
+    assert {name: p["state"] for name, p in summary().items()} == dict.fromkeys(names, "finished")
+    starts = 0
+    for name in names:
+        noted = [event for event, _ in events(name)]
+        assert "two" not in noted
+        assert noted[-1] == "end"
+        starts += noted.count("start")
+        rows = map(json.loads, Path("run", name, "metrics.jsonl").read_text().splitlines())
+        assert [row["step"] for row in rows] == list(range(1, 12))
+    assert starts > 7, "no kill interrupted anything"
+
+
+def test_points_of_one_program_share_children_and_end_once(folder, monkeypatch):
+    """As above, but three points in each child, of which two may run at a time."""
+    monkeypatch.setenv("SECONDS_TO_SAVE", "1.2")
+    file = experiment(
+        "def sweep(): return chain(grid({'seed': range(5)}), grid({'seed': [0, 1]}, "
+        "{'model.d_ff': [17]}))\n"
+    )
+    names = [*(f"seed_{n}" for n in range(5)), "seed_0_d_ff_17", "seed_1_d_ff_17"]
+    rng = random.Random(19)
+    for _ in range(3):
+        launcher = start(file, vectorize=3)
+        wait_for_more_events(5, launcher)
+        time.sleep(rng.uniform(0, 0.3))
+        launcher.kill()
+        finish(launcher)
+    status, said = finish(start(file, vectorize=3))
+    assert status == 0, said
+    assert trials() == {name: ["COMPLETE"] for name in names}
+    for name in names:
+        noted = [event for event, _ in events(name)]
+        assert "two" not in noted
+        assert noted[-1] == "end"
+        rows = map(json.loads, Path("run", name, "metrics.jsonl").read_text().splitlines())
+        assert [row["step"] for row in rows] == list(range(1, 12))
+    for name, lanes in zip(names, [3, 3, 3, 2, 2, 2, 2], strict=True):
+        started = Path("run", name, "events").read_text().splitlines()[0]
+        assert started.split()[2] == str(lanes), "the first group is the whole one"
+
+
+def test_a_lane_that_stops_has_failed_and_its_neighbours_have_not(folder):
+    scales = "{'optimizer.learning_rate_scale': [1.5, 300.5, 2.5]}"
+    file = experiment(f"def sweep(): return grid({scales})\n")
+    status, _ = finish(start(file, vectorize=8))
+    assert status == 1
+    found = {name.rpartition("_")[2]: p for name, p in summary().items()}
+    assert {n: p["state"] for n, p in found.items()} == {
+        "1.5": "finished",
+        "300.5": "failed",
+        "2.5": "finished",
+    }
+    assert found["300.5"]["reason"] == "error: the loss diverged"
+    assert found["1.5"]["value"] == pytest.approx(1.5 + 1 / 11)
+
+
+def test_a_child_that_fails_fails_for_all_its_lanes(folder):
+    file = experiment("def sweep(): return grid({'seed': [3, 5]})\n")
+    status, _ = finish(start(file, vectorize=2, arguments=["--config.demo=fail"]))
+    assert status == 1
+    assert {p["reason"] for p in summary().values()} == {"error: this point cannot be"}
+
+
+def test_lanes_are_stopped_by_one_signal_and_go_on_together(folder):
+    file = seeds(4)
+    launcher = start(file, vectorize=4)
+    wait_for(lambda: events("seed_3"))
+    launcher.send_signal(signal.SIGTERM)
+    status, said = finish(launcher)
+    assert status == 75, said
+    assert {p["state"] for p in summary().values()} == {"interrupted"}
+    assert finish(start(file, vectorize=4))[0] == 0
+    for seed in range(4):
+        assert [e for e, _ in events(f"seed_{seed}")] == ["start", "saved", "start", "end"]
+
+
+def test_points_that_were_begun_at_other_times_do_not_share_a_child(folder):
+    file = seeds(3)
+    saved = Path("run/seed_1/checkpoints/4000")
+    saved.mkdir(parents=True)
+    (saved / "manifest.sha256").touch()
+    assert finish(start(file, vectorize=3))[0] == 0
+    lanes = [Path("run", f"seed_{n}", "events").read_text().split()[2] for n in range(3)]
+    assert lanes == ["2", "1", "2"]
+
+
+@pytest.mark.parametrize("shared", ["folder", "database"])
+def test_two_launchers_share_the_points(folder, shared):
+    file = seeds(11)
+    if shared == "folder":
+        workdirs, options = ["run"], {}
+        launchers = [start(file), start(file)]
+    else:  # as on two machines
+        workdirs, options = ["a/run", "b/run"], {"url": "sqlite:///shared.db"}
+        launchers = [start(file, workdir, **options) for workdir in workdirs]
+    for launcher in launchers:
+        status, said = finish(launcher)
+        assert status == 0, said
+    names = {f"seed_{seed}" for seed in range(11)}
+    assert trials(options.get("url", "sqlite:///run/study.db")) == {n: ["COMPLETE"] for n in names}
+    by = set()
+    for name in names:
+        (begun, launcher), (ended, _) = events(name, *workdirs)
+        assert (begun, ended) == ("start", "end")
+        by.add(launcher)
+    assert by == {launcher.pid for launcher in launchers}
+    for workdir in workdirs:
+        assert {p["state"] for p in summary(workdir).values()} == {"finished"}
+
+
+def test_a_signal_is_passed_on_and_the_same_line_goes_on(folder):
+    file = seeds(5)
+    launcher = start(file)
+    wait_for(lambda: events("seed_0") and events("seed_1"))
+    launcher.send_signal(signal.SIGINT)
+    status, said = finish(launcher)
+    assert status == configs.PREEMPTED_STATUS == 75
+    assert said.splitlines()[-1].startswith("interrupted: 2 interrupted, 3 waiting")
+    assert [event for event, _ in events("seed_0")] == ["start", "saved"]
+    states = [point["state"] for point in summary().values()]
+    assert states == ["interrupted", "interrupted", "waiting", "waiting", "waiting"]
+    assert finish(start(file))[0] == 0
+    assert [e for e, _ in events("seed_0")] == ["start", "saved", "start", "end"]
+    assert set(map(tuple, trials().values())) == {("COMPLETE",)}
+
+
+def test_a_point_that_fails_is_named_and_tried_again(folder):
+    file = experiment("def sweep(): return grid({'demo': ['fail', 'a'], 'seed': [3, 5]})\n")
+    status, said = finish(start(file))
+    assert status == 1
+    last = said.splitlines()[-1]
+    assert "2 of 4 points failed: demo_fail_seed_3, demo_fail_seed_5" in last
+    assert "demo_fail_seed_3: failed: error: this point cannot be" in said
+    found = summary()
+    assert {name: p["state"] for name, p in found.items()} == {
+        "demo_fail_seed_3": "failed",
+        "demo_fail_seed_5": "failed",
+        "demo_a_seed_3": "finished",
+        "demo_a_seed_5": "finished",
+    }
+    assert found["demo_fail_seed_3"]["reason"] == "error: this point cannot be"
+    assert found["demo_a_seed_3"]["value"] == pytest.approx(1 + 1 / 11)
+    assert found["demo_a_seed_3"]["overrides"] == {"demo": "a", "seed": 3}
+    assert found["demo_a_seed_3"]["seconds"] > 0.2
+    log = Path("run", "demo_fail_seed_3", child.LOG).read_text().splitlines()
+    assert log[1:] == ["hello", "error: this point cannot be"]
+    Path("mended").touch()
+    status, said = finish(start(file))
+    assert (status, summary()["demo_fail_seed_3"]["state"]) == (0, "finished")
+    assert [event for event, _ in events("demo_a_seed_3")] == ["start", "end"]
+    assert trials()["demo_fail_seed_3"] == ["FAIL", "COMPLETE"]
+
+
+def test_a_point_whose_loss_is_finite_no_more_has_failed(folder):
+    status, said = finish(start(experiment("def sweep(): return grid({'demo': ['diverge']})\n")))
+    assert status == 1
+    point = summary()["demo_diverge"]
+    assert (point["state"], point["value"]) == ("failed", None), "7 steps' loss stands for 11's"
+    assert point["reason"] == "it ended without a finite validation loss"
+    assert said.splitlines()[-1].endswith("and the same line tries them again")
+
+
+SEARCH = """
+def search_space(trial):
+    scale = trial.suggest_float("scale", 0.1, 10, log=True)
+    return {"optimizer.learning_rate_scale": scale, "train.steps": 97}
+"""
+
+
+def test_points_that_optuna_chooses_and_the_worse_ones_are_pruned(folder):
+    status, said = finish(start(experiment(SEARCH), num_trials=13, workers=3))
+    assert status == 0, said
+    found = summary()
+    assert list(found) == [f"trial_{number:04}" for number in range(13)]
+    states = collections.Counter(point["state"] for point in found.values())
+    assert states["pruned"] >= 1
+    assert states["finished"] >= 5  # before there is a median to be worse than
+    assert states.total() == states["pruned"] + states["finished"]
+    best = min(p["overrides"]["optimizer.learning_rate_scale"] for p in found.values())
+    for name, point in found.items():
+        lines = len(Path("run", name, "metrics.jsonl").read_text().splitlines())
+        assert (lines < 97) == (point["state"] == "pruned")
+        if point["overrides"]["optimizer.learning_rate_scale"] == best:
+            assert point["state"] == "finished"
+    again = start(experiment(SEARCH), num_trials=13)
+    assert finish(again)[0] == 0
+    assert summary() == found
+
+
+def test_a_search_does_not_try_again_what_failed(folder):
+    file = experiment("def search_space(trial): return {'demo': 'fail'}\n")
+    for _ in range(2):
+        status, said = finish(start(file, num_trials=1))
+        assert status == 1
+        assert said.splitlines()[-1].endswith("and a greater --sweep_trials adds others")
+        assert [event for event, _ in events("trial_0000")] == ["start"]

@@ -1,0 +1,69 @@
+"""The study: the points of a sweep, their states, and what Optuna chooses."""
+
+import pytest
+from sweeping import database
+
+from transformer_jax.config import Config, UserError
+from transformer_jax.sweeps import study
+
+
+def test_a_search_depends_on_the_seed_alone(tmp_path):
+    def chosen(name, seed):
+        opened = database(tmp_path, name)
+        space = lambda trial: {"seed": trial.suggest_int("seed", 0, 10**6)}  # noqa: E731
+        assert [opened.suggest(space, 3, seed=seed) for _ in range(5)] == [True] * 3 + [False] * 2
+        return [point.overrides["seed"] for point in opened.points()]
+
+    first = chosen("a", 5)
+    assert chosen("b", 5) == first
+    assert len({*first, *chosen("c", 6)}) == 6, "trials repeat each other"
+
+
+def test_a_trial_that_was_begun_and_not_described_is_the_next_one(tmp_path):
+    opened = database(tmp_path)
+
+    def killed(trial):
+        trial.suggest_int("seed", 0, 10**6)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        opened.suggest(killed, 1, seed=0)
+    assert opened.points() == []
+    assert opened.suggest(lambda trial: {"seed": trial.params["seed"]}, 1, seed=0)
+    (point,) = opened.points()
+    assert point.name == "trial_0000"
+    assert not opened.suggest(killed, 1, seed=0)
+
+
+def test_the_points_of_a_study_do_not_change(tmp_path):
+    opened = database(tmp_path)
+    opened.enqueue([("a", {"seed": 1})])
+    opened.enqueue([("a", {"seed": 1}), ("b", {"seed": 2})])
+    assert [point.name for point in opened.points()] == ["a", "b"]
+    with pytest.raises(UserError, match=r"a was begun with \{'seed': 1\}, and is \{'seed': 3\}"):
+        opened.enqueue([("a", {"seed": 3})])
+
+
+def test_a_point_that_ended_since_it_was_read_is_not_claimed(tmp_path):
+    first, second = database(tmp_path), database(tmp_path)
+    first.enqueue([("a", {"seed": 1})])
+    (point,) = second.points()
+    assert first.claim(point)
+    first.end(point, "finished", value=3.5)
+    assert not second.claim(point)
+    assert second.points()[0].value == 3.5
+    assert second._leases.living() == set()
+
+
+def test_a_study_is_of_one_configuration(tmp_path):
+    opened, config = database(tmp_path), Config(name="a")
+    opened.check(config)
+    config.name, config.data.path = "b", "elsewhere"
+    opened.check(config)
+    config.model.d_ff = 17
+    with pytest.raises(UserError, match=r"other options \(model.d_ff: 2048 then, 17 now\)"):
+        database(tmp_path).check(config)
+
+
+def test_a_password_is_not_shown():
+    assert study.shown("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"

@@ -1,0 +1,190 @@
+"""--mode=sweep by launch.py itself, and what it refuses."""
+
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from launching import FLAGS, ROOT, launch, refusal
+from sweeping import EXPERIMENT, experiment, summary, trials
+
+from transformer_jax import command_line, sweeps
+from transformer_jax import config as configs
+from transformer_jax.config import UserError
+
+TYPES = {
+    "demo": "a=b, 我 'c'",
+    "optimizer.epsilon": 1e-09,
+    "model.attention_bias": True,
+    "train.tensorboard": False,
+    "seed": 3,
+    "model.dropout_rate": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """A sweep of two points by launch.py, and what its launcher said."""
+    folder = tmp_path_factory.mktemp("swept")
+    file = folder / "two.py"
+    base = "config = Config(name='two'); config.data.corpus = 'small_world'; return config"
+    file.write_text(
+        "from transformer_jax.config import Config\n"
+        f"def get_config(scale=''):\n    {base}\n"
+        f"def sweep(scale=''):\n    yield {{'name': 'one' + scale, **{TYPES!r}}}\n"
+        "    yield {'name': 'two', 'seed': 1, 'train.steps': 8}\n"
+    )
+    arguments = ["--mode=sweep", f"--config={file}:x", f"--workdir={folder}/run", *FLAGS]
+    return folder, arguments, launch(*arguments, "--sweep_workers=2")
+
+
+def test_the_points_are_trained_by_the_real_launcher(swept):
+    folder, arguments, done = swept
+    assert done.returncode == 0, done.stderr
+    found = summary(folder / "run")
+    assert {name: p["state"] for name, p in found.items()} == {
+        "onex": "finished",
+        "two": "finished",
+    }
+    config = configs.load(folder / "run" / "onex" / "config.json")
+    assert {name: configs.flatten(config)[name] for name in TYPES} == TYPES
+    assert (config.name, config.model.d_model) == ("onex", 8)
+    # The launch line wins over a point, and sweep.json says so.
+    assert configs.load(folder / "run" / "two" / "config.json").train.steps == 4
+    assert found["two"]["overrides"] == {"seed": 1, "train.steps": 4}
+    for name, point in found.items():
+        rows = (folder / "run" / name / "metrics.jsonl").read_text().splitlines()
+        (valid,) = (r["valid"]["loss"] for r in map(json.loads, rows) if "valid" in r)
+        assert point["value"] == valid
+    again = launch(*arguments)
+    assert again.returncode == 0
+    assert summary(folder / "run") == found, "finished points were run again"
+    error = refusal(*arguments, "--config.model.d_ff=22")
+    assert "the sweep run was begun with other options (model.d_ff: 14 then, 22 now)" in error
+
+
+@pytest.mark.slow
+def test_the_real_launcher_killed_at_random_moments(swept, tmp_path):
+    _, arguments, _ = swept
+    line = [*arguments, f"--workdir={tmp_path}/run", "--sweep_workers=2", "--config.train.steps=40"]
+    rng = random.Random(23)
+    for _ in range(5):
+        process = subprocess.Popen([sys.executable, ROOT / "launch.py", *line], cwd=ROOT)
+        time.sleep(rng.uniform(2, 14))
+        process.kill()
+        process.wait()
+    done = launch(*line)
+    assert done.returncode == 0, done.stderr
+    assert {p["state"] for p in summary(tmp_path / "run").values()} == {"finished"}
+    states = trials(f"sqlite:///{tmp_path}/run/study.db")
+    assert states == {"onex": ["COMPLETE"], "two": ["COMPLETE"]}
+    for name in states:
+        rows = (tmp_path / "run" / name / "metrics.jsonl").read_text().splitlines()
+        steps = [row["step"] for row in map(json.loads, rows) if "train" in row]
+        assert steps == list(range(1, 41))
+
+
+def test_a_dry_run_prints_sizes_and_cost_and_runs_nothing(swept, tmp_path):
+    _, arguments, _ = swept
+    rest = [a for a in arguments if not a.startswith("--workdir")]
+    options = ["--dry_run", "--accelerator=h100", f"--workdir={tmp_path}/none"]
+    done = launch(*rest, *options, "--config.train.steps=1000")
+    assert done.returncode == 0, done.stderr
+    header, one, _, total, note = (line.split() for line in done.stdout.splitlines())
+    assert header == ["point", "parameters", "steps", "FLOPs", "hours"]
+    # In closed form. Embeddings of 701 pieces; projections of width 8; the feed-forward network of
+    # 14 with biases; a norm has 2 × 8. The point "onex" adds biases to attention: 4 × 8.
+    attention, norm = 4 * 8 * 8 + 4 * 8, 2 * 8
+    feed_forward = 2 * 8 * 14 + 14 + 8
+    expected = 701 * 8 + 3 * attention + 2 * feed_forward + 5 * norm
+    assert one[:3] == ["onex", f"{expected:,}", "1,000"]
+    assert float(total[2]) == pytest.approx(2 * float(one[3]), rel=0.01)
+    assert note[:3] == ["hours:", "on", "h100,"]
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ([], "--mode=sweep needs --config=FILE.py"),
+        (["--config={file}", "--sweep_index=1"], "--mode=sweep runs all points"),
+        (["--config={file}", "--sweep_trials=3"], "has no function search_space(trial)"),
+        (["--config={file}", "--accelerator=h100"], "goes with --mode=sweep --dry_run"),
+        (["--config={file}", "--workdir=gs://b/x"], "needs a folder of this machine, not gs://b/x"),
+        (
+            ["--config={file}", "--sweep_storage=nothing"],
+            "--sweep_storage=nothing cannot be opened",
+        ),
+        (["--config={file}", "--config.train.evaluate_every=0"], "evaluate_every must not be 0"),
+        (
+            ["--config={file}", "--sweep_vectorize=2", "--config.parallel.strategy=pmap"],
+            "lanes train on one device, and parallel.strategy='pmap'",
+        ),
+        (
+            ["--config={file}", "--sweep_vectorize=2", "--config.train.rng=rbg"],
+            "train.rng='rbg' draws other numbers for lanes",
+        ),
+        (
+            ["--config={file}", "--sweep_vectorize=2", "--sweep_trials=3"],
+            "--sweep_vectorize=2 goes with the points of a sweep()",
+        ),
+    ],
+)
+def test_a_launch_line_that_cannot_be(tmp_path, arguments, part):
+    file = tmp_path / "points.py"
+    file.write_text(EXPERIMENT + "def sweep(): return grid({'seed': [3, 5]})\n")
+    line = [argument.format(file=file) for argument in arguments]
+    default = [] if any("--workdir" in a for a in line) else [f"--workdir={tmp_path}/run"]
+    assert part in refusal("--mode=sweep", *line, *default)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "part"),
+    [
+        ("def sweep(): return [{'name': '../a'}]", "point ../a of sweep() of points.py: its name"),
+        ("def sweep(): return [{'name': 'a', 'sede': 1}]", "there is no option sede"),
+        ("def sweep(): return grid({'model.num_heads': [7]})", "point num_heads_7 of sweep() of"),
+        ("def sweep(): return []", "sweep() of points.py has no points"),
+        ("def sweep(): pass", "sweep() of points.py returned a NoneType, not its points"),
+        (
+            "def sweep(): return [{'name': 'study.db'}]",
+            "point study.db of sweep() of points.py: its",
+        ),
+        ("def sweep(): return [{'name': 'a'}, {'name': 'A'}]", "another point's but for capitals"),
+        ("def sweep(): return [{'name': 'a' * 201}]", "its name is longer than 200 bytes"),
+        ("def sweep(): return grid({'train.evaluate_every': [0]})", "train.evaluate_every is 0"),
+        (
+            "def sweep(): return grid({'optimizer.clip_norm': [1e999]})",
+            "clip_norm=inf must be a fin",
+        ),
+        ("def search_space(trial): return {}", "for its search_space() give --sweep_trials=…"),
+    ],
+)
+def test_points_that_cannot_be(folder, sweep, part):
+    file = Path(experiment(sweep))
+    with pytest.raises(UserError) as caught:
+        sweeps.load_points(file, command_line.load_experiment(file), [])
+    assert part in str(caught.value)
+
+
+def test_a_search_space_that_returns_another_thing(folder):
+    file = Path(experiment("def search_space(trial): return {'model.d_ff': 1.5}"))
+    options = {"workers": 1, "num_trials": 1, "url": None, "arguments": [], "launcher": []}
+    with pytest.raises(UserError, match=r"search_space\(\) of points.py: model.d_ff=1.5 is not"):
+        sweeps.run(command_line.load_experiment(file), file, folder / "run", **options)
+
+
+def test_a_dry_run_says_what_trains_together(swept):
+    _, arguments, _ = swept
+    rest = [a for a in arguments if not a.startswith("--workdir")]
+    done = launch(*rest, "--dry_run", "--sweep_vectorize=5")
+    assert done.stdout.splitlines()[-2:] == ["alone: onex", "alone: two"]
+
+
+def test_a_search_space_may_take_the_argument(folder):
+    experiment("def search_space(trial, scale='-'): return {'demo': scale}")
+    assert command_line.load_search_space(Path("points.py:big"))(None) == {"demo": "big"}
+    assert command_line.load_search_space(Path("points.py"))(None) == {"demo": "-"}
