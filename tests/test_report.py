@@ -13,7 +13,7 @@ from launching import ROOT, launch, refusal
 from scipy import stats
 
 from experiments import table3
-from transformer_jax import command_line, report
+from transformer_jax import card, command_line, report
 from transformer_jax.config import Config, UserError
 from transformer_jax.report import document, figures, importance, runs, statistics
 from transformer_jax.report.document import Document, Figure, Heading, Paragraph, Preformatted
@@ -250,7 +250,9 @@ def test_every_row_of_table_3_has_what_the_paper_printed(scale):
     expected = [(r.label, r.perplexity, r.bleu, r.millions) for r in table3.TABLE]
     expected *= 2 if scale else 1
     assert [(r["row"], r["perplexity"], r["bleu"], r["millions"]) for r in rows] == expected
-    assert [r["flops"] for r in rows if r["flops"]] == [3.3e18, 2.3e19] * (2 if scale else 1)
+    in_table_2 = [(r["row"], r["test_bleu"], r["flops"]) for r in rows if "flops" in r]
+    expected = [("base", 27.3, 3.3e18), ("big", 28.4, 2.3e19)] * (2 if scale else 1)
+    assert in_table_2 == expected
     assert table3.paper("quickstart") is None
 
 
@@ -265,10 +267,32 @@ def test_the_numbers_of_the_paper_stand_beside_ours(tmp_path):
         ("table3_A_heads_4", {"model.num_heads": 4}, 2.0, 10.0),
         ("other", {"model.d_ff": 9}, 2.0, 10.0),
     ]
-    text = page(write_sweep(tmp_path / "sweep", points), table3.paper)
-    base, heads = table_rows(text, "row")
-    assert base == ["base", "5.00", "4.92", "20.0", "25.8", "0.00695", "65", "5.55e+09", "3.30e+18"]
-    assert heads[:3] == ["A\\_heads\\_4", "7.39", "5.00"] and heads[6] == "–"
+    folder = write_sweep(tmp_path / "sweep", points)
+    for split, bleu, paper_bleu in (("test", 3.0, 4.0), ("test", 5.0, 6.04), ("valid", 7.0, 8.0)):
+        measured = {"split": split, "weights": f"{bleu}", "bleu": bleu, "paper_bleu": paper_bleu}
+        card.add_evaluation(folder / "table3_base", measured)
+    measured = {"split": "test", "bleu": 9.0, "paper_bleu": None}  # not German
+    card.add_evaluation(folder / "table3_A_heads_4", measured)
+    base, heads = table_rows(page(folder, table3.paper), "row")
+    sizes = ["0.00695", "65", "5.55e+09", "3.30e+18"]
+    assert base == ["base", "5.00", "4.92", "20.0", "25.8", "6.0", "27.3", *sizes]
+    assert heads[:3] == ["A\\_heads\\_4", "7.39", "5.00"]
+    assert heads[5:] == ["9.0", "–", "0.00695", "–", "5.55e+09", "–"]
+
+
+@pytest.mark.parametrize(
+    ("name", "bleu", "flops"),
+    [
+        ("wmt14_en_de_base", 27.3, 3.3e18),
+        ("wmt14_en_de_big", 28.4, 2.3e19),
+        ("wmt14_en_fr_base", 38.1, 3.3e18),
+        ("wmt14_en_fr_big", 41.8, 2.3e19),
+    ],
+)
+def test_table_2_stands_beside_the_papers_own_experiments(tmp_path, name, bleu, flops):
+    paper = command_line.load_paper(ROOT / "experiments" / f"{name}.py")
+    (row,) = table_rows(page(write_run(tmp_path / name), paper), "row")
+    assert (row[6], row[-1]) == (f"{bleu}", f"{flops:.2e}")
 
 
 # ------------------------------------------------------------------------- missing and damaged

@@ -209,9 +209,10 @@ def load_search_space(path: Path) -> Callable[[Any], dict[str, Any]]:
 def load_paper(path: Path) -> Callable[[str], dict[str, Any] | None] | None:
     """The paper(name) of an experiment file: what a paper printed of the point of that name.
 
-    It returns {"row": "A_heads_1", "perplexity": 5.29, "bleu": 24.9, "millions": 65, "flops": None}
-    (per piece; 0–100; of parameters; of the training), with None for what the paper does not print;
-    or None: the paper has no such row.
+    It returns {"row": "base", "perplexity": 4.92, "bleu": 25.8, "test_bleu": 27.3, "millions": 65,
+    "flops": 3.3e18} (per piece, of the validation set; 0–100, of the validation and the test set;
+    of parameters; of the training), without what the paper does not print; or None: the paper has
+    no such row.
 
     Returns:
       The function; None if the file has none.

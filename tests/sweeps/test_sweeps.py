@@ -155,7 +155,10 @@ def test_a_launch_line_that_cannot_be(tmp_path, arguments, part):
         ),
         ("def sweep(): return [{'name': 'a'}, {'name': 'A'}]", "another point's but for capitals"),
         ("def sweep(): return [{'name': 'a' * 201}]", "its name is longer than 200 bytes"),
-        ("def sweep(): return grid({'train.evaluate_every': [0]})", "train.evaluate_every is 0"),
+        (
+            "def sweep(): return grid({'train.evaluate_every': [0]})",
+            "train.evaluate_every must not",
+        ),
         (
             "def sweep(): return grid({'optimizer.clip_norm': [1e999]})",
             "clip_norm=inf must be a fin",

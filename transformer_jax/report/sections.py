@@ -173,25 +173,37 @@ def paper(groups: Sequence[Group], printed: Paper | None, where: str) -> list[Bl
                 str(row.get("row", group.name)),
                 *(f"{math.exp(loss.value):.2f}" if loss else NONE, _printed(row, "perplexity", 2)),
                 *(f"{bleu.value:.1f}" if bleu else NONE, _printed(row, "bleu", 1)),
+                *(_test_bleu(card), _printed(row, "test_bleu", 1)),
                 *(millions, _printed(row, "millions", 0)),
                 *(power(card.get("flops")), power(row.get("flops"))),
             ]
         )
     if not rows:
         return []
-    measured = ("perplexity", "BLEU", "million parameters", "FLOPs")
+    measured = ("perplexity", "BLEU", "test BLEU", "million parameters", "FLOPs")
     header = ["row", *(word for name in measured for word in (name, "paper"))]
     return [
         Heading("Beside the paper"),
         Paragraph(
             f"What {where} says the paper printed of the same row, at the paper's size and on its "
             "data. Perplexity is per piece (e to the power of the validation loss), and compares "
-            "only where the pieces are the same; BLEU here is greedy sacreBLEU of the validation "
-            "set, the paper's is tokenised, by beam search. FLOPs here are counted, the paper's "
-            "are estimated from the time its GPUs took."
+            "only where the pieces are the same. BLEU here is greedy sacreBLEU of the validation "
+            "set, the paper's is tokenised, by beam search. Test BLEU is that of the last "
+            "--mode=evaluate of the test set: compound-split and tokenised as the paper's if the "
+            "target is German, else sacreBLEU. FLOPs here are counted, the paper's are estimated "
+            "from the time its GPUs took."
         ),
         Table(header, rows, numbers=range(1, len(header))),
     ]
+
+
+def _test_bleu(card: dict[str, Any]) -> str:
+    """Of the last evaluation of the test set."""
+    measured = card.get("results", {}).get("evaluations") or []
+    for e in [e for e in measured if e.get("split") == "test"][-1:]:
+        value = e.get("bleu") if e.get("paper_bleu") is None else e["paper_bleu"]
+        return f"{value:.1f}" if isinstance(value, int | float) else NONE
+    return NONE
 
 
 def _printed(row: dict[str, Any], name: str, digits: int) -> str:

@@ -62,9 +62,7 @@ def load_points(
         folders.add(name.lower())
         overrides = _effective(point, config, arguments)
         try:
-            whole = configs.validate(configured(config, name, overrides, origin=origin))
-            if not whole.train.evaluate_every:
-                raise UserError("a sweep compares validation losses: train.evaluate_every is 0")
+            _validate(configured(config, name, overrides, origin=origin))
         except UserError as e:
             raise UserError(f"{e}" if str(e).startswith(origin) else f"{origin}: {e}") from None
         found.append((name, overrides))
@@ -143,9 +141,7 @@ def run(
     Raises:
       UserError: if the file has no such points, or the study cannot be used.
     """
-    if not config.train.evaluate_every:
-        raise UserError("a sweep compares validation losses: train.evaluate_every must not be 0")
-    configs.validate(config)
+    _validate(config)
     if num_trials is not None and vectorize > 1:
         raise UserError(
             f"--sweep_vectorize={vectorize} goes with the points of a sweep(): what a "
@@ -181,6 +177,12 @@ def run(
     except (optuna.exceptions.OptunaError, sqlalchemy.exc.SQLAlchemyError) as e:
         reason = " ".join(str(e.__cause__ or e).split())[:300]
         raise UserError(f"the study in {study.shown(url)} cannot be used: {reason}") from None
+
+
+def _validate(config: Config) -> None:
+    configs.validate(config)
+    if not config.train.evaluate_every:
+        raise UserError("a sweep compares validation losses: train.evaluate_every must not be 0")
 
 
 def _checked(
