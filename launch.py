@@ -238,8 +238,9 @@ def _report() -> None:
     if not parallel.is_writer():
         return
     folder = storage.path(_WORKDIR.value or f"runs/{flags.FLAGS.config.name}")
-    reading = report.runs.read(folder)
-    file = command_line.named_experiment() or _own_experiment(reading.experiment)
+    named = command_line.named_experiment()
+    reading = report.runs.read(folder, flags.FLAGS.config if named else None)
+    file = named or _own_experiment(reading.experiment)
     paper = command_line.load_paper(file) if file else None
     report.write(reading, folder, paper, file.name if file else "")
     print(f"{folder / report.HTML}\n{folder / report.MARKDOWN}")

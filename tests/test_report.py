@@ -14,6 +14,7 @@ from scipy import stats
 
 from experiments import table3
 from transformer_jax import card, command_line, report
+from transformer_jax import config as configs
 from transformer_jax.config import Config, UserError
 from transformer_jax.report import document, figures, importance, runs, statistics
 from transformer_jax.report.document import Document, Figure, Heading, Paragraph, Preformatted
@@ -206,6 +207,17 @@ def test_losses_of_different_vocabularies_are_not_compared_in_silence(tmp_path):
     assert "different vocabularies: their losses do not compare" in page(folder)
 
 
+def test_other_validation_sets_are_not_compared_in_silence(tmp_path):
+    folder = write_sweep(tmp_path / "sweep", POINTS[:2])
+    for point, text in zip(POINTS, ("aaaa", "bbbb"), strict=False):
+        path = folder / point[0] / "card.json"
+        found = json.loads(path.read_text())
+        found["data"]["validation_text"] = text
+        assert "different validation sets" not in page(folder)
+        path.write_text(json.dumps(found))
+    assert "different validation sets: neither losses nor BLEU compare" in page(folder)
+
+
 # ------------------------------------------------------------------------------------ importances
 def test_the_option_that_decides_is_the_important_one(tmp_path):
     points = [
@@ -370,13 +382,90 @@ def test_a_folder_of_workdirs_is_a_sweep(tmp_path):
         write_run(tmp_path / name, overrides)
     found = report.runs.read(tmp_path)
     assert found.is_sweep
-    assert [run.overrides for run in found.runs] == [
-        {"seed": 0, "optimizer.learning_rate_scale": 2.0},
-        {"seed": 1, "optimizer.learning_rate_scale": 2.0},
-        {"seed": 0, "optimizer.learning_rate_scale": 1.0},
+    fast = {"optimizer.learning_rate_scale": 2.0}
+    assert [run.overrides for run in found.runs] == [fast, fast | {"seed": 1}, {}]
+    grouped = report.runs.groups(found.runs)
+    assert [len(group.runs) for group in grouped] == [2, 1]
+    assert report.runs.baseline(grouped).name == "slow_0"
+    assert "what a point changes is what differs from most runs" in page(tmp_path)
+
+
+def test_the_baseline_of_a_folder_is_what_most_runs_have_or_what_config_names(tmp_path):
+    """Rows of Table 3 as the tasks of an array: each differs from base, which none is by name."""
+    for task, (name, overrides) in enumerate(
+        [("heads", {"model.num_heads": 8}), ("base", {}), ("deep", {"model.num_layers": 7})]
+    ):
+        common = {"name": name, "model.num_heads": 2, "model.num_layers": 5}
+        write_run(tmp_path / f"{task}", common | overrides)
+    grouped = report.runs.groups(report.runs.read(tmp_path).runs)
+    assert [group.name for group in grouped] == ["heads", "base", "deep"]
+    assert report.runs.baseline(grouped).name == "base"
+    deep = configs.load(tmp_path / "2" / "config.json")
+    grouped = report.runs.groups(report.runs.read(tmp_path, deep).runs)
+    assert report.runs.baseline(grouped).name == "deep"
+    assert grouped[1].overrides == {"model.num_layers": 5}
+
+
+def test_what_is_no_run_in_a_folder_of_workdirs_is_said(tmp_path):
+    write_run(tmp_path / "a")
+    write_sweep(tmp_path / "inner", [("b", {}, 1.5, 20.0)])
+    write_run(tmp_path / "c")
+    (tmp_path / "c" / "card.json").write_text("x\n")
+    found = report.runs.read(tmp_path)
+    assert [(run.name, run.state) for run in found.runs] == [("a", "finished"), ("c", "damaged")]
+    text = page(tmp_path)
+    assert "Left out, being sweeps: inner" in text and "1 finished, 1 damaged" in text
+
+
+def test_points_on_another_disk_have_the_loss_that_the_sweep_knows(tmp_path):
+    folder = write_sweep(tmp_path / "s", [("a", {}, 1.5, 20.0), ("b", {"seed": 1}, 1.75, 21.0)])
+    shutil.rmtree(folder / "b")
+    (group,) = report.runs.groups(report.runs.read(folder).runs)
+    assert group.values("loss") == [1.5, 1.75]
+    assert group.values("bleu") == [20.0]
+
+
+def test_only_what_is_finished_counts(tmp_path):
+    folder = write_sweep(tmp_path / "s", [*POINTS, ("half", {"model.d_ff": 9}, 0.1, 90.0)])
+    summary = json.loads((folder / "sweep.json").read_text())
+    for state in ("running", "pruned", "interrupted"):
+        summary["points"][-1]["state"] = state
+        (folder / "sweep.json").write_text(json.dumps(summary))
+        found = report.runs.read(folder).runs
+        groups = report.runs.groups(found)
+        assert report.runs.best(groups).name != "half", state
+        assert groups[-1].values("loss") == [], state
+        assert importance.importances(found).points == len(POINTS) - 1, state  # one failed
+
+
+def test_the_same_seed_twice_is_one(tmp_path):
+    points = [("a_seed_3", {"seed": 3}, 1.5, 20.0), ("again", {"seed": 3}, 1.5, 20.0)]
+    text = page(write_sweep(tmp_path / "s", points))
+    ((_, seeds, loss, *_),) = table_rows(text, "point")
+    assert (seeds, loss) == ("1 of 2", "1.5000"), "no interval is made of a repetition"
+    assert "Not counted, being of a seed that is there already: again." in text
+
+
+def test_an_ensemble_is_no_row_of_the_paper_and_all_seeds_are(tmp_path):
+    points = [("table3_base", {}, 1.5, 20.0), ("table3_base_seed_1", {"seed": 1}, 1.5, 20.0)]
+    folder = write_sweep(tmp_path / "s", points)
+    decode = {"method": "beam", "beam_size": 4}
+    for name, bleu, ensemble in (
+        ("table3_base", 30.0, {}),
+        ("table3_base_seed_1", 10.0, {}),
+        ("table3_base", 35.5, {"ensemble": ["b", "c"]}),
+    ):
+        measured = {"split": "test", "weights": "latest", "decode": decode, "bleu": bleu}
+        card.add_evaluation(folder / name, measured | ensemble)
+    text = page(folder, table3.paper)
+    (row,) = table_rows(text, "row")
+    assert row[5] == "20.0"
+    measured = [(row[0], row[3]) for row in table_rows(text, "run")]
+    assert measured == [
+        ("table3\\_base", "beam 4"),
+        ("table3\\_base", "beam 4, ensemble of 3"),
+        ("table3\\_base\\_seed\\_1", "beam 4"),
     ]
-    assert [len(group.runs) for group in report.runs.groups(found.runs)] == [2, 1]
-    assert page(tmp_path)
 
 
 def test_one_damaged_point_does_not_cost_the_others_their_page(tmp_path):

@@ -82,6 +82,7 @@ def _sweep(reading: Reading, groups: Sequence[Group], compared: Sequence[Block])
         chosen.append((f"Baseline, {base.name}", base.runs[0]))
     return [
         Paragraph(f"{len(reading.runs)} points in {len(groups)} groups: {told}."),
+        *([Paragraph(reading.note)] if reading.note else []),
         *sections.points(groups),
         *judgement.significance(groups),
         *judgement.importances(reading.runs),

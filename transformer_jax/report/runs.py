@@ -1,5 +1,6 @@
 """What a report is made of: the runs of a folder, as they wrote it down themselves."""
 
+import collections
 import dataclasses
 import json
 import math
@@ -10,7 +11,7 @@ from typing import Any
 
 from transformer_jax import card, records
 from transformer_jax import config as configs
-from transformer_jax.config import CONFIG_FILE, UserError
+from transformer_jax.config import CONFIG_FILE, Config, UserError
 from transformer_jax.sweeps.runner import SUMMARY
 
 _SEED = "seed"
@@ -31,6 +32,7 @@ class Run:
       rows: of metrics.jsonl.
       samples: of samples.jsonl.
       seconds: of wall time.
+      value: a point's last validation loss, as the sweep knows it.
     """
 
     name: str
@@ -43,6 +45,12 @@ class Run:
     rows: list[dict[str, Any]]
     samples: list[dict[str, Any]]
     seconds: float | None
+    value: float | None = None
+
+    @property
+    def seed(self) -> Any:
+        """Of the configuration; None = not known."""
+        return self.options.get(_SEED, self.overrides.get(_SEED))
 
     def series(self, group: str, name: str) -> tuple[list[int], list[float]]:
         """Steps and values of one metric; nan where it was not finite."""
@@ -52,6 +60,8 @@ class Run:
     def last(self, metric: str) -> float | None:
         """The last validation's "loss" or "bleu"; None if there is none that is finite."""
         _, values = self.series("valid", metric)
+        if not self.rows and metric == "loss":  # its workdir is on another machine's disk
+            return self.value
         return values[-1] if values and math.isfinite(values[-1]) else None
 
 
@@ -73,9 +83,18 @@ class Group:
         return next((run.card for run in self.runs if run.card), {})
 
     def values(self, metric: str) -> list[float]:
-        """The last validation's `metric` of each run that is finished."""
-        found = [run.last(metric) for run in self.runs if run.state == "finished"]
+        """The last validation's `metric` of each seed that is finished."""
+        found = [run.last(metric) for run in self.finished]
         return [value for value in found if value is not None]
+
+    @property
+    def finished(self) -> list[Run]:
+        """The runs that got through, one of each seed: the same seed again says nothing new."""
+        found: dict[Any, Run] = {}
+        for run in self.runs:
+            if run.state == "finished":
+                found.setdefault(run.name if run.seed is None else run.seed, run)
+        return list(found.values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,19 +106,21 @@ class Reading:
       runs: one, or the points of a sweep.
       is_sweep: which of both.
       experiment: the file that the sweep was started with, "file.py:arg"; "" = not known.
+      note: what a reader has to know of how it was put together.
     """
 
     title: str
     runs: Sequence[Run]
     is_sweep: bool
     experiment: str
+    note: str = ""
 
 
-def read(folder: Path) -> Reading:
+def read(folder: Path, base: Config | None = None) -> Reading:
     """Reads a workdir, the folder of a sweep, or a folder of workdirs.
 
     Those are what --sweep_index makes, on machines that share nothing but a disk. A point's
-    overrides are then the options in which the workdirs differ.
+    overrides are then the options in which it differs from `base`, or, if that is None, from most.
 
     Raises:
       UserError: if it is neither, or something in it is damaged.
@@ -109,7 +130,7 @@ def read(folder: Path) -> Reading:
     if not any((folder / name).exists() for name in (CONFIG_FILE, records.METRICS_FILE)):
         within = sorted(folder.glob(f"*/{CONFIG_FILE}")) if folder.is_dir() else []
         if within:
-            return _read_workdirs(folder, [path.parent for path in within])
+            return _read_workdirs(folder, [path.parent for path in within], base)
         raise UserError(
             f"{folder} is no workdir and no sweep (it has neither {CONFIG_FILE} nor {SUMMARY}), "
             "and holds no workdirs: train there first"
@@ -134,15 +155,41 @@ def _read_sweep(folder: Path) -> Reading:
     return Reading(folder.absolute().name, runs, True, experiment)
 
 
-def _read_workdirs(folder: Path, workdirs: Sequence[Path]) -> Reading:
-    runs = [_read_run(workdir, workdir.name, {}) for workdir in workdirs]
-    options = {name: None for run in runs for name in run.options if name != "name"}
-    differ = [name for name in options if len({repr(r.options.get(name)) for r in runs}) > 1]
-    points = [
-        dataclasses.replace(run, overrides={name: run.options.get(name) for name in differ})
-        for run in runs
-    ]
-    return Reading(folder.absolute().name, points, True, "")
+def _read_workdirs(folder: Path, workdirs: Sequence[Path], base: Config | None) -> Reading:
+    runs = [_read_point(folder, {"name": workdir.name}) for workdir in workdirs]
+    usual = configs.flatten(base) if base else _usual([run.options for run in runs if run.options])
+    names = [run.options.get("name", run.name) for run in runs]
+    points = []
+    for run, name in zip(runs, names, strict=True):
+        changed = {
+            option: value
+            for option, value in run.options.items()
+            if option != "name" and repr(value) != repr(usual.get(option))
+        }
+        # A task of an array is called 3, and its run after what it is.
+        name = name if names.count(name) == 1 else run.name
+        points.append(dataclasses.replace(run, name=name, overrides=changed))
+    of_what = "the experiment" if base else "most runs"
+    note = f"A folder of workdirs: what a point changes is what differs from {of_what}."
+    sweeps = sorted(path.parent.name for path in folder.glob(f"*/{SUMMARY}"))
+    left_out = f" Left out, being sweeps: {', '.join(sweeps)}." if sweeps else ""
+    return Reading(folder.absolute().name, points, True, "", note + left_out)
+
+
+def _usual(listed: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The commonest value of each option, the default among equally common ones.
+
+    Runs that differ in the seed alone count once.
+    """
+    once = {repr({**options, _SEED: 0, "name": ""}): options for options in listed}.values()
+    found = configs.flatten(Config())
+    for option in found:
+        values = [options[option] for options in once if option in options]
+        counts = collections.Counter(map(repr, values))
+        counts[repr(found[option])] += 0.5
+        most = max(counts, key=counts.__getitem__) if values else None
+        found[option] = next((v for v in values if repr(v) == most), found[option])
+    return found
 
 
 def _read_point(folder: Path, point: dict[str, Any]) -> Run:
@@ -166,6 +213,7 @@ def _is_point(point: Any) -> bool:
         and isinstance(point["state"], str)
         and isinstance(point.get("reason", ""), str)
         and type(point.get("seconds", 0)) in (int, float)
+        and (point.get("value") is None or records.is_number(point["value"]))
     )
 
 
@@ -185,6 +233,7 @@ def _read_run(workdir: Path, name: str, point: dict[str, Any]) -> Run:
         rows=records.read(workdir / records.METRICS_FILE),
         samples=_samples(workdir / records.SAMPLES_FILE),
         seconds=seconds if isinstance(seconds, int | float) else None,
+        value=point.get("value"),
     )
 
 
@@ -209,7 +258,7 @@ def _name(runs: Sequence[Run]) -> str:
     """What the runs' names have in common: table3_base of table3_base_seed_0 and …_seed_1."""
     if len(runs) == 1:
         return runs[0].name
-    common = {re.sub(rf"(^|_)seed_{r.overrides.get(_SEED)}(?=_|$)", "", r.name) for r in runs}
+    common = {re.sub(rf"(^|_)seed_{r.seed}(?=_|$)", "", r.name) for r in runs}
     return common.pop().strip("_") or "base" if len(common) == 1 else runs[0].name
 
 

@@ -131,24 +131,30 @@ def points(groups: Sequence[Group]) -> list[Block]:
             "BLEU. Points that differ in the seed alone are one row: the mean over n seeds, ± half "
             "of its 95 % interval by Student's t with n − 1 degrees of freedom. One seed has no "
             "interval. Parameters and FLOPs (what the model needs, for all steps) are a run's, and "
-            "time is its wall time."
+            "time is its wall time, of a lane its share."
         ),
         Table(header, rows, numbers=range(1, 7)),
     ]
-    vocabularies = {
-        json.dumps(run.card["data"]["tokenizer"], sort_keys=True)
-        for group in groups
-        for run in group.runs
-        if isinstance(run.card.get("data"), dict) and run.card["data"].get("tokenizer")
-    }
-    if len(vocabularies) > 1:
-        blocks.append(
-            Paragraph("The points have different vocabularies: their losses do not compare.", True)
-        )
+    for name, what in (
+        ("tokenizer", "vocabularies: their losses do not compare"),
+        ("validation_text", "validation sets: neither losses nor BLEU compare"),
+    ):
+        found = [_inner("data", name)(run.card) for group in groups for run in group.runs]
+        if len({json.dumps(value, sort_keys=True) for value in found if value}) > 1:
+            blocks.append(Paragraph(f"The points have different {what}.", True))
+    again = [run.name for group in groups for run in _repeated(group)]
+    if again:
+        said = f"Not counted, being of a seed that is there already: {', '.join(again)}."
+        blocks.append(Paragraph(said, True))
     failed = [[r.name, r.reason or NONE] for g in groups for r in g.runs if r.state == "failed"]
     if failed:
         blocks += [Paragraph("Points that failed:"), Table(["point", "reason"], failed)]
     return blocks
+
+
+def _repeated(group: Group) -> list[Run]:
+    counted = group.finished
+    return [run for run in group.runs if run.state == "finished" and run not in counted]
 
 
 def _mean_seconds(group: Group) -> float | None:
@@ -173,7 +179,7 @@ def paper(groups: Sequence[Group], printed: Paper | None, where: str) -> list[Bl
                 str(row.get("row", group.name)),
                 *(f"{math.exp(loss.value):.2f}" if loss else NONE, _printed(row, "perplexity", 2)),
                 *(f"{bleu.value:.1f}" if bleu else NONE, _printed(row, "bleu", 1)),
-                *(_test_bleu(card), _printed(row, "test_bleu", 1)),
+                *(_test_bleu(group), _printed(row, "test_bleu", 1)),
                 *(millions, _printed(row, "millions", 0)),
                 *(power(card.get("flops")), power(row.get("flops"))),
             ]
@@ -188,22 +194,26 @@ def paper(groups: Sequence[Group], printed: Paper | None, where: str) -> list[Bl
             f"What {where} says the paper printed of the same row, at the paper's size and on its "
             "data. Perplexity is per piece (e to the power of the validation loss), and compares "
             "only where the pieces are the same. BLEU here is greedy sacreBLEU of the validation "
-            "set, the paper's is tokenised, by beam search. Test BLEU is that of the last "
-            "--mode=evaluate of the test set: compound-split and tokenised as the paper's if the "
-            "target is German, else sacreBLEU. FLOPs here are counted, the paper's are estimated "
-            "from the time its GPUs took."
+            "set, the paper's is tokenised, by beam search. Test BLEU is of each seed's last "
+            "evaluation of the test set by one model, not by an ensemble: compound-split and "
+            "tokenised as the paper's if the target is German, else sacreBLEU. FLOPs here are "
+            "counted, the paper's are estimated from the time its GPUs took."
         ),
         Table(header, rows, numbers=range(1, len(header))),
     ]
 
 
-def _test_bleu(card: dict[str, Any]) -> str:
-    """Of the last evaluation of the test set."""
-    measured = card.get("results", {}).get("evaluations") or []
-    for e in [e for e in measured if e.get("split") == "test"][-1:]:
-        value = e.get("bleu") if e.get("paper_bleu") is None else e["paper_bleu"]
-        return f"{value:.1f}" if isinstance(value, int | float) else NONE
-    return NONE
+def _test_bleu(group: Group) -> str:
+    """The mean over seeds, of each one's last evaluation of the test set."""
+    found = []
+    for run in group.finished:
+        measured = run.card.get("results", {}).get("evaluations") or []
+        alone = [e for e in measured if e.get("split") == "test" and not e.get("ensemble")]
+        for e in alone[-1:]:
+            value = e.get("bleu") if e.get("paper_bleu") is None else e["paper_bleu"]
+            found += [value] if isinstance(value, int | float) else []
+    mean = statistics.mean(found)
+    return f"{mean.value:.1f}" if mean else NONE
 
 
 def _printed(row: dict[str, Any], name: str, digits: int) -> str:
@@ -239,19 +249,37 @@ def evaluations(listed: Sequence[Run]) -> list[Block]:
         for e in found:
             rows.append(
                 [
-                    *(run.name, str(e.get("split")), str(e.get("weights"))),
+                    *(run.name, str(e.get("split")), str(e.get("weights")), _search(e)),
                     *(scored(e, "bleu"), scored(e, "chrf"), integer(e.get("sentences"))),
                     str(e.get("bleu_signature")),
                 ]
             )
     if not rows:
         return [Heading("Evaluations"), Paragraph("--mode=evaluate has measured nothing.", True)]
-    header = ["run", "split", "weights", "BLEU", "chrF2++", "sentences", "signature of BLEU"]
+    header = [
+        "run",
+        "split",
+        "weights",
+        "search",
+        "BLEU",
+        "chrF2++",
+        "sentences",
+        "signature of BLEU",
+    ]
     return [
         Heading("Evaluations"),
         Paragraph("By --mode=evaluate, ± half of the 95 % bootstrap interval over sentences."),
-        Table(header, rows, numbers=(3, 4, 5)),
+        Table(header, rows, numbers=(4, 5, 6)),
     ]
+
+
+def _search(evaluation: dict[str, Any]) -> str:
+    """Such as "beam 4, ensemble of 2"."""
+    decode, others = evaluation.get("decode"), evaluation.get("ensemble")
+    decode = decode if isinstance(decode, dict) else {}
+    method = str(decode.get("method", NONE))
+    said = f"{method} {decode.get('beam_size')}" if method == "beam" else method
+    return f"{said}, ensemble of {len(others) + 1}" if isinstance(others, list) else said
 
 
 def options(run: Run) -> list[Block]:
