@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import subprocess
+import time
 from importlib.metadata import version
 from types import SimpleNamespace
 
@@ -154,6 +155,23 @@ def test_while_it_runs_the_card_says_so_and_how_far_it_is(prepared):
         c.reached(5)
         c.update()
         assert card.read(prepared.workdir)["steps"] == 5
+
+
+def test_of_models_in_one_process_each_has_its_share_of_the_seconds(prepared):
+    with card.Card(prepared, since=time.monotonic() - 3000, lanes=3) as c:
+        c.begin(0, 13)
+    found = card.read(prepared.workdir)
+    assert found["lanes"] == 3
+    assert 1000 <= found["wall_seconds"] < 1010
+
+
+def test_an_ensembles_evaluation_stands_beside_the_models_own(prepared):
+    train(prepared, 0, 17)
+    ensemble = EVALUATION | {"ensemble": ["b"]}
+    for measured in (EVALUATION, ensemble, ensemble):
+        card.add_evaluation(prepared.workdir, measured)
+    found = card.read(prepared.workdir)["results"]["evaluations"]
+    assert [e.get("ensemble") for e in found] == [None, ["b"]]
 
 
 def test_an_evaluation_made_meanwhile_stays(prepared):

@@ -185,7 +185,8 @@ def test_each_lane_is_the_run_trained_alone(experiment, together):
             assert (lane / file).read_bytes() == (alone / file).read_bytes(), file
         evaluated = "evaluation/test/translations.tsv"
         assert (lane / evaluated).read_bytes() == (alone / evaluated).read_bytes()
-        assert json.loads((lane / "card.json").read_text())["state"] == "finished"
+        card = json.loads((lane / "card.json").read_text())
+        assert (card["state"], card["lanes"]) == ("finished", 4)
         assert (lane / "log.txt").read_text() == "finished\n"
         assert not (lane / "lock").exists()
 

@@ -40,9 +40,15 @@ _GIT_SECONDS = 20
 class Card:
     """The card of a training. Entered before it starts; leaving says how it ended."""
 
-    def __init__(self, prepared: Prepared, *, since: float) -> None:
-        """`since` is the time.monotonic() from which this start's wall seconds count."""
-        self._prepared, self._since = prepared, since
+    def __init__(self, prepared: Prepared, *, since: float, lanes: int = 1) -> None:
+        """Writes nothing yet.
+
+        Args:
+          prepared: the training.
+          since: the time.monotonic() from which this start's wall seconds count.
+          lanes: models that train in this process, each of which has its share of the seconds.
+        """
+        self._prepared, self._since, self._lanes = prepared, since, lanes
         self._facts: dict[str, Any] = {}  # none before `begin`
 
     def __enter__(self) -> "Card":
@@ -92,6 +98,7 @@ class Card:
                 "tokenizer": _tokenizer_hashes(workdir),
             },
             "devices": parallel.facts(),
+            "lanes": self._lanes,
             "seed": config.seed,
             "parameters": parameters,
             "config": dataclasses.asdict(config),
@@ -118,7 +125,7 @@ class Card:
             with contextlib.suppress(UserError, OSError):
                 evaluations = _evaluations(read(prepared.workdir) or {})
         source, target = prepared.data.tokens_seen(self._step)
-        seconds = self._seconds_before + time.monotonic() - self._since
+        seconds = self._seconds_before + (time.monotonic() - self._since) / self._lanes
         about = {
             "state": state,
             "updated": _now(),

@@ -240,14 +240,14 @@ class Together:
         first = min(self.living, key=lambda lane: not Tokenizers.exist(lane.workdir))
         begun = first.saved is not None
         first.prepared = prepare(first.config, first.workdir, devices, corpus, valid, begun=begun)
-        validation = Validation(first.prepared)
+        validation, number = Validation(first.prepared), len(self.living)
 
         def share_text(lane: Lane) -> None:
             if lane is not first:
                 begun = lane.saved is not None
                 lane.prepared = share(first.prepared, lane.config, lane.workdir, begun=begun)
-            own = card.Card(lane.prepared, since=self._started), validation.of(lane.prepared)
-            lane.run = experiment.Run(lane.prepared, *own)
+            own = card.Card(lane.prepared, since=self._started, lanes=number)
+            lane.run = experiment.Run(lane.prepared, own, validation.of(lane.prepared))
             lane.opened.enter_context(lane.run.card)
             lane.opened.enter_context(lane.run.checkpoints)
 

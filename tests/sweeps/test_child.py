@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 
 import pytest
 from launching import ROOT
@@ -47,6 +48,17 @@ def test_a_child_of_several_points_has_all_their_workdirs(tmp_path):
     again = child.start(["true"], [a, b])
     again.wait()
     assert (again.status(a), again.status(b)) == (0, 0), "what was said before is over"
+
+
+def test_of_several_runs_each_has_its_share_of_the_seconds(tmp_path, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    several = child.start(["true"], [tmp_path / "a", tmp_path / "b"])
+    now += 30
+    assert several.lap(tmp_path / "a") == 15
+    now += 10
+    assert [several.lap(tmp_path / name) for name in "ab"] == [5, 20]
+    several.wait()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the lock alone has to do")

@@ -71,6 +71,20 @@ def test_elsewhere_it_is_free_after_a_minute_without_a_beat(tmp_path, monkeypatc
     assert there.beat(["a"]) == ["a"]
 
 
+def test_of_two_that_find_a_lease_dead_one_takes_it(tmp_path, monkeypatch):
+    """Both have read the dead one's row before either writes."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    dead = leasing(tmp_path, pid=gone.pid)
+    assert dead.take("a")
+    first, second = leasing(tmp_path, owner="first"), leasing(tmp_path, owner="second")
+    before = second._rows()
+    assert first.take("a")
+    monkeypatch.setattr(second, "_rows", lambda: before)
+    assert not second.take("a")
+    assert first.beat(["a"]) == []
+
+
 RACE = """
 import sys, time
 from pathlib import Path

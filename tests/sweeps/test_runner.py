@@ -4,6 +4,7 @@ import collections
 import json
 import random
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from sweeping import (
 )
 
 from transformer_jax import config as configs
-from transformer_jax.sweeps import child
+from transformer_jax.sweeps import child, leases, runner, study
 
 
 def test_a_launcher_that_is_killed_at_random_moments_ends_every_point_once(folder, monkeypatch):
@@ -226,6 +227,33 @@ def test_points_that_optuna_chooses_and_the_worse_ones_are_pruned(folder):
     again = start(experiment(SEARCH), num_trials=13)
     assert finish(again)[0] == 0
     assert summary() == found
+
+
+def test_a_point_that_another_launcher_took_is_left_to_it(folder):
+    """A launcher that slept for minutes: its child ends well, and the other one's run counts."""
+    opened = study.Study(study.sqlite_url(Path("study.db")), "run")
+    opened.enqueue([("a", {"seed": 1})])
+    ours = runner.Runner(
+        opened,
+        Path("run"),
+        workers=1,
+        command=[sys.executable, "stand_in.py"],
+        arguments=[],
+        steps=11,
+        about={},
+        names=None,
+        suggest=None,
+    )
+    ours._update(start=True)
+    other = study.Study(study.sqlite_url(Path("study.db")), "run")
+    taken = other._leases
+    with taken._engine.begin() as connection:
+        connection.execute(leases._TABLE.update().values(**taken._me))
+    wait_for(lambda: ours._reap() or not ours._running)
+    (point,) = other.points()
+    assert (point.state, point.value) == ("running", None)
+    other.end(point, "finished", value=0.5)
+    assert opened.points()[0].value == 0.5
 
 
 def test_a_search_does_not_try_again_what_failed(folder):

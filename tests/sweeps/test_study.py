@@ -1,5 +1,6 @@
 """The study: the points of a sweep, their states, and what Optuna chooses."""
 
+import optuna
 import pytest
 from sweeping import database
 
@@ -35,6 +36,37 @@ def test_a_trial_that_was_begun_and_not_described_is_the_next_one(tmp_path):
     assert not opened.suggest(killed, 1, seed=0)
 
 
+def test_an_infeasible_trial_is_one_of_the_number_and_no_point(tmp_path):
+    opened = database(tmp_path)
+
+    def space(trial):
+        if trial.number in (0, 2):
+            raise optuna.TrialPruned
+        return {"seed": trial.suggest_int("seed", 0, 10**6)}
+
+    assert [opened.suggest(space, 4, seed=0) for _ in range(5)] == [True] * 4 + [False]
+    assert [point.name for point in opened.points()] == ["trial_0001", "trial_0003"]
+
+
+def test_what_a_search_space_fails_with_costs_no_trial(tmp_path):
+    def wrong(trial):
+        trial.suggest_categorical("width", [16, 32])
+        raise KeyError("dmodel")
+
+    def mended(trial):
+        return {"model.d_model": trial.suggest_categorical("width", [16, 32])}
+
+    for _ in range(2):
+        with pytest.raises(KeyError):
+            database(tmp_path).suggest(wrong, 1, seed=0)
+    assert database(tmp_path).suggest(mended, 1, seed=0)
+    assert not database(tmp_path).suggest(mended, 1, seed=0)
+    assert len(database(tmp_path).points()) == 1
+    wider = lambda trial: {"model.d_model": trial.suggest_categorical("width", [8, 64])}  # noqa: E731
+    with pytest.raises(UserError, match=r"search_space\(\) has changed .*another --workdir"):
+        database(tmp_path).suggest(wider, 2, seed=0)
+
+
 def test_the_points_of_a_study_do_not_change(tmp_path):
     opened = database(tmp_path)
     opened.enqueue([("a", {"seed": 1})])
@@ -57,12 +89,14 @@ def test_a_point_that_ended_since_it_was_read_is_not_claimed(tmp_path):
 
 def test_a_study_is_of_one_configuration(tmp_path):
     opened, config = database(tmp_path), Config(name="a")
-    opened.check(config)
+    opened.check(config, "sweep()")
     config.name, config.data.path = "b", "elsewhere"
-    opened.check(config)
+    opened.check(config, "sweep()")
+    with pytest.raises(UserError, match=r"with the points of a sweep\(\), not of a search_space"):
+        database(tmp_path).check(config, "search_space()")
     config.model.d_ff = 17
     with pytest.raises(UserError, match=r"other options \(model.d_ff: 2048 then, 17 now\)"):
-        database(tmp_path).check(config)
+        database(tmp_path).check(config, "sweep()")
 
 
 def test_a_password_is_not_shown():

@@ -323,6 +323,7 @@ _FACTS: tuple[tuple[str, Callable[[dict[str, Any]], Any]], ...] = (
     ("uncommitted changes (hash)", _inner("code", "uncommitted")),
     ("versions", _inner("versions")),
     ("devices", _inner("devices")),
+    ("models in one process", _inner("lanes")),
     ("training text (hash)", _inner("data", "training_text")),
     ("validation text (hash)", _inner("data", "validation_text")),
     ("tokenizer (hash)", _inner("data", "tokenizer")),

@@ -154,7 +154,7 @@ def run(
     url = url or study.sqlite_url(workdir / DATABASE)
     try:
         opened = Study(url, workdir.absolute().name)
-        opened.check(config)
+        opened.check(config, "search_space()" if search_space else "sweep()")
         opened.enqueue(points)
         suggest = None
         if search_space:

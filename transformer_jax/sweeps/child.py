@@ -59,9 +59,12 @@ class Child:
         self._process.wait()
 
     def lap(self, workdir: Path) -> float:
-        """Seconds since it was started, or since this was last asked of that run."""
+        """Seconds since it was started, or since this was last asked of that run.
+
+        Of one run among several its share of them.
+        """
         before, self._since[workdir] = self._since[workdir], time.monotonic()
-        return self._since[workdir] - before
+        return (self._since[workdir] - before) / len(self._since)
 
     def reason(self, workdir: Path) -> str:
         """Why it failed: the last line that it wrote, or the signal that ended it."""

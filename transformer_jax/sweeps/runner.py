@@ -232,9 +232,12 @@ class Runner:
                 f"{child.LOG} in their workdirs says why, and {again}"
             )
             return 1
-        best = min((p for p in points if p.state == "finished"), key=lambda p: p.value)
-        counted = progress.count(point.state for point in points)
-        progress.say(f"{counted}; the least validation loss is {best.value:.4f}, {best.name}'s")
+        finished = [point for point in points if point.state == "finished"]
+        said = progress.count(point.state for point in points) or "no points"
+        if finished:
+            best = min(finished, key=lambda p: p.value)
+            said += f"; the least validation loss is {best.value:.4f}, {best.name}'s"
+        progress.say(said)
         return 0
 
     def _steps_of(self, point: Point) -> int:

@@ -74,14 +74,29 @@ class Study:
             load_if_exists=True,
         )
 
-    def check(self, config: Config) -> None:
-        """Raises UserError if the study was begun with another configuration."""
+    def check(self, config: Config, points: str) -> None:
+        """Writes down what the study is of, or compares with what was written.
+
+        Args:
+          config: the base.
+          points: where the points come from: "sweep()" or "search_space()".
+
+        Raises:
+          UserError: if it was begun with another configuration, or its points come from elsewhere.
+        """
         now = configs.flatten(config)
         with self._leases.lock():
             begun = self._study.user_attrs.get("config")
             if begun is None:
                 self._study.set_user_attr("config", now)
+                self._study.set_user_attr("points", points)
                 return
+            known = self._study.user_attrs.get("points")
+        if known != points:
+            raise UserError(
+                f"the sweep {self._study.study_name} was begun with the points of a {known}, not "
+                f"of a {points}: choose another --workdir"
+            )
         differing = [
             f"{option}: {begun.get(option)!r} then, {value!r} now"
             for option, value in now.items()
@@ -126,17 +141,21 @@ class Study:
     def suggest(self, search_space: SearchSpace, number: int, *, seed: int) -> bool:
         """Adds a point that `search_space` and Optuna's TPE choose; False if there are `number`.
 
+        A trial for which it raises optuna.TrialPruned is one of the number, and no point.
+
         Args:
-          search_space: of the experiment file; what it raises is passed on, and the trial that was
-            begun for it goes to the next call.
-          number: of points in all.
+          search_space: of the experiment file; what else it raises is passed on, and that trial
+            has failed and does not count.
+          number: of trials in all.
           seed: with one worker, a sweep's points depend on nothing else.
         """
         with self._leases.lock():
             trials = self._study.get_trials(deepcopy=False)
             # Under the lock, one without a point was left by a launcher that was killed here.
-            begun = [t for t in trials if "point" not in t.user_attrs]
-            if not begun and len(trials) >= number:
+            bare = [trial for trial in trials if "point" not in trial.user_attrs]
+            begun = [trial for trial in bare if trial.state == TrialState.RUNNING]
+            failed = [trial for trial in bare if trial.state == TrialState.FAIL]
+            if not begun and len(trials) - len(failed) >= number:
                 return False
             with warnings.catch_warnings():  # constant_liar was experimental before Optuna 5
                 warnings.simplefilter("ignore")
@@ -145,7 +164,19 @@ class Study:
                 )
             begun = [optuna.Trial(self._study, trial._trial_id) for trial in begun]
             trial = begun[0] if begun else self._study.ask()
-            point = {"name": f"trial_{trial.number:04}", "overrides": search_space(trial)}
+            try:
+                overrides = search_space(trial)
+            except optuna.TrialPruned:
+                self._study.tell(trial, state=TrialState.PRUNED)
+                return True
+            except Exception as e:
+                self._study.tell(trial, state=TrialState.FAIL)
+                if "dynamic value space" in str(e):  # other choices than an earlier trial had
+                    raise UserError(
+                        f"search_space() has changed ({e}): choose another --workdir"
+                    ) from None
+                raise
+            point = {"name": f"trial_{trial.number:04}", "overrides": overrides}
             trial.set_user_attr("point", point)
             return True
 
