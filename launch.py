@@ -54,7 +54,10 @@ _OTHER = flags.DEFINE_string("other", None, "compare: the workdir to compare --w
 _FORMAT = flags.DEFINE_enum("format", None, _FORMATS, "import (marian alone), export: of what.")
 _QUANTIZATION = flags.DEFINE_string("quantization", "", "export to ctranslate2: int8, float16, ….")
 _CHIP_HOUR_PRICE = flags.DEFINE_float(
-    "chip_hour_price", None, "plan: of a chip of --accelerator, to add the cost.", lower_bound=0
+    "chip_hour_price",
+    None,
+    "plan, sweep --dry_run: of a chip of --accelerator, to add the cost.",
+    lower_bound=0,
 )
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "Several processes: host:port of the first. Not needed on a TPU or Slurm."
@@ -86,7 +89,7 @@ _GOES_WITH = {
     "other": ("compare",),
     "format": ("import", "export"),
     "quantization": ("export",),
-    "chip_hour_price": ("plan",),
+    "chip_hour_price": ("plan", "sweep"),
     "profile": ("train",),
     "step": ("replay",),
     "kills": ("verify_resume",),
@@ -201,12 +204,14 @@ def _sweep(launcher: str) -> int:
         raise UserError(f"--mode=sweep needs optuna: pip install optuna ({e})") from None
     # What was typed, but what concerns the sweep: each run is given it.
     ours = ["mode", "config", "workdir", "sweep_workers", "sweep_trials", "sweep_storage"]
-    given = command_line.arguments_without([*ours, "sweep_vectorize", "dry_run", "accelerator"])
+    ours += ["sweep_vectorize", "dry_run", "accelerator", "chip_hour_price"]
+    given = command_line.arguments_without(ours)
     if flags.FLAGS.dry_run:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before jax is imported
         from transformer_jax.sweeps import cost
 
         options = {"accelerator": flags.FLAGS.accelerator, "vectorize": _SWEEP_VECTORIZE.value}
+        options["chip_hour_price"] = _CHIP_HOUR_PRICE.value
         print(cost.dry_run(config, file, given, _SWEEP_TRIALS.value, **options))
         return 0
     if flags.FLAGS.accelerator:

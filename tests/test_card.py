@@ -92,6 +92,8 @@ def test_the_card_of_a_training(trained):
     (measured,) = found["results"]["evaluations"]
     del measured["measured"]
     assert measured == json.loads((workdir / "evaluation/test/scores.json").read_text())
+    signature = found["results"]["validation_bleu"]
+    assert signature == f"greedy, {measured['bleu_signature']}".replace("bs:1000|seed:12345|", "")
     assert measured["text_hash"] == texts[1].text_hash() != texts[0].text_hash()
     assert measured["bleu_interval"] > 0 and "tok:13a" in measured["bleu_signature"]
 

@@ -23,6 +23,7 @@ from typing import Any
 from transformer_jax import parallel, records, roofline
 from transformer_jax.config import Preempted, UserError, write_whole
 from transformer_jax.data.tokenizer import Tokenizers
+from transformer_jax.evaluation import bleu_signature
 from transformer_jax.preparation import DATA_FILE, Prepared
 from transformer_jax.tracking import say
 
@@ -76,6 +77,7 @@ class Card:
         again = before if step else {}
         config = self._prepared.config
         self._seconds_before, self._step = again.get("wall_seconds", 0.0), step
+        self._signature = bleu_signature(config.data.target_language)
         rows = records.read(workdir / records.METRICS_FILE)
         self._validations = [
             {"step": row["step"], **row["valid"]}
@@ -133,7 +135,11 @@ class Card:
             "tokens": {"source": source, "target": target},
             "flops": self._step * roofline.step_flops(prepared.config)[0],
             "wall_seconds": round(seconds, 1),
-            "results": {"validation": best(self._validations), "evaluations": evaluations or []},
+            "results": {
+                "validation": best(self._validations),
+                "validation_bleu": f"greedy, {self._signature}",
+                "evaluations": evaluations or [],
+            },
         }
         _save(prepared.workdir, self._facts | about)
 

@@ -61,6 +61,13 @@ def bleu(translations: Sequence[str], references: Sequence[str], *, target_langu
     return _bleu(target_language).corpus_score(translations, [references]).score
 
 
+def bleu_signature(target_language: str) -> str:
+    """What sacrebleu needs to be told to repeat `bleu`."""
+    metric = _bleu(target_language)
+    metric.corpus_score(["a"], [["a"]])  # it has to know the number of references
+    return str(metric.get_signature())
+
+
 def score(
     translations: Sequence[str],
     references: Sequence[str],

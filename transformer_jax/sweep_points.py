@@ -31,7 +31,7 @@ def grid(*parts: Part) -> list[Point]:
     [{'name': 'deep_seed_3', 'model.num_layers': 8, 'seed': 3}]
 
     Raises:
-      UserError: if two parts set the same option.
+      UserError: if two parts set the same option, or an option has no list of values.
     """
     choices = [axis for part in parts for axis in _axes(part)]
     return [_together(chosen) for chosen in itertools.product(*choices)]
@@ -44,7 +44,8 @@ def zip_(*parts: Part) -> list[Point]:
     {'name': 'd_model_32_d_ff_128', 'model.d_model': 32, 'model.d_ff': 128}
 
     Raises:
-      UserError: if the parts are not of one length, or two set the same option.
+      UserError: if the parts are not of one length, two set the same option, or an option has no
+        list of values.
     """
     choices = [axis for part in parts for axis in _axes(part)]
     lengths = [len(axis) for axis in choices]
@@ -78,9 +79,12 @@ def named(points: Iterable[Point], prefix: str = "") -> list[Point]:
 
 def _axes(part: Part) -> list[list[Point]]:
     """What is chosen from: one list for each option of a mapping, or the one of points."""
-    if isinstance(part, Mapping):
-        return [[{option: value} for value in values] for option, values in part.items()]
-    return [list(part)]
+    if not isinstance(part, Mapping):
+        return [list(part)]
+    for option, values in part.items():
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise UserError(f"{option} of a sweep needs a list of values, not {values!r}")
+    return [[{option: value} for value in values] for option, values in part.items()]
 
 
 def _together(points: Iterable[Point]) -> Point:

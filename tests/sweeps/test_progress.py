@@ -1,5 +1,6 @@
 """What a person is told of a sweep while it runs."""
 
+import dataclasses
 import json
 import math
 import sys
@@ -40,18 +41,33 @@ def lines(tmp_path):
 
 
 def test_the_table(tmp_path):
-    table = progress.render(lines(tmp_path), height=20)
+    table = progress.render(lines(tmp_path), height=20, width=99)
     assert table[0].split() == ["point", "state", "step", "loss", "valid", "BLEU", "left"]
     assert table[1].split() == ["p2", "running", "7/100", "4.000", "3.000", "11.0", "0:03:06"]
     assert [line.split()[0] for line in table[2:-1]] == ["p3", "p0", "p1", "p4"]
     assert table[-1] == "1 running, 1 failed, 1 finished, 2 waiting"
     for height in range(3, 20):
-        short = progress.render(lines(tmp_path), height=height)
+        short = progress.render(lines(tmp_path), height=height, width=99)
         assert len(short) <= height
         assert short[-1] == table[-1]
-    fits_two = progress.render(lines(tmp_path), height=5)
+    fits_two = progress.render(lines(tmp_path), height=5, width=99)
     assert fits_two == [*fits_two[:3], "… and 3 more", table[-1]]
     assert [line.split()[0] for line in fits_two[1:3]] == ["p2", "p3"]
+
+
+def test_names_give_way_where_the_table_is_wider_than_the_terminal(tmp_path):
+    named = [
+        dataclasses.replace(line, name=f"table3_laptop_C_d_model_1024_seed_{n}")
+        for n, line in enumerate(lines(tmp_path))
+    ]
+    whole = progress.render(named, height=20, width=200)
+    narrow = progress.render(named, height=20, width=79)
+    assert max(map(len, whole)) > 79 >= max(map(len, narrow))
+    for a, b in zip(whole[1:-1], narrow[1:-1], strict=True):
+        assert a.split()[1:] == b.split()[1:]
+        name, shown = a.split()[0], b.split()[0]
+        begin, end = shown.split("…")
+        assert name.startswith(begin) and name.endswith(end) and len(end) >= len("024_seed_0")
 
 
 def test_on_a_terminal_the_table_is_redrawn_in_place(tmp_path, monkeypatch, capsys):

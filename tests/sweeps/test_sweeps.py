@@ -163,6 +163,12 @@ def test_a_launch_line_that_cannot_be(tmp_path, arguments, part):
             "def sweep(): return grid({'optimizer.clip_norm': [1e999]})",
             "clip_norm=inf must be a fin",
         ),
+        (
+            "def sweep(): return [{'name': 'a', 'seed': 0}, {'name': 'b'}]",
+            "point b of sweep() of points.py: it is the same run as point a",
+        ),
+        ("def sweep(): return grid({'seed': 3})", "seed of a sweep needs a list of values, not 3"),
+        ("def sweep(): return grid({'demo': 'ab'})", "demo of a sweep needs a list of values"),
         ("def search_space(trial): return {}", "for its search_space() give --sweep_trials=…"),
     ],
 )
@@ -171,6 +177,29 @@ def test_points_that_cannot_be(folder, sweep, part):
     with pytest.raises(UserError) as caught:
         sweeps.load_points(file, command_line.load_experiment(file), [])
     assert part in str(caught.value)
+
+
+def test_points_that_the_launch_line_makes_the_same_are_refused(folder):
+    file = Path(experiment("def sweep(): return grid({'seed': [1, 2]})\n"))
+    config = command_line.load_experiment(file)
+    config.seed = 7
+    with pytest.raises(UserError, match="same run as point seed_1: the launch line sets seed for"):
+        sweeps.load_points(file, config, ["--config.seed=7"])
+
+
+def test_a_dry_run_of_a_search_says_what_it_does_not_know(tmp_path):
+    file = tmp_path / "points.py"
+    file.write_text(EXPERIMENT + "def search_space(trial): return {}\n")
+    line = ["--mode=sweep", f"--config={file}", "--sweep_trials=2", "--dry_run"]
+    done = launch(*line, "--accelerator=v5litepod-16", "--chip_hour_price=1000")
+    assert done.returncode == 0, done.stderr
+    *_, total, _, cost, note = done.stdout.splitlines()
+    assert "each trial is counted as the base" in note
+    hours = float(total.split()[-1])
+    assert float(cost.split()[1].rstrip(",").replace(",", "")) == pytest.approx(
+        16_000 * hours, abs=16_000 * 0.005
+    )
+    assert "--sweep_vectorize=2 goes with" in refusal(*line, "--sweep_vectorize=2")
 
 
 def test_a_search_space_that_returns_another_thing(folder):

@@ -48,7 +48,7 @@ def load_points(
     Raises:
       UserError: if there is no sweep(), or a point that cannot be.
     """
-    found = []
+    found, runs = [], {}
     folders = set(_TAKEN)
     for point in command_line.load_sweep(file):
         name, origin = str(point[_OWN]), f"point {point[_OWN]} of sweep() of {file}"
@@ -62,7 +62,9 @@ def load_points(
         folders.add(name.lower())
         overrides = _effective(point, config, arguments)
         try:
-            _validate(configured(config, name, overrides, origin=origin))
+            whole = configured(config, name, overrides, origin=origin)
+            _validate(whole)
+            _refuse_same(runs, name, whole, given=overrides.keys() & _given(arguments))
         except UserError as e:
             raise UserError(f"{e}" if str(e).startswith(origin) else f"{origin}: {e}") from None
         found.append((name, overrides))
@@ -101,6 +103,15 @@ def programs_of(
         programs.check_lane(point)
         found[name] = programs.program(point)
     return found
+
+
+def check_lanes(num_trials: int | None, vectorize: int) -> None:
+    """Raises UserError if a search is to train points together."""
+    if num_trials is not None and vectorize > 1:
+        raise UserError(
+            f"--sweep_vectorize={vectorize} goes with the points of a sweep(): what a "
+            "search_space() chooses depends on how the points before it ended"
+        )
 
 
 def configured(config: Config, name: str, overrides: dict[str, Any], *, origin: str) -> Config:
@@ -142,11 +153,7 @@ def run(
       UserError: if the file has no such points, or the study cannot be used.
     """
     _validate(config)
-    if num_trials is not None and vectorize > 1:
-        raise UserError(
-            f"--sweep_vectorize={vectorize} goes with the points of a sweep(): what a "
-            "search_space() chooses depends on how the points before it ended"
-        )
+    check_lanes(num_trials, vectorize)
     points = load_points(file, config, arguments) if num_trials is None else []
     of_points = programs_of(points, config, file) if vectorize > 1 else None
     search_space = command_line.load_search_space(file) if num_trials is not None else None
@@ -201,10 +208,26 @@ def _checked(
     return checked
 
 
+def _refuse_same(runs: dict[str, str], name: str, whole: Config, *, given: set[str]) -> None:
+    """Refuses a point that is the very run of an earlier one; `runs` has them, and gets this one.
+
+    `given` are the options of the point for which the launch line has another value.
+    """
+    options = repr({option: v for option, v in configs.flatten(whole).items() if option != _OWN})
+    same = runs.setdefault(options, name)
+    if same != name:
+        why = f": the launch line sets {', '.join(sorted(given))} for both" if given else ""
+        raise UserError(f"it is the same run as point {same}{why}")
+
+
+def _given(arguments: Sequence[str]) -> set[str]:
+    """The options that the launch line sets."""
+    return {option for option, _ in command_line.overrides_in(arguments)}
+
+
 def _effective(point: dict[str, Any], config: Config, arguments: Sequence[str]) -> dict[str, Any]:
     """A point's overrides, with the launch line's values where that has them, too."""
-    given = {option for option, _ in command_line.overrides_in(arguments)}
-    options = configs.flatten(config)
+    given, options = _given(arguments), configs.flatten(config)
     return {
         option: options[option] if option in given and option in options else value
         for option, value in point.items()

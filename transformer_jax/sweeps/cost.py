@@ -7,7 +7,7 @@ from typing import Any
 from transformer_jax import accelerators, command_line, roofline, training
 from transformer_jax.config import Config, UserError
 from transformer_jax.model import Transformer
-from transformer_jax.sweeps import configured, load_points, programs_of
+from transformer_jax.sweeps import check_lanes, configured, load_points, programs_of
 
 
 def dry_run(
@@ -17,18 +17,21 @@ def dry_run(
     num_trials: int | None,
     *,
     accelerator: str | None,
+    chip_hour_price: float | None = None,
     vectorize: int = 1,
 ) -> str:
-    """`report` of what `sweeps.run` would train, with the same arguments.
-
-    What a search_space() will choose is not known: its trials are counted as the base is.
-    """
+    """`report` of what `sweeps.run` would train, with the same arguments."""
+    check_lanes(num_trials, vectorize)
     if num_trials is not None:
         command_line.load_search_space(file)
-        return report([(f"trial_{n:04}", config) for n in range(num_trials)], accelerator)
+        trials = [(f"trial_{n:04}", config) for n in range(num_trials)]
+        text = report(trials, accelerator, chip_hour_price)
+        return (
+            f"{text}\na search: each trial is counted as the base, for what it changes is not known"
+        )
     points = load_points(file, config, arguments)
     whole = [(name, configured(config, name, o, origin=str(file))) for name, o in points]
-    text = report(whole, accelerator)
+    text = report(whole, accelerator, chip_hour_price)
     if vectorize == 1:
         return text
     return "\n".join([text, *_groups(programs_of(points, config, file), vectorize)])
@@ -44,10 +47,15 @@ def _groups(programs: dict[str, dict[str, Any]], lanes: int) -> list[str]:
     return lines
 
 
-def report(points: list[tuple[str, Config]], accelerator: str | None) -> str:
+def report(
+    points: list[tuple[str, Config]],
+    accelerator: str | None,
+    chip_hour_price: float | None = None,
+) -> str:
     """A table of the points: parameters, steps, operations, and hours on `accelerator` if given.
 
-    Operations are those that the model needs to train, without validation and the last test.
+    Operations are those that the model needs to train, without validation and the last test. With
+    the price of an hour of one chip, in any currency, there is the cost of it all.
 
     Raises:
       UserError: if there is no such accelerator.
@@ -73,6 +81,9 @@ def report(points: list[tuple[str, Config]], accelerator: str | None) -> str:
     ]
     if chips:
         lines.append(f"hours: on {accelerator}, from published speeds; a model, nothing ran")
+    if chips and chip_hour_price is not None:
+        cost = total_hours * chips.num_chips * chip_hour_price
+        lines.append(f"cost: {cost:,.2f}, of {total_hours * chips.num_chips:.2f} chip-hours")
     return "\n".join(lines)
 
 

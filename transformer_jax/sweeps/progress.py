@@ -13,6 +13,7 @@ from transformer_jax import records
 from transformer_jax.config import UserError
 from transformer_jax.records import METRICS_FILE
 
+_SHORTEST_NAME = 12
 _RATE_FROM = 10  # the last rows, that time left is estimated from
 STATES = ("running", "interrupted", "failed", "pruned", "finished", "waiting")
 
@@ -74,20 +75,24 @@ class Line:
 
 
 class Table:
-    """The points, redrawn in place on a terminal; elsewhere one line for each change of state."""
+    """The points, redrawn in place on a terminal; elsewhere one line for each change of state.
+
+    Attributes:
+      live: whether it is a terminal.
+    """
 
     def __init__(self) -> None:
         self._states: dict[str, str] = {}
         self._drawn = 0  # lines
-        self._live = sys.stderr.isatty()
+        self.live = sys.stderr.isatty()
 
     def show(self, lines: Sequence[Line], reasons: dict[str, str]) -> None:
         """Brings it up to date; `reasons` says why points failed."""
         changed = [line for line in lines if self._states.get(line.name, "waiting") != line.state]
         self._states |= {line.name: line.state for line in lines}
-        if self._live:
+        if self.live:
             width, height = shutil.get_terminal_size()
-            self._redraw(render(lines, height=height - 1), width)
+            self._redraw(render(lines, height=height - 1, width=width - 1), width)
             return
         for line in changed:
             reason = reasons.get(line.name, "") if line.state == "failed" else ""
@@ -106,8 +111,11 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def render(lines: Sequence[Line], *, height: int) -> list[str]:
-    """The table in at most `height` lines: those first that something happens to."""
+def render(lines: Sequence[Line], *, height: int, width: int) -> list[str]:
+    """The table in at most `height` lines: those first that something happens to.
+
+    Names are shortened in the middle where the table would be wider than `width`.
+    """
     order = sorted(lines, key=lambda line: STATES.index(line.state))
     room = max(1, height - 2)  # the header and the count
     shown = order if len(order) <= room else order[: max(0, room - 1)]
@@ -126,6 +134,8 @@ def render(lines: Sequence[Line], *, height: int) -> list[str]:
             )
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths[0] = min(widths[0], max(_SHORTEST_NAME, width - sum(widths[1:]) - 2 * len(widths[1:])))
+    rows = [(_shortened(name, widths[0]), *rest) for name, *rest in rows]
     text = [
         "  ".join(f"{c:{'<' if i < 2 else '>'}{widths[i]}}" for i, c in enumerate(row)).rstrip()
         for row in rows
@@ -133,6 +143,14 @@ def render(lines: Sequence[Line], *, height: int) -> list[str]:
     if len(shown) < len(order):
         text.append(f"… and {len(order) - len(shown)} more")
     return [*text, count(line.state for line in lines)]
+
+
+def _shortened(name: str, width: int) -> str:
+    """table3…_seed_0: the ends tell more than the middle."""
+    if len(name) <= width:
+        return name
+    end = (width - 1) * 2 // 3
+    return f"{name[: width - 1 - end]}…{name[len(name) - end :]}"
 
 
 def count(states: Any) -> str:

@@ -227,6 +227,9 @@ class Runner:
         if failed:
             more = "a greater --sweep_trials adds others"
             again = more if self._suggest else "the same line tries them again"
+            for point in points:
+                if self._table.live and point.state == "failed":  # elsewhere it was said
+                    progress.say(f"{point.name}: failed: {point.reason}")
             progress.say(
                 f"error: {len(failed)} of {len(points)} points failed: {', '.join(failed)}; "
                 f"{child.LOG} in their workdirs says why, and {again}"
