@@ -164,7 +164,7 @@ def test_the_best_is_tested_against_the_baseline(tmp_path):
     assert "--mode=evaluate" in text and "--split=valid" in text
 
 
-def test_the_same_translations_of_the_validation_set_are_compared(tmp_path):
+def test_the_same_translations_of_the_validation_set_are_compared(tmp_path, caplog):
     folder = write_sweep(tmp_path / "sweep", POINTS[:2])
     signature = {"bleu_signature": "nrefs:1|tok:13a"}
     for name, word in (("base_seed_0", "dog"), ("d_ff_17_seed_0", "cat")):
@@ -184,6 +184,7 @@ def test_the_same_translations_of_the_validation_set_are_compared(tmp_path):
     assert "No test over seeds" in text
     assert re.search(r"BLEU +\d+\.\d ± .* 100\.0 ± ", text)
     assert "13 sentences are too few" in text
+    assert not caplog.records, "sacrebleu's steps are nobody's business"
 
 
 def test_without_a_plain_point_the_first_is_the_baseline(tmp_path):

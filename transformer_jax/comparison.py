@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,7 @@ def _refuse_different_sentences(a: _Run, b: _Run, split: str) -> None:
 
 def _paired_test(a: _Run, b: _Run, resamples: int) -> str:
     """A table: each metric of A and of B with 95 % intervals, their difference, and p."""
+    logging.getLogger("sacrebleu").setLevel(logging.WARNING)  # it would tell of each step
     metrics = {"BLEU": BLEU(tokenize=a.tokenizer), "chrF2++": evaluation.ChrF(word_order=2)}
     systems = [("A", a.translations), ("B", b.translations)]
     test = PairedTest(systems, metrics, [a.references], test_type="bs", n_samples=resamples)
