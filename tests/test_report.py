@@ -574,9 +574,12 @@ def test_the_report_of_a_sweep(trained, tmp_path):
         for seed in (0, 1)
     ]
     folder = write_sweep(tmp_path / "sweep", points, config="experiments/table3.py:laptop")
-    for name, *_ in points:
+    for name, overrides, *_ in points:
         shutil.rmtree(folder / name)
         shutil.copytree(trained[0], folder / name)
+        config = configs.load(folder / name / "config.json")
+        config.seed = overrides["seed"]
+        configs.save(config, folder / name / "config.json")
     done = launch("--mode=report", f"--workdir={folder}")
     assert (done.returncode, done.stderr) == (0, "")
     text = (folder / "report.md").read_text(encoding="utf-8")
