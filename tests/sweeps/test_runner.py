@@ -229,11 +229,9 @@ def test_points_that_optuna_chooses_and_the_worse_ones_are_pruned(folder):
     assert summary() == found
 
 
-def test_a_point_that_another_launcher_took_is_left_to_it(folder):
-    """A launcher that slept for minutes: its child ends well, and the other one's run counts."""
-    opened = study.Study(study.sqlite_url(Path("study.db")), "run")
-    opened.enqueue([("a", {"seed": 1})])
-    ours = runner.Runner(
+def running(opened):
+    """A launcher in this process."""
+    return runner.Runner(
         opened,
         Path("run"),
         workers=1,
@@ -244,6 +242,29 @@ def test_a_point_that_another_launcher_took_is_left_to_it(folder):
         names=None,
         suggest=None,
     )
+
+
+def test_on_a_terminal_reasons_are_told_after_the_table(folder, capsys):
+    opened = study.Study(study.sqlite_url(Path("study.db")), "run")
+    opened.enqueue([("a", {}), ("b", {})])
+    for point in opened.points():
+        assert opened.claim(point)
+        ended = {"a": {"value": 1.5}, "b": {"reason": "error: no"}}[point.name]
+        opened.end(point, "finished" if point.name == "a" else "failed", **ended)
+    ours = running(opened)
+    for live in (False, True):
+        ours._table.live = live
+        assert ours._last_words(opened.points(), interrupted=False) == 1
+        said = capsys.readouterr().err
+        assert ("b: failed: error: no\n" in said) == live
+        assert "error: 1 of 2 points failed: b;" in said
+
+
+def test_a_point_that_another_launcher_took_is_left_to_it(folder):
+    """A launcher that slept for minutes: its child ends well, and the other one's run counts."""
+    opened = study.Study(study.sqlite_url(Path("study.db")), "run")
+    opened.enqueue([("a", {"seed": 1})])
+    ours = running(opened)
     ours._update(start=True)
     other = study.Study(study.sqlite_url(Path("study.db")), "run")
     taken = other._leases
