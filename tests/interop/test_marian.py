@@ -168,7 +168,7 @@ def test_heads_are_consecutive_columns_of_marians_projections(tmp_path):
     tensors = random_tensors()
     import_marian(marian_folder(tmp_path / "m", tensors), tmp_path / "w")
     _, _, params = imported(tmp_path / "w")
-    attention = params["decoder_1"]["cross_attention"]
+    attention = jax.tree.map(np.asarray, params["decoder_1"]["cross_attention"])
     theirs = "model.decoder.layers.1.encoder_attn."
     x = np.arange(1, D + 1, dtype=np.float64)  # the sums cancel: in float32 they lose digits
     for ours, name in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj")):
