@@ -203,15 +203,23 @@ def _sweep(launcher: str) -> int:
     except ModuleNotFoundError as e:
         raise UserError(f"--mode=sweep needs optuna: pip install optuna ({e})") from None
     # What was typed, but what concerns the sweep: each run is given it.
-    ours = ["mode", "config", "workdir", "sweep_workers", "sweep_trials", "sweep_storage"]
-    ours += ["sweep_vectorize", "dry_run", "accelerator", "chip_hour_price"]
+    ours = [
+        *("mode", "config", "workdir", "sweep_workers", "sweep_trials", "sweep_storage"),
+        *("sweep_vectorize", "dry_run", "accelerator", "chip_hour_price"),
+    ]
     given = command_line.arguments_without(ours)
+    price = _CHIP_HOUR_PRICE.value
+    if price is not None and not (flags.FLAGS.dry_run and flags.FLAGS.accelerator):
+        raise UserError("--chip_hour_price goes with --mode=sweep --dry_run --accelerator=…")
     if flags.FLAGS.dry_run:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before jax is imported
         from transformer_jax.sweeps import cost
 
-        options = {"accelerator": flags.FLAGS.accelerator, "vectorize": _SWEEP_VECTORIZE.value}
-        options["chip_hour_price"] = _CHIP_HOUR_PRICE.value
+        options = {
+            "accelerator": flags.FLAGS.accelerator,
+            "chip_hour_price": price,
+            "vectorize": _SWEEP_VECTORIZE.value,
+        }
         print(cost.dry_run(config, file, given, _SWEEP_TRIALS.value, **options))
         return 0
     if flags.FLAGS.accelerator:

@@ -99,5 +99,22 @@ def test_a_study_is_of_one_configuration(tmp_path):
         database(tmp_path).check(config, "sweep()")
 
 
+def test_a_launcher_that_is_killed_while_it_begins_a_study_does_not_spoil_it(tmp_path, monkeypatch):
+    first = database(tmp_path)
+    put, left = first._study.set_user_attr, [1]
+
+    def killed(*attribute):
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        put(*attribute)
+
+    monkeypatch.setattr(first._study, "set_user_attr", killed)
+    with pytest.raises(KeyboardInterrupt):
+        first.check(Config(name="a"), "sweep()")
+    for _ in range(2):
+        database(tmp_path).check(Config(name="a"), "sweep()")
+
+
 def test_a_password_is_not_shown():
     assert study.shown("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"

@@ -113,6 +113,8 @@ def test_a_dry_run_prints_sizes_and_cost_and_runs_nothing(swept, tmp_path):
         (["--config={file}", "--sweep_index=1"], "--mode=sweep runs all points"),
         (["--config={file}", "--sweep_trials=3"], "has no function search_space(trial)"),
         (["--config={file}", "--accelerator=h100"], "goes with --mode=sweep --dry_run"),
+        (["--config={file}", "--chip_hour_price=2"], "goes with --mode=sweep --dry_run --accel"),
+        (["--config={file}", "--dry_run", "--chip_hour_price=2"], "--chip_hour_price goes with"),
         (["--config={file}", "--workdir=gs://b/x"], "needs a folder of this machine, not gs://b/x"),
         (
             ["--config={file}", "--sweep_storage=nothing"],

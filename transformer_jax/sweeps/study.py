@@ -88,8 +88,8 @@ class Study:
         with self._leases.lock():
             begun = self._study.user_attrs.get("config")
             if begun is None:
-                self._study.set_user_attr("config", now)
                 self._study.set_user_attr("points", points)
+                self._study.set_user_attr("config", now)  # last: with it the study is begun
                 return
             known = self._study.user_attrs.get("points")
         if known != points:
