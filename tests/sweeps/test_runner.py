@@ -25,17 +25,22 @@ from transformer_jax import config as configs
 from transformer_jax.sweeps import child, leases, runner, study
 
 
-def test_a_launcher_that_is_killed_at_random_moments_ends_every_point_once(folder, monkeypatch):
-    # The next launcher is there before the last one's children are gone.
-    monkeypatch.setenv("SECONDS_TO_SAVE", "1.2")
-    file, rng = seeds(7), random.Random(17)
-    for _ in range(4):
-        launcher = start(file, workers=3)
-        # Each launcher gets somewhere, and then dies soon.
-        wait_for_more_events(7, launcher)
+def kill_launchers(file, times, *, seed, number, **options):
+    """Each gets somewhere, with `number` points seed_0, seed_1, …, and then dies soon."""
+    rng = random.Random(seed)
+    for _ in range(times):
+        launcher = start(file, **options)
+        wait_for_more_events(number, launcher)
         time.sleep(rng.uniform(0, 0.3))
         launcher.kill()
         finish(launcher)
+
+
+def test_a_launcher_that_is_killed_at_random_moments_ends_every_point_once(folder, monkeypatch):
+    # The next launcher is there before the last one's children are gone.
+    monkeypatch.setenv("SECONDS_TO_SAVE", "1.2")
+    file = seeds(7)
+    kill_launchers(file, 4, seed=17, number=7, workers=3)
     status, said = finish(start(file, workers=3))
     assert status == 0, said
     names = {f"seed_{seed}" for seed in range(7)}
@@ -60,13 +65,7 @@ def test_points_of_one_program_share_children_and_end_once(folder, monkeypatch):
         "{'model.d_ff': [17]}))\n"
     )
     names = [*(f"seed_{n}" for n in range(5)), "seed_0_d_ff_17", "seed_1_d_ff_17"]
-    rng = random.Random(19)
-    for _ in range(3):
-        launcher = start(file, vectorize=3)
-        wait_for_more_events(5, launcher)
-        time.sleep(rng.uniform(0, 0.3))
-        launcher.kill()
-        finish(launcher)
+    kill_launchers(file, 3, seed=19, number=5, vectorize=3)
     status, said = finish(start(file, vectorize=3))
     assert status == 0, said
     assert trials() == {name: ["COMPLETE"] for name in names}
