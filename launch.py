@@ -8,8 +8,14 @@ from pathlib import Path
 from absl import flags
 from absl import logging as absl_logging
 
-from transformer_jax import accelerators, cloud, command_line, storage
-from transformer_jax.config import WEIGHTS, Config, UserError, is_remote
+from transformer_jax import storage
+from transformer_jax.cloud import launch
+from transformer_jax.config import experiment_files
+from transformer_jax.config.options import WEIGHTS
+from transformer_jax.errors import UserError
+from transformer_jax.modes import command_line
+from transformer_jax.planning import accelerators
+from transformer_jax.storage import is_remote
 
 _MODES = [
     *("train", "evaluate", "translate", "score", "compare", "describe", "plan"),
@@ -25,12 +31,6 @@ _SWEEP_TRIALS = flags.DEFINE_integer(
 )
 _SWEEP_STORAGE = flags.DEFINE_string(
     "sweep_storage", None, "sweep: a database's URL, to share it; study.db in --workdir by default."
-)
-_SWEEP_VECTORIZE = flags.DEFINE_integer(
-    "sweep_vectorize", 1, "sweep: points that one process trains at once.", lower_bound=1
-)
-_SWEEP_LANES = flags.DEFINE_list(
-    "sweep_lanes", [], "train: names of points of the experiment's sweep(), to train at once."
 )
 _SPLIT = flags.DEFINE_string("split", "test", "evaluate, score, compare: which split.")
 _WEIGHTS = flags.DEFINE_enum("weights", "average", WEIGHTS, "Which checkpoints to use.")
@@ -70,7 +70,7 @@ _KILLS = flags.DEFINE_integer("kills", 8, "verify_resume: how often to kill.", l
 _VERIFY_DEVICES = flags.DEFINE_list(
     "verify_devices", [], "verify_resume: numbers of CPU devices to go on with in turn, e.g. 1,2,4."
 )
-flags.adopt_module_key_flags(cloud)  # for --help
+flags.adopt_module_key_flags(launch)  # for --help
 
 # Elsewhere these would do nothing, and that would not be noticed.
 _GOES_WITH = {
@@ -78,8 +78,6 @@ _GOES_WITH = {
     "sweep_workers": ("sweep",),
     "sweep_trials": ("sweep",),
     "sweep_storage": ("sweep",),
-    "sweep_vectorize": ("sweep",),
-    "sweep_lanes": ("train",),
     "weights": ("train", "sweep", "evaluate", "translate", "score", "export"),
     "ensemble": ("evaluate", "translate", "score"),
     "input": ("translate", "score", "import"),
@@ -104,9 +102,9 @@ def main(argv: list[str]) -> None:
     for name, modes in _GOES_WITH.items():
         if flags.FLAGS[name].present and _MODE.value not in modes:
             raise UserError(f"--{name} goes with --mode={' or '.join(modes)}, not {_MODE.value}")
-    if cloud.wanted(_MODE.value):
+    if launch.wanted(_MODE.value):
         at = Path(__file__).parent, _MODE.value, _WORKDIR.value, _OUTPUT.value
-        sys.exit(cloud.launch(flags.FLAGS.config, *at))
+        sys.exit(launch.launch(flags.FLAGS.config, *at))
     if _MODE.value == "plan":
         print(_plan())
         return
@@ -118,26 +116,29 @@ def main(argv: list[str]) -> None:
         _report()
         return
     # Imported here: a wrong flag should not wait for jax.
-    from transformer_jax import comparison, experiment, interop, parallel, preemption, trained
+    from transformer_jax.evaluation import comparison
+    from transformer_jax.inference.trained import demo, evaluate, load_trained, score, translate
+    from transformer_jax.interop import formats
+    from transformer_jax.parallel import processes
+    from transformer_jax.training import preemption
+    from transformer_jax.training.run import describe, replay_step, train
 
     _let_orbax_be_silent()
-    parallel.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    processes.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     config = flags.FLAGS.config
     workdir = storage.path(_WORKDIR.value or f"runs/{config.name}")
     weights = _WEIGHTS.value
     options = {"weights": weights, "ensemble": [storage.path(name) for name in _ENSEMBLE.value]}
-    if _SWEEP_LANES.value:
-        _train_lanes(config)
-    elif _MODE.value == "train":
+    if _MODE.value == "train":
         with preemption.handled(config.train.grace_seconds):
-            experiment.train(config, workdir, profile=_PROFILE.value)
-            trained.evaluate(config, workdir, split="test", weights=weights)
-            trained.demo(config, workdir)
+            train(config, workdir, profile=_PROFILE.value)
+            evaluate(config, workdir, split="test", weights=weights)
+            demo(config, workdir)
     elif _MODE.value == "evaluate":
-        trained.evaluate(config, workdir, split=_SPLIT.value, **options)
+        evaluate(config, workdir, split=_SPLIT.value, **options)
     elif _MODE.value == "translate":
         files = _INPUT.value, _OUTPUT.value
-        trained.translate(
+        translate(
             config,
             workdir,
             *files,
@@ -147,49 +148,31 @@ def main(argv: list[str]) -> None:
         )
     elif _MODE.value == "score":
         files = _INPUT.value, _TRANSLATIONS.value, _OUTPUT.value
-        trained.score(config, workdir, *files, split=_SPLIT.value, **options)
+        score(config, workdir, *files, split=_SPLIT.value, **options)
     elif _MODE.value == "compare":
         print(comparison.compare(workdir, _path(_OTHER), split=_SPLIT.value))
     elif _MODE.value == "import":
-        interop.import_model(_FORMAT.value, _local_path(_INPUT), workdir)
+        formats.import_model(_FORMAT.value, _local_path(_INPUT), workdir)
     elif _MODE.value == "export":
-        model = trained.load(config, workdir, weights=weights)
-        interop.export_model(_FORMAT.value, model, _local_path(_OUTPUT), _QUANTIZATION.value)
+        model = load_trained(config, workdir, weights=weights)
+        formats.export_model(_FORMAT.value, model, _local_path(_OUTPUT), _QUANTIZATION.value)
     elif _MODE.value == "replay":
         if _STEP.value is None:
             raise UserError("--mode=replay needs --step=…: a skipped step, as its warning says")
-        print(experiment.replay_step(config, workdir, _STEP.value))
-    elif parallel.is_writer():
-        print(experiment.describe(config))
-
-
-def _train_lanes(config: Config) -> None:
-    from transformer_jax import lanes, preemption, sweeps
-
-    file = command_line.named_experiment()
-    if file is None or flags.FLAGS.sweep_index is not None or _PROFILE.value:
-        raise UserError(
-            "--sweep_lanes needs --config=FILE.py with a sweep(), and goes with neither "
-            "--sweep_index nor --profile"
-        )
-    given = command_line.arguments_without(["mode", "config", "workdir", "sweep_lanes", "weights"])
-    names = _SWEEP_LANES.value
-    points = sweeps.lanes(config, file, given, names)
-    workdir = storage.path(_WORKDIR.value or f"runs/{config.name}")
-    at = [(point, workdir / name) for point, name in zip(points, names, strict=True)]
-    with preemption.handled(config.train.grace_seconds):
-        lanes.run(at, weights=_WEIGHTS.value, on_end=sweeps.child.note_end)
+        print(replay_step(config, workdir, _STEP.value))
+    elif processes.is_writer():
+        print(describe(config))
 
 
 def _plan() -> str:
     os.environ.update(accelerators.COMPILE_ONLY)  # before jax is imported
-    from transformer_jax import planning
+    from transformer_jax.planning import plan
 
     config, name = flags.FLAGS.config, flags.FLAGS.accelerator
     if not name:
         raise UserError("--mode=plan needs --accelerator=…, e.g. --accelerator=v5litepod-16")
     workdir = storage.path(_WORKDIR.value or f"runs/{config.name}")
-    return planning.plan(config, name, workdir=workdir, chip_hour_price=_CHIP_HOUR_PRICE.value)
+    return plan.plan(config, name, workdir=workdir, chip_hour_price=_CHIP_HOUR_PRICE.value)
 
 
 def _sweep(launcher: str) -> int:
@@ -199,13 +182,13 @@ def _sweep(launcher: str) -> int:
     if flags.FLAGS.sweep_index is not None:
         raise UserError("--mode=sweep runs all points: --sweep_index is for one, by --mode=train")
     try:
-        from transformer_jax import sweeps
+        from transformer_jax.sweeps import sweep
     except ModuleNotFoundError as e:
         raise UserError(f"--mode=sweep needs optuna: pip install optuna ({e})") from None
     # What was typed, but what concerns the sweep: each run is given it.
     ours = [
         *("mode", "config", "workdir", "sweep_workers", "sweep_trials", "sweep_storage"),
-        *("sweep_vectorize", "dry_run", "accelerator", "chip_hour_price"),
+        *("dry_run", "accelerator", "chip_hour_price"),
     ]
     given = command_line.arguments_without(ours)
     price = _CHIP_HOUR_PRICE.value
@@ -218,7 +201,6 @@ def _sweep(launcher: str) -> int:
         options = {
             "accelerator": flags.FLAGS.accelerator,
             "chip_hour_price": price,
-            "vectorize": _SWEEP_VECTORIZE.value,
         }
         print(cost.dry_run(config, file, given, _SWEEP_TRIALS.value, **options))
         return 0
@@ -227,7 +209,7 @@ def _sweep(launcher: str) -> int:
     workdir = _WORKDIR.value or f"runs/{config.name}"
     if workdir.startswith(storage.BUCKET):  # SQLite and the logs need a file system
         raise UserError(f"--mode=sweep needs a folder of this machine, not {workdir}")
-    return sweeps.run(
+    return sweep.run(
         config,
         file,
         Path(workdir),
@@ -236,27 +218,27 @@ def _sweep(launcher: str) -> int:
         url=_SWEEP_STORAGE.value,
         arguments=given,
         launcher=[sys.executable, launcher],
-        vectorize=_SWEEP_VECTORIZE.value,
     )
 
 
 def _report() -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"  # before jax is imported: the devices may be in use
     try:
-        from transformer_jax import parallel, report
+        from transformer_jax.parallel import processes
+        from transformer_jax.report import page, runs
     except ModuleNotFoundError as e:
         needed = "matplotlib optuna scikit-learn"
         raise UserError(f"--mode=report needs {e.name}: pip install {needed}") from None
-    parallel.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    if not parallel.is_writer():
+    processes.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    if not processes.is_writer():
         return
     folder = storage.path(_WORKDIR.value or f"runs/{flags.FLAGS.config.name}")
     named = command_line.named_experiment()
-    reading = report.runs.read(folder, flags.FLAGS.config if named else None)
+    reading = runs.read(folder, flags.FLAGS.config if named else None)
     file = named or _own_experiment(reading.experiment)
-    paper = command_line.load_paper(file) if file else None
-    report.write(reading, folder, paper, file.name if file else "")
-    print(f"{folder / report.HTML}\n{folder / report.MARKDOWN}")
+    paper = experiment_files.load_paper(file) if file else None
+    page.write(reading, folder, paper, file.name if file else "")
+    print(f"{folder / page.HTML}\n{folder / page.MARKDOWN}")
 
 
 def _own_experiment(name: str) -> Path | None:
@@ -277,7 +259,7 @@ def _let_orbax_be_silent() -> None:
 
 
 def _verify_resume(launcher: str) -> int:
-    from transformer_jax import resume_proof
+    from transformer_jax.training import resume_proof
 
     _let_orbax_be_silent()
     config = flags.FLAGS.config

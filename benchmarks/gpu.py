@@ -26,10 +26,13 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from experiments import wmt14_en_de_base, wmt14_en_de_big
-from transformer_jax import parallel, roofline, training
-from transformer_jax.config import BOS_ID, EOS_ID, Config, ParallelConfig
-from transformer_jax.data import dataset
-from transformer_jax.model import Transformer
+from transformer_jax.config.options import BOS_ID, EOS_ID, Config, ParallelConfig
+from transformer_jax.data.packing import pack
+from transformer_jax.data.tokens import TokenizedPairs
+from transformer_jax.model import size as model_size
+from transformer_jax.model.transformer import Transformer
+from transformer_jax.parallel.devices import choose_devices
+from transformer_jax.training.step import create_state, make_train_step
 
 WARM_UP, MEASURED = 3, 10
 
@@ -59,8 +62,8 @@ def made_up_batch(config: Config) -> dict[str, np.ndarray]:
     for side in sides:
         side[:, -1] = EOS_ID
     offsets = [np.arange(pairs + 1) * n for n in lengths]
-    tokens = dataset.TokenizedPairs(*(side.ravel() for side in sides), *offsets)
-    batch = dataset.pack(
+    tokens = TokenizedPairs(*(side.ravel() for side in sides), *offsets)
+    batch = pack(
         tokens,
         np.arange(pairs).reshape(-1, 3),
         source_row_length=data.source_row_length,
@@ -74,10 +77,10 @@ def measure(config: Config, ceiling: float) -> dict[str, object]:
     """Trains some steps; the median second of one, tokens/s and MFU."""
     data = config.data
     one = ParallelConfig(strategy="single")  # as the ceiling is one device's
-    devices = parallel.choose(one, batch_rows=data.batch_rows)
+    devices = choose_devices(one, batch_rows=data.batch_rows)
     model = Transformer(config.model, data.vocab_size)
-    state = devices.to_step(devices.create_state(lambda: training.create_state(config, model)))
-    step = devices.compile(lambda *reduce: training.make_train_step(config, model, *reduce))
+    state = devices.to_step(devices.create_state(lambda: create_state(config, model)))
+    step = devices.compile(lambda *reduce: make_train_step(config, model, *reduce))
     host = made_up_batch(config)
     batch = devices.put_batch(host)
     seconds = []
@@ -89,7 +92,7 @@ def measure(config: Config, ceiling: float) -> dict[str, object]:
     assert np.isfinite(loss)
     second = statistics.median(seconds[WARM_UP:])
     real = int((host["source_segments"] > 0).sum() + (host["target_segments"] > 0).sum())
-    needed, _ = roofline.step_flops(config)
+    needed, _ = model_size.step_flops(config)
     return {
         "model": config.name,
         "attention": config.model.attention,

@@ -10,10 +10,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from transformer_jax import tracking
-from transformer_jax.config import DataConfig
-from transformer_jax.data import corpora, dataset
+from transformer_jax.config.options import DataConfig
+from transformer_jax.console import progress_bar
+from transformer_jax.data import corpora
+from transformer_jax.data.batches import PackedDataset
+from transformer_jax.data.packing import plan_packing
 from transformer_jax.data.tokenizer import train_tokenizers
+from transformer_jax.data.tokens import tokenize_pairs
 
 
 def main() -> None:
@@ -38,10 +41,10 @@ def main() -> None:
     lap(f"read {len(pairs):,} pairs")
     tokenizers = train_tokenizers(pairs, vocab_size=flags.vocab_size, shared=True)
     lap(f"train {flags.vocab_size:,} pieces")
-    with tracking.progress_bar(len(pairs), "tokenizing") as bar:
-        tokens = dataset.tokenize_pairs(pairs, tokenizers, progress=bar.update)
+    with progress_bar(len(pairs), "tokenizing") as bar:
+        tokens = tokenize_pairs(pairs, tokenizers, progress=bar.update)
     lap("tokenise")
-    plan = dataset.plan_packing(
+    plan = plan_packing(
         tokens.source_lengths,
         tokens.target_lengths,
         source_row_length=source_row,
@@ -50,7 +53,7 @@ def main() -> None:
     lap("plan the packing")
     plan.epoch(seed=0, epoch=1)
     lap("deal one epoch")
-    packed = dataset.PackedDataset(tokens, plan, batch_rows=1, seed=0)
+    packed = PackedDataset(tokens, plan, batch_rows=1, seed=0)
     source, target = tokens.source_lengths.mean(), tokens.target_lengths.mean()
     print(f"{source:.1f} source and {target:.1f} target tokens a pair")
     print(f"{100 * packed.real_share:.1f} % of positions real, {plan.too_long:,} pairs too long")

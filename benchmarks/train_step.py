@@ -32,12 +32,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from transformer_jax import training
-from transformer_jax.config import BOS_ID, PAD_ID, Config, ModelConfig
-from transformer_jax.data import corpora, dataset
+from transformer_jax.config.options import BOS_ID, PAD_ID, Config, ModelConfig
+from transformer_jax.data import text as data_text
+from transformer_jax.data.batches import PackedDataset
+from transformer_jax.data.packing import plan_packing
 from transformer_jax.data.tokenizer import train_tokenizers
+from transformer_jax.data.tokens import TokenizedPairs, tokenize_pairs
 from transformer_jax.functional.positions import sinusoidal_positions
-from transformer_jax.model import Transformer
+from transformer_jax.model.transformer import Transformer
+from transformer_jax.training.step import create_state, make_train_step
 
 
 @dataclasses.dataclass
@@ -118,7 +121,7 @@ def torch_loop(
     name: str,
     config: Config,
     vocab_size: int,
-    pairs: dataset.TokenizedPairs,
+    pairs: TokenizedPairs,
     batches: Iterator[np.ndarray],
 ) -> Loop:
     """The plain PyTorch loop over `batches` of pair numbers."""
@@ -150,7 +153,7 @@ def _padded(tokens: np.ndarray, offsets: np.ndarray, chosen: np.ndarray) -> torc
 
 
 def _work(
-    config: Config, vocab_size: int, pairs: dataset.TokenizedPairs, chosen: np.ndarray
+    config: Config, vocab_size: int, pairs: TokenizedPairs, chosen: np.ndarray
 ) -> tuple[int, float]:
     source, target = pairs.source_lengths[chosen], pairs.target_lengths[chosen]
     return int(source.sum() + target.sum()), operations(config.model, vocab_size, source, target)
@@ -173,11 +176,11 @@ def bucketed_batches(lengths: np.ndarray, size: int) -> Iterator[np.ndarray]:
         yield from (order[i : i + size] for i in starts)
 
 
-def jax_loop(config: Config, vocab_size: int, data: dataset.PackedDataset) -> Loop:
+def jax_loop(config: Config, vocab_size: int, data: PackedDataset) -> Loop:
     """The training step of this project, with metrics read one step late, as its loop does."""
     model = Transformer(config.model, vocab_size)
-    train_step = jax.jit(training.make_train_step(config, model), donate_argnums=0)
-    held = {"state": training.create_state(config, model), "step": 0, "metrics": None}
+    train_step = jax.jit(make_train_step(config, model), donate_argnums=0)
+    held = {"state": create_state(config, model), "step": 0, "metrics": None}
 
     def step() -> tuple[int, float]:
         number = held["step"]
@@ -229,7 +232,7 @@ def report(names: list[str], rates: np.ndarray, shares: np.ndarray, padding: dic
         )
 
 
-def padding_of(batches: Iterator[np.ndarray], pairs: dataset.TokenizedPairs) -> float:
+def padding_of(batches: Iterator[np.ndarray], pairs: TokenizedPairs) -> float:
     """The share of positions that are padding, over 50 batches padded to their longest."""
     real = total = 0
     for _, chosen in zip(range(50), batches, strict=False):
@@ -254,20 +257,20 @@ def parse_flags() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def load_data(flags: argparse.Namespace) -> dataset.PackedDataset:
+def load_data(flags: argparse.Namespace) -> PackedDataset:
     """The pairs, tokenised and packed."""
     source_row, target_row = map(int, flags.row_lengths.split(","))
-    sides = [corpora.read_lines(Path(flags.data) / f"train.{side}") for side in ("en", "de")]
+    sides = [data_text.read_lines(Path(flags.data) / f"train.{side}") for side in ("en", "de")]
     text = list(zip(*sides, strict=True))
     tokenizers = train_tokenizers(text, vocab_size=flags.vocab_size, shared=True)
-    pairs = dataset.tokenize_pairs(text, tokenizers)
-    plan = dataset.plan_packing(
+    pairs = tokenize_pairs(text, tokenizers)
+    plan = plan_packing(
         pairs.source_lengths,
         pairs.target_lengths,
         source_row_length=source_row,
         target_row_length=target_row,
     )
-    return dataset.PackedDataset(pairs, plan, batch_rows=flags.rows, seed=0)
+    return PackedDataset(pairs, plan, batch_rows=flags.rows, seed=0)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ enough to run the whole path on real text and far too little to learn to transla
 a few points. Pairs that share a sentence stay on one side of the split.
 """
 
-from transformer_jax.config import (
+from transformer_jax.config.options import (
     Config,
     DataConfig,
     DecodeConfig,

@@ -7,7 +7,7 @@ The size is that of the "tiny" Transformer of Wu et al. 2021 ("Good for Misconce
 which found that larger ones overfit these captions.
 """
 
-from transformer_jax.config import (
+from transformer_jax.config.options import (
     Config,
     DataConfig,
     DecodeConfig,

@@ -9,7 +9,7 @@ One file of "source<TAB>target" lines does too (--config.data.train=pairs.tsv). 
 tens of thousands of sentences; with millions, see wmt14_en_de_base.py.
 """
 
-from transformer_jax.config import (
+from transformer_jax.config.options import (
     Config,
     DataConfig,
     ModelConfig,

@@ -3,16 +3,12 @@
     python launch.py
 
 A grammar writes the sentences, so there is no end of them, and a model this small can learn all
-there is to know. It is for seeing a Transformer work, not for translating a newspaper. Eight runs
-of it, which differ in numbers alone, in one process:
-
-    python launch.py --mode=sweep --config=experiments/quickstart.py --workdir=runs/eight \\
-        --sweep_vectorize=8
+there is to know. It is for seeing a Transformer work, not for translating a newspaper.
 """
 
 from typing import Any
 
-from transformer_jax.config import (
+from transformer_jax.config.options import (
     Config,
     DataConfig,
     DecodeConfig,
@@ -20,7 +16,7 @@ from transformer_jax.config import (
     OptimizerConfig,
     TrainConfig,
 )
-from transformer_jax.sweep_points import grid
+from transformer_jax.sweeps.points import grid
 
 
 def get_config() -> Config:

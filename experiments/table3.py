@@ -28,8 +28,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from experiments import multi30k_en_de, wmt14_en_de_base, wmt14_en_de_big
-from transformer_jax.config import Config, UserError
-from transformer_jax.sweep_points import chain, grid, named
+from transformer_jax.config.options import Config
+from transformer_jax.errors import UserError
+from transformer_jax.sweeps.points import chain, grid, named
 
 
 class Row(NamedTuple):

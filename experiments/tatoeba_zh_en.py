@@ -5,7 +5,7 @@
 DIR holds train.zh, train.en, valid.zh, valid.en, test.zh, test.en.
 """
 
-from transformer_jax.config import (
+from transformer_jax.config.options import (
     Config,
     DataConfig,
     ModelConfig,

@@ -9,7 +9,7 @@ which downloads the corpus; no TensorFlow.
 
 from typing import Any
 
-from transformer_jax.config import (
+from transformer_jax.config.options import (
     Config,
     DataConfig,
     DecodeConfig,

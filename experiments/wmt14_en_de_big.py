@@ -8,7 +8,7 @@ What differs from base is written here; the paper trained it on 8 P100s for 3.5 
 from typing import Any
 
 from experiments import wmt14_en_de_base
-from transformer_jax.config import Config
+from transformer_jax.config.options import Config
 
 
 def get_config() -> Config:

@@ -8,7 +8,7 @@ As English → German, with the French corpus, its vocabulary, and less dropout.
 from typing import Any
 
 from experiments import wmt14_en_de_big
-from transformer_jax.config import Config
+from transformer_jax.config.options import Config
 
 
 def get_config() -> Config:

@@ -7,17 +7,22 @@ import sys
 import jax.numpy as jnp
 from launching import ROOT
 
-from transformer_jax import training
-from transformer_jax.data import dataset
+from transformer_jax.data.batches import PackedDataset
+from transformer_jax.training import step as training_step
 
 # The launcher, which sends itself signals when it comes to a function for the nth time.
 _DRIVER = """
-import os, signal, sys
+import importlib, os, signal, sys
 sys.path.insert(0, {root!r})
 import launch
 from pathlib import Path
-from transformer_jax import {module}, command_line
-original, calls = {module}.{function}, 0
+from transformer_jax.modes import command_line
+home = importlib.import_module("transformer_jax.{module}")
+for user in {users}:
+    importlib.import_module("transformer_jax." + user)
+owner, _, name = "{function}".rpartition(".")
+owner = getattr(home, owner) if owner else home
+original, calls = getattr(owner, name), 0
 
 def signalled(*arguments, **options):
     global calls
@@ -28,9 +33,13 @@ def signalled(*arguments, **options):
         {then}
     return original(*arguments, **options)
 
-{module}.{function} = signalled
+for place in [owner, *(m for n, m in sys.modules.items() if n.startswith("transformer_jax"))]:
+    if getattr(place, name, None) is original:
+        setattr(place, name, signalled)
 command_line.run(launch.main, default_experiment=Path({root!r}) / "experiments/quickstart.py")
 """
+# What imports functions by their names: they are replaced there, too.
+_USERS = ["training.run", "inference.trained"]
 
 
 def launch_signalled(*arguments, at, signals, then="pass"):
@@ -42,6 +51,7 @@ def launch_signalled(*arguments, at, signals, then="pass"):
     code = _DRIVER.format(
         root=str(ROOT),
         module=module,
+        users=_USERS,
         function=function,
         call=call,
         signals=[int(s) for s in signals],
@@ -62,7 +72,7 @@ _MARK = 77  # takes the place of the row's number; batches of the tests have few
 
 def poison(monkeypatch, *, step, row):
     """From here on the loss of one row of one step, from 1, is not a number."""
-    batch, make_loss = dataset.PackedDataset.batch, training.make_loss
+    batch, make_loss = PackedDataset.batch, training_step.make_loss
 
     def marked(data, number, rows=None):
         found = batch(data, number, rows)
@@ -79,5 +89,5 @@ def poison(monkeypatch, *, step, row):
 
         return with_nan
 
-    monkeypatch.setattr(dataset.PackedDataset, "batch", marked)
-    monkeypatch.setattr(training, "make_loss", poisoned)
+    monkeypatch.setattr(PackedDataset, "batch", marked)
+    monkeypatch.setattr(training_step, "make_loss", poisoned)

@@ -4,9 +4,9 @@ import dataclasses
 import json
 import math
 
-from transformer_jax import command_line
-from transformer_jax import config as configs
-from transformer_jax.config import Config
+from transformer_jax.config import experiment_files
+from transformer_jax.config.files import save_config
+from transformer_jax.config.options import Config
 
 SAMPLE = {"source": "我有一只猫", "reference": "I have a cat", "translation": "I have a dog"}
 
@@ -15,8 +15,8 @@ def write_run(workdir, overrides=None, *, loss=1.5, bleu=20.0, samples=(SAMPLE,)
     """A workdir of a finished run whose last validation gave `loss` and `bleu`."""
     workdir.mkdir(parents=True)
     config = Config(name=workdir.name)
-    command_line.apply_overrides(config, overrides or {}, origin="a test")
-    configs.save(config, workdir / "config.json")
+    experiment_files.apply_overrides(config, overrides or {}, origin="a test")
+    save_config(config, workdir / "config.json")
     rows = []
     for step in range(10, 410, 10):
         value = 7 * math.exp(-step / 90) + loss + 0.1 * math.sin(step)

@@ -22,10 +22,10 @@ from pathlib import Path
 given = dict(a.lstrip("-").split("=", 1) for a in sys.argv[1:])
 workdirs, points = [Path(given["workdir"])], [given]
 if "sweep_lanes" in given:
-    from transformer_jax import command_line
+    from transformer_jax.config import experiment_files
     names = given["sweep_lanes"].split(",")
     workdirs = [workdirs[0] / name for name in names]
-    of_name = {p["name"]: p for p in command_line.load_sweep(Path(given["config"]))}
+    of_name = {p["name"]: p for p in experiment_files.load_sweep(Path(given["config"]))}
     points = [{f"config.{k}": v for k, v in of_name[name].items()} for name in names]
 def note(event, *of):
     for workdir in of or workdirs:
@@ -78,19 +78,20 @@ sys.exit("error: some stopped" if any(stopped) else 0)
 LAUNCHER = """
 import json, sys
 from pathlib import Path
-from transformer_jax import command_line, sweeps
+from transformer_jax.config import experiment_files
+from transformer_jax.sweeps import sweep
 
 file, workdir, options = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
-config = command_line.load_experiment(file)
+config = experiment_files.load_experiment(file)
 launcher = [sys.executable, str(Path(__file__).parent / "stand_in.py")]
 defaults = {"workers": 2, "num_trials": None, "url": None, "arguments": []}
-status = sweeps.run(config, file, workdir, launcher=launcher, **(defaults | options))
+status = sweep.run(config, file, workdir, launcher=launcher, **(defaults | options))
 assert "jax" not in sys.modules
 sys.exit(status)
 """
 EXPERIMENT = """
-from transformer_jax.config import Config
-from transformer_jax.sweep_points import chain, grid
+from transformer_jax.config.options import Config
+from transformer_jax.sweeps.points import chain, grid
 def get_config():
     config = Config(name="stand_in", demo="")
     config.train.steps = 11

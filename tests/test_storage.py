@@ -18,14 +18,30 @@ from jax.experimental.compilation_cache import compilation_cache
 from orbax.checkpoint._src.path import gcs_utils
 from tensorboardX import record_writer
 
-from transformer_jax import command_line, experiment, lock, storage, tracking, trained
-from transformer_jax import config as configs
-from transformer_jax.checkpoint import Checkpoints
-from transformer_jax.config import Config, UserError, is_remote
-from transformer_jax.data import corpora, dataset
-from transformer_jax.data.small_world import pairs
+from transformer_jax import storage
+from transformer_jax.config.files import load_config
+from transformer_jax.config.options import (
+    Config,
+    DataConfig,
+    DecodeConfig,
+    ModelConfig,
+    TrainConfig,
+)
+from transformer_jax.data import corpora
+from transformer_jax.data import text as data_text
+from transformer_jax.data import tokens as data_tokens
+from transformer_jax.data.small_world.grammar import pairs
 from transformer_jax.data.tokenizer import Tokenizers
-from transformer_jax.training import TrainState
+from transformer_jax.data.tokens import content_hash, tokenize_pairs
+from transformer_jax.errors import UserError
+from transformer_jax.inference.trained import evaluate, translate
+from transformer_jax.modes import command_line
+from transformer_jax.storage import is_remote, write_whole
+from transformer_jax.training.run import train
+from transformer_jax.training.step import TrainState
+from transformer_jax.workdir import lock, tracking
+from transformer_jax.workdir.checkpoints import Checkpoints
+from transformer_jax.workdir.tracking import Tracker
 
 
 class Buckets(LocalFileSystem):
@@ -168,25 +184,25 @@ def test_folders_are_not_remembered_as_they_were_listed(bucket):
 def test_what_runs_elsewhere_needs_no_bucket_here(monkeypatch, tmp_path):
     without_gcsfs(monkeypatch)
     default = tmp_path / "default.py"
-    default.write_text("from transformer_jax.config import Config\nget_config = Config\n")
+    default.write_text("from transformer_jax.config.options import Config\nget_config = Config\n")
     line = ["launch.py", "--workdir=gs://bucket/x"]
     with pytest.raises(UserError, match="needs gcsfs"):
-        command_line.load_config(line, default)
+        command_line.find_config(line, default)
     for target in (["--target=tpu-vm"], ["--target", "tpu-vm"]):
-        config, _ = command_line.load_config([*line, *target], default)
+        config, _ = command_line.find_config([*line, *target], default)
         assert config == Config()
 
 
 # ------------------------------------------------------------------------------------- whole files
 def test_a_file_in_a_bucket_is_written_once_under_its_own_name(bucket):
-    configs.write_whole(storage.path("gs://bucket/a/b.txt"), "你好\n")
+    write_whole(storage.path("gs://bucket/a/b.txt"), "你好\n")
     assert (bucket / "a" / "b.txt").read_text(encoding="utf-8") == "你好\n"
     assert Buckets.written == ["b.txt"]
 
 
 def test_a_bucket_that_is_not_there_is_named(bucket):
     with pytest.raises(UserError, match=r"^cannot write gs://other/x: there is no such bucket$"):
-        configs.write_whole(storage.path("gs://other/x"), "")
+        write_whole(storage.path("gs://other/x"), "")
 
 
 def test_a_bucket_is_never_made(bucket, monkeypatch):
@@ -204,9 +220,9 @@ def test_a_bucket_is_never_made(bucket, monkeypatch):
 
 def test_a_missing_file_in_a_bucket_names_the_nearest(bucket):
     (bucket / "pairs.tsv").write_text("a\tb\n")
-    assert corpora.read_lines(storage.path("gs://bucket/pairs.tsv")) == ["a\tb"]
+    assert data_text.read_lines(storage.path("gs://bucket/pairs.tsv")) == ["a\tb"]
     with pytest.raises(UserError, match=r"^gs://bucket/pear.tsv does not exist \(did you mean p"):
-        corpora.read_lines(storage.path("gs://bucket/pear.tsv"))
+        data_text.read_lines(storage.path("gs://bucket/pear.tsv"))
 
 
 # ----------------------------------------------------------------------------------------- metrics
@@ -223,7 +239,7 @@ def test_rows_are_written_once_a_minute_and_when_told(bucket, monkeypatch):
         return [json.loads(line)["step"] for line in lines]
 
     options = {"num_steps": 19, "log_every": 1, "tensorboard": False}
-    tracker = tracking.Tracker(workdir, first_step=0, **options)
+    tracker = Tracker(workdir, first_step=0, **options)
     for step in range(1, 14):
         now[0] += 7
         tracker.train_step(step, METRICS)
@@ -234,7 +250,7 @@ def test_rows_are_written_once_a_minute_and_when_told(bucket, monkeypatch):
     tracker.train_step(14, METRICS)
     tracker.close()
     assert steps() == [*range(1, 15)]
-    tracker = tracking.Tracker(workdir, first_step=11, **options)
+    tracker = Tracker(workdir, first_step=11, **options)
     tracker.train_step(12, METRICS)
     tracker.close()
     assert steps() == [*range(1, 13)]
@@ -243,14 +259,14 @@ def test_rows_are_written_once_a_minute_and_when_told(bucket, monkeypatch):
 # ------------------------------------------------------------------------------------- a whole run
 def config(text):
     made = Config(name="tiny", demo="我有一只猫")
-    made.data = configs.DataConfig(
+    made.data = DataConfig(
         corpus="files", path=str(text), train="train.tsv", valid="valid.tsv", test="test.tsv.gz"
     )
     made.data.vocab_size, made.data.batch_rows = 601, 3
-    made.model = configs.ModelConfig(num_layers=1, d_model=6, d_ff=7, num_heads=1)
-    made.train = configs.TrainConfig(steps=2, log_every=1, checkpoint_every=1, evaluate_every=2)
+    made.model = ModelConfig(num_layers=1, d_model=6, d_ff=7, num_heads=1)
+    made.train = TrainConfig(steps=2, log_every=1, checkpoint_every=1, evaluate_every=2)
     made.train.average_checkpoints = 1  # so that one is deleted, too
-    made.decode = configs.DecodeConfig(method="greedy", extra_length=2)
+    made.decode = DecodeConfig(method="greedy", extra_length=2)
     return made
 
 
@@ -258,12 +274,12 @@ def run(place):
     """Trains, goes on, evaluates and translates in the folder `place`, where the text is too."""
     workdir = storage.path(f"{place}/run")
     c = config(f"{place}/text")
-    experiment.train(c, workdir)
+    train(c, workdir)
     c.train.steps, c.train.evaluate_every = 4, 0
-    experiment.train(c, workdir)
-    trained.evaluate(c, workdir, split="test", weights="average")
+    train(c, workdir)
+    evaluate(c, workdir, split="test", weights="average")
     files = [f"{place}/{name}" for name in ("text/input", "new/output")]
-    trained.translate(c, workdir, *files, weights="best", n_best=1)
+    translate(c, workdir, *files, weights="best", n_best=1)
 
 
 @contextlib.contextmanager
@@ -304,8 +320,10 @@ def runs(tmp_path_factory):
             (place / "text" / "input").write_text("我有一只猫\n\n他是老师。\n", encoding="utf-8")
         (local / "new").mkdir()  # in a bucket it comes with the file
         run(local)
-        encode = dataset._encode
-        patch.setattr(dataset, "_encode", lambda *a: Buckets.written.append("encode") or encode(*a))
+        encode = data_tokens._encode
+        patch.setattr(
+            data_tokens, "_encode", lambda *a: Buckets.written.append("encode") or encode(*a)
+        )
         run("gs://bucket")
         yield local, bucket, Buckets.written
     backend.fsspec_backend._get_filesystem.cache_clear()
@@ -336,7 +354,7 @@ def test_they_hold_the_same(runs):
     for name in same:
         assert (bucket / name).read_bytes() == (local / name).read_bytes(), name
     assert (bucket / "new/output").read_text(encoding="utf-8").count("\n") == 3
-    config_of = [configs.load(place / "run/config.json") for place in (local, bucket)]
+    config_of = [load_config(place / "run/config.json") for place in (local, bucket)]
     assert config_of[1].data.path == "gs://bucket/text"
     config_of[0].data.path = config_of[1].data.path
     assert config_of[0] == config_of[1]
@@ -366,9 +384,9 @@ def test_tokens_are_made_once_and_found_again(runs, monkeypatch):
     assert written.count("source.npy") == 2
     text = corpora.load_split(config(bucket / "text").data, "train").pairs
     tokenizers = Tokenizers.load(bucket / "run")
-    tokens = dataset.tokenize_pairs(text, tokenizers)
-    monkeypatch.setattr(dataset, "_encode", None)
-    cached = dataset.tokenize_pairs(text, tokenizers, storage.path("gs://bucket/run/tokens"))
+    tokens = tokenize_pairs(text, tokenizers)
+    monkeypatch.setattr(data_tokens, "_encode", None)
+    cached = tokenize_pairs(text, tokenizers, storage.path("gs://bucket/run/tokens"))
     for name, array in vars(tokens).items():
         found = getattr(cached, name)
         assert found.dtype == array.dtype and (found == array).all(), name
@@ -386,10 +404,10 @@ def test_a_damaged_cache_of_tokens_is_made_again(bucket):
 
     tokenizers = Letters(), Letters()
     folder = storage.path("gs://bucket/tokens")
-    whole = dataset.tokenize_pairs(text, tokenizers, folder)
-    name = dataset.content_hash(text, tokenizers)
+    whole = tokenize_pairs(text, tokenizers, folder)
+    name = content_hash(text, tokenizers)
     (bucket / "tokens" / name / "target_offsets.npy").unlink()
-    again = dataset.tokenize_pairs(text, tokenizers, folder)
+    again = tokenize_pairs(text, tokenizers, folder)
     assert again.target_offsets.tolist() == whole.target_offsets.tolist() == [0, 2, 8]
 
 

@@ -8,7 +8,7 @@ appended, and there are no folders to make.
 import os
 from pathlib import Path
 
-from transformer_jax.config import UserError, is_remote
+from transformer_jax.errors import UserError
 
 BUCKET = "gs://"
 
@@ -78,3 +78,37 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise UserError(f"cannot write to {folder}: {e.strerror}") from None
+
+
+def is_remote(path: Path) -> bool:
+    """Whether `path` is in a bucket: see `storage.path`, which alone makes such paths."""
+    return not isinstance(path, Path)
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file whole or not at all; text in UTF-8.
+
+    Raises:
+      UserError: if it cannot be written.
+    """
+    content = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        # In a bucket a file is whole whenever it is there. A pipe, or /dev/null, is not to be
+        # replaced by a file.
+        if is_remote(path) or (path.exists() and not path.is_file()):
+            path.write_bytes(content)
+            return
+        try:
+            temporary.unlink(missing_ok=True)
+            with temporary.open("xb") as file:  # a new one: not what a link there leads to
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as e:
+        no_bucket = is_remote(path) and isinstance(e, FileNotFoundError)
+        reason = "there is no such bucket" if no_bucket else e.strerror or e
+        raise UserError(f"cannot write {path}: {reason}") from None

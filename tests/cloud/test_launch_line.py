@@ -8,7 +8,8 @@ import yaml
 from launching import launch, refusal
 
 from transformer_jax.cloud import launch_line
-from transformer_jax.config import DataConfig, UserError
+from transformer_jax.config.options import DataConfig
+from transformer_jax.errors import UserError
 
 OWN = {"target", "nodes", "name", "spot", "output"}
 TPU = [

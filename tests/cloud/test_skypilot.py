@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from transformer_jax.cloud import skypilot
-from transformer_jax.config import UserError
+from transformer_jax.errors import UserError
 
 HOSTILE = "--config.demo=我 'a' \"b\" $(touch pwned): - # {c} \\ %d"
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from transformer_jax.cloud import slurm
-from transformer_jax.config import UserError
+from transformer_jax.errors import UserError
 
 HOSTILE = "--config.demo=我 'a' \"b\" $(touch pwned) `touch pwned`; touch pwned & {c} \\ #!"
 # In place of srun: one task, under the variables from which jax.distributed knows the others.

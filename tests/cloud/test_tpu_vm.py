@@ -14,7 +14,7 @@ import pytest
 from launching import ROOT
 
 from transformer_jax.cloud import launch_line, tpu_vm
-from transformer_jax.config import UserError
+from transformer_jax.errors import UserError
 
 HOSTILE = "--config.demo=我 'a' \"b\" $(touch pwned) `touch pwned`; touch pwned & {c} \\ #!"
 # What the hosts run in place of launch.py: $BUCKET outlives a machine.

@@ -11,9 +11,11 @@ from collections import Counter
 
 import pytest
 
-from transformer_jax.config import DataConfig, UserError
+from transformer_jax.config.options import DataConfig
 from transformer_jax.data import corpora
+from transformer_jax.data import text as data_text
 from transformer_jax.data.corpora import hold_out, load_split, split_names
+from transformer_jax.errors import UserError
 
 SPLITS = ["train", "valid", "test"]
 
@@ -113,7 +115,7 @@ def asked(monkeypatch):
         return [("猫", "cat"), ("狗", "dog")]
 
     fake = types.SimpleNamespace(pairs=pairs)
-    monkeypatch.setitem(sys.modules, "transformer_jax.data.small_world", fake)
+    monkeypatch.setitem(sys.modules, "transformer_jax.data.small_world.grammar", fake)
     return calls
 
 
@@ -344,12 +346,12 @@ def test_only_a_line_feed_ends_a_line(tmp_path):
 
 
 def test_lines_are_split_as_they_are():
-    assert corpora.split_lines(b"", "here") == []
-    assert corpora.split_lines(b"\n", "here") == [""]
-    assert corpora.split_lines(b" one \r\n\r\n\ntwo", "here") == [" one ", "", "", "two"]
-    assert corpora.split_lines(b"one\n\n", "here") == ["one", ""]
+    assert data_text.split_lines(b"", "here") == []
+    assert data_text.split_lines(b"\n", "here") == [""]
+    assert data_text.split_lines(b" one \r\n\r\n\ntwo", "here") == [" one ", "", "", "two"]
+    assert data_text.split_lines(b"one\n\n", "here") == ["one", ""]
     with pytest.raises(UserError, match=r"^standard input, line 2 is not UTF-8"):
-        corpora.split_lines(b"one\n\xff", "standard input")
+        data_text.split_lines(b"one\n\xff", "standard input")
 
 
 def test_a_byte_order_mark_is_stripped_and_gzip_is_read(tmp_path):

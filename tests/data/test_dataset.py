@@ -13,10 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transformer_jax.config import BOS_ID, EOS_ID, PAD_ID, DataConfig
-from transformer_jax.data import corpora, dataset
-from transformer_jax.data.dataset import PackedDataset, TokenizedPairs, plan_packing, tokenize_pairs
+from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID, DataConfig
+from transformer_jax.data import corpora, packing
+from transformer_jax.data import tokens as data_tokens
+from transformer_jax.data.batches import PackedDataset
+from transformer_jax.data.packing import plan_packing
 from transformer_jax.data.tokenizer import train_tokenizer
+from transformer_jax.data.tokens import TokenizedPairs, tokenize_pairs
 
 ROOT = Path(__file__).parents[2]
 MULTI30K = ROOT.parent / "shared" / "data" / "multi30k"
@@ -81,7 +84,7 @@ def assert_every_pair_once(rows, fitting):
 
 @pytest.mark.fast
 def test_docstring_examples():
-    assert doctest.testmod(dataset) == (0, 6)
+    assert doctest.testmod(packing) == (0, 6)
 
 
 # ---------------------------------------------------------------------------------------- the plan
@@ -136,7 +139,7 @@ def test_epochs_and_seeds_differ_but_never_in_the_number_of_rows():
 
 def test_an_epoch_does_not_depend_on_the_process():
     code = (
-        "import numpy as np, hashlib; from transformer_jax.data.dataset import plan_packing;"
+        "import numpy as np, hashlib; from transformer_jax.data.packing import plan_packing;"
         "lengths = np.random.default_rng(5).integers(1, 41, (2, 499));"
         f"plan = plan_packing(*lengths, source_row_length={SOURCE_ROW},"
         f" target_row_length={TARGET_ROW});"
@@ -179,9 +182,9 @@ def test_95_percent_of_positions_are_real_for_multi30k():
 
 
 def test_450_000_pairs_are_planned_in_time(monkeypatch):
-    fillings, fill_one_row = [], dataset._fill_one_row
+    fillings, fill_one_row = [], packing._fill_one_row
     monkeypatch.setattr(
-        dataset, "_fill_one_row", lambda left: fillings.append(1) or fill_one_row(left)
+        packing, "_fill_one_row", lambda left: fillings.append(1) or fill_one_row(left)
     )
     lengths = likely_lengths(450_000)
     start = time.monotonic()
@@ -316,7 +319,7 @@ def assert_are_tokens_of(tokens, pairs):
 
 @pytest.mark.parametrize("chunk", [1, 2, 10])
 def test_tokens_end_in_eos_whatever_the_chunks(monkeypatch, chunk):
-    monkeypatch.setattr(dataset, "_CHUNK", chunk)
+    monkeypatch.setattr(data_tokens, "_CHUNK", chunk)
     ticks = []
     assert_are_tokens_of(tokenize_pairs(PAIRS, [Spelling()] * 2, progress=ticks.append), PAIRS)
     assert sum(ticks) == len(PAIRS)
@@ -371,7 +374,7 @@ def test_what_a_killed_run_left_is_harmless(tmp_path, monkeypatch):
         path.write_bytes(content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(dataset, "write_whole", save_one)
+        patch.setattr(data_tokens, "write_whole", save_one)
         with pytest.raises(KeyboardInterrupt):
             tokenize_pairs(PAIRS, [Spelling()] * 2, tmp_path)
     assert saved

@@ -9,13 +9,13 @@ import sys
 
 import pytest
 
-from transformer_jax.data import small_world as world
+from transformer_jax.data.small_world import grammar, lexicon
 
 TRAIN_SIZE = 60_000
-PRONOUN = world.PRONOUNS
-BOOKS = world.Phrase("三本书", "three books")
-SCHOOL = world.Phrase("在学校", "at school")
-YESTERDAY = world.Phrase("昨天", "yesterday")
+PRONOUN = lexicon.PRONOUNS
+BOOKS = lexicon.Phrase("三本书", "three books")
+SCHOOL = lexicon.Phrase("在学校", "at school")
+YESTERDAY = lexicon.Phrase("昨天", "yesterday")
 
 
 def bare_form(sentence):
@@ -28,14 +28,14 @@ def words_of(sentence):
 
 @pytest.fixture(scope="module")
 def train():
-    return world.pairs("train", size=TRAIN_SIZE)
+    return grammar.pairs("train", size=TRAIN_SIZE)
 
 
 @pytest.fixture(scope="module")
 def others():
     """{(split, seed): 2,003 pairs}, with the train of another seed."""
     cases = [("train", 1), ("valid", 0), ("test", 0), ("test", 5), ("longer", 0), ("longer", 3)]
-    return {case: world.pairs(case[0], size=2003, seed=case[1]) for case in cases}
+    return {case: grammar.pairs(case[0], size=2003, seed=case[1]) for case in cases}
 
 
 @pytest.fixture(scope="module")
@@ -44,17 +44,17 @@ def english(train, others):
 
 
 def test_docstring_example():
-    assert doctest.testmod(world) == (0, 2)
+    assert doctest.testmod(grammar) == (0, 2)
 
 
 # ---------------------------------------------------------------------------------- determinism
 @pytest.mark.fast
 def test_another_process_and_hash_seed_give_the_same_pairs():
     program = (
-        "from transformer_jax.data.small_world import pairs;"
+        "from transformer_jax.data.small_world.grammar import pairs;"
         "print([pairs(s, size=53, seed=7) for s in ('train', 'valid', 'test', 'longer')])"
     )
-    expected = [world.pairs(split, size=53, seed=7) for split in world.SPLITS]
+    expected = [grammar.pairs(split, size=53, seed=7) for split in grammar.SPLITS]
     for hash_seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONIOENCODING": "utf-8"}
         printed = subprocess.run(
@@ -64,22 +64,24 @@ def test_another_process_and_hash_seed_give_the_same_pairs():
         assert printed.strip() == str(expected)
 
 
-@pytest.mark.parametrize("split", world.SPLITS)
+@pytest.mark.parametrize("split", grammar.SPLITS)
 def test_a_shorter_list_begins_a_longer_one(split):
-    assert world.pairs(split, size=17, seed=2) == world.pairs(split, size=101, seed=2)[:17]
-    assert world.pairs(split, size=17, seed=2) != world.pairs(split, size=17, seed=3)
-    assert world.pairs(split, size=0) == []
+    assert grammar.pairs(split, size=17, seed=2) == grammar.pairs(split, size=101, seed=2)[:17]
+    assert grammar.pairs(split, size=17, seed=2) != grammar.pairs(split, size=17, seed=3)
+    assert grammar.pairs(split, size=0) == []
 
 
 def test_sentence_pair_depends_on_the_generator_alone():
-    first = [world.sentence_pair(random.Random(11)) for _ in range(3)]
+    first = [grammar.sentence_pair(random.Random(11)) for _ in range(3)]
     assert len(set(first)) == 1
-    assert len(words_of(world.sentence_pair(random.Random(11), longer=True)[1])) > world.MAX_WORDS
+    assert (
+        len(words_of(grammar.sentence_pair(random.Random(11), longer=True)[1])) > grammar.MAX_WORDS
+    )
 
 
 def test_unknown_split_is_named():
     with pytest.raises(ValueError, match=r"split='dev' is not one of train, valid, test, longer"):
-        world.pairs("dev", size=1)
+        grammar.pairs("dev", size=1)
 
 
 # --------------------------------------------------------------------------------------- splits
@@ -99,8 +101,8 @@ def test_splits_are_disjoint_whatever_the_seed(train, others):
 
 def combinations(sentence):
     """The (pronoun, 买 or 吃 or 有, noun) of each clause, read off the Chinese by another route."""
-    kin = "|".join(entry.zh for entry in world.KIN)
-    nouns = sorted((entry.zh for entry in world.NOUNS), key=len, reverse=True)
+    kin = "|".join(entry.zh for entry in lexicon.KIN)
+    nouns = sorted((entry.zh for entry in lexicon.NOUNS), key=len, reverse=True)
     for clause in re.split("，(?:但是|而且|而|因为|所以)", bare_form(sentence).rstrip("吗")):
         pattern = f"([我你他她]们?)(?!和|的|{kin}).*?((?<!好)[买吃有])(?!意思)(.+)"
         if not (match := re.fullmatch(pattern, clause)) or "有时候" in clause:
@@ -113,28 +115,28 @@ def combinations(sentence):
 def test_held_out_combinations_are_unseen_even_inside_compounds(train):
     found = [(zh, key) for zh, _ in train for key in combinations(zh)]
     assert len(found) > 2000
-    assert [pair for pair in found if world.split_of([pair[1]]) != "train"] == []
+    assert [pair for pair in found if grammar.split_of([pair[1]]) != "train"] == []
 
 
 def test_the_key_decides_the_split():
-    assert world.split_of(["我 有 猫"]) == "test"
+    assert grammar.split_of(["我 有 猫"]) == "test"
     keys = [f"她 看 {number}" for number in range(5000)]
-    buckets = [world.split_of([key]) for key in keys]
+    buckets = [grammar.split_of([key]) for key in keys]
     assert 0.03 < buckets.count("test") / 5000 < 0.05
     assert 0.03 < buckets.count("valid") / 5000 < 0.05
     in_test, in_train = keys[buckets.index("test")], keys[buckets.index("train")]
-    assert world.split_of([in_train, in_test]) == "test"
+    assert grammar.split_of([in_train, in_test]) == "test"
 
 
 def test_longer_is_strictly_longer_than_training_can_be(train, others):
     characters = max(len(bare_form(zh)) for zh, _ in train)
     words = max(len(words_of(en)) for _, en in train)
-    assert characters <= world.MAX_CHARACTERS
-    assert words <= world.MAX_WORDS
+    assert characters <= grammar.MAX_CHARACTERS
+    assert words <= grammar.MAX_WORDS
     for case in (("longer", 0), ("longer", 3)):
         for zh, en in others[case]:
-            assert len(bare_form(zh)) > world.MAX_CHARACTERS + 1  # even beyond X。
-            assert len(words_of(en)) > world.MAX_WORDS
+            assert len(bare_form(zh)) > grammar.MAX_CHARACTERS + 1  # even beyond X。
+            assert len(words_of(en)) > grammar.MAX_WORDS
 
 
 def test_every_word_of_the_other_splits_occurs_in_training(train, others):
@@ -168,34 +170,68 @@ def test_both_languages_have_250_words_and_use_them(train, english):
     spoken = {word.lower() for en in english for word in words_of(en)}
     assert len(spoken) >= 250
     tables = (
-        *(world.NOUNS, world.VERBS, world.STATIVES, world.PLACES, world.ADJECTIVES, world.FEELINGS),
-        *(world.COMPARED, world.PAST, world.HABIT, world.FUTURE, world.FREQUENCIES, world.NUMBERS),
-        *(world.NAMES, world.KIN, world.PRONOUNS.values(), world.DEGREES, world.FAR),
+        *(
+            lexicon.NOUNS,
+            lexicon.VERBS,
+            lexicon.STATIVES,
+            lexicon.PLACES,
+            lexicon.ADJECTIVES,
+            lexicon.FEELINGS,
+        ),
+        *(
+            lexicon.COMPARED,
+            lexicon.PAST,
+            lexicon.HABIT,
+            lexicon.FUTURE,
+            lexicon.FREQUENCIES,
+            lexicon.NUMBERS,
+        ),
+        *(
+            lexicon.NAMES,
+            lexicon.KIN,
+            lexicon.PRONOUNS.values(),
+            lexicon.DEGREES,
+            lexicon.FAR,
+        ),
     )
     written = {row[0] for table in tables for row in table}
     assert len(written) >= 250
     text = "".join(zh for zh, _ in train)
     assert [word for word in written if word not in text] == []
-    lexicon = {word for table in tables for row in table for word in str(row[1]).lower().split()}
-    lexicon = {word.split("=")[0] for word in lexicon}
-    assert lexicon - spoken <= {"the"}, lexicon - spoken
+    words = {word for table in tables for row in table for word in str(row[1]).lower().split()}
+    words = {word.split("=")[0] for word in words}
+    assert words - spoken <= {"the"}, words - spoken
 
 
 # ---------------------------------------------------------------------------- rules, by hand
 def noun(en):
-    return next(entry for entry in world.NOUNS if entry.en == en)
+    return next(entry for entry in lexicon.NOUNS if entry.en == en)
 
 
-def said(subject, verb, target, tense, form="statement", time=world.NOTHING, place=world.NOTHING):
-    action = world.Action(*verb, target, place)
-    clause = world.render(PRONOUN[subject], action, tense, form, time)
-    return world.finish(clause)
+def said(
+    subject,
+    verb,
+    target,
+    tense,
+    form="statement",
+    time=lexicon.NOTHING,
+    place=lexicon.NOTHING,
+):
+    action = grammar.Action(*verb, target, place)
+    clause = grammar.render(PRONOUN[subject], action, tense, form, time)
+    return grammar.finish(clause)
 
 
 READ, HAVE, GO, LIKE = ("看", "read"), ("有", "have"), ("去", "go"), ("喜欢", "like")
-CAT, CATS = world.Phrase("猫", "a cat"), world.Phrase("猫", "cats")
-DAILY, TOMORROW = world.Phrase("每天", "every day"), world.Phrase("明天", "tomorrow")
-TO_SCHOOL = world.Phrase("学校", "to school")
+CAT, CATS = (
+    lexicon.Phrase("猫", "a cat"),
+    lexicon.Phrase("猫", "cats"),
+)
+DAILY, TOMORROW = (
+    lexicon.Phrase("每天", "every day"),
+    lexicon.Phrase("明天", "tomorrow"),
+)
+TO_SCHOOL = lexicon.Phrase("学校", "to school")
 
 
 @pytest.mark.parametrize(
@@ -205,18 +241,19 @@ TO_SCHOOL = world.Phrase("学校", "to school")
          "她昨天在学校看了三本书。", "She read three books at school yesterday."),
         (("她", READ, BOOKS, "past", "question", YESTERDAY, SCHOOL),
          "她昨天在学校看了三本书吗？", "Did she read three books at school yesterday?"),
-        (("她", READ, world.Phrase("书", "books"), "past", "negative", YESTERDAY, SCHOOL),
+        (("她", READ, lexicon.Phrase("书", "books"), "past", "negative", YESTERDAY, SCHOOL),
          "她昨天没在学校看书。", "She didn't read books at school yesterday."),
-        (("他", READ, world.Phrase("书", "books"), "habit", "statement", DAILY),
+        (("他", READ, lexicon.Phrase("书", "books"), "habit", "statement", DAILY),
          "他每天看书。", "He reads books every day."),
-        (("我们", READ, world.Phrase("书", "books"), "habit", "question", DAILY),
+        (("我们", READ, lexicon.Phrase("书", "books"), "habit", "question", DAILY),
          "我们每天看书吗？", "Do we read books every day?"),
-        (("他", READ, world.Phrase("书", "books"), "habit", "negative"),
+        (("他", READ, lexicon.Phrase("书", "books"), "habit", "negative"),
          "他不看书。", "He doesn't read books."),
-        (("我", READ, world.Phrase("书", "a book"), "now"), "我正在看书。", "I am reading a book."),
-        (("我", READ, world.Phrase("书", "a book"), "now", "negative"),
+        (("我", READ, lexicon.Phrase("书", "a book"), "now"),
+         "我正在看书。", "I am reading a book."),
+        (("我", READ, lexicon.Phrase("书", "a book"), "now", "negative"),
          "我没在看书。", "I am not reading a book."),
-        (("她们", READ, world.Phrase("书", "a book"), "now", "statement", world.NOW, SCHOOL),
+        (("她们", READ, lexicon.Phrase("书", "a book"), "now", "statement", lexicon.NOW, SCHOOL),
          "她们现在正在学校看书。", "They are reading a book at school now."),
         (("他", GO, TO_SCHOOL, "future", "statement", TOMORROW),
          "他明天会去学校。", "He will go to school tomorrow."),
@@ -229,18 +266,18 @@ TO_SCHOOL = world.Phrase("学校", "to school")
         (("我", GO, TO_SCHOOL, "want"), "我想去学校。", "I want to go to school."),
         (("她", GO, TO_SCHOOL, "want", "negative"),
          "她不想去学校。", "She doesn't want to go to school."),
-        (("我", HAVE, world.Phrase("一只猫", "a cat"), "habit"), "我有一只猫。", "I have a cat."),
-        (("他", HAVE, world.Phrase("一只猫", "a cat"), "habit"), "他有一只猫。", "He has a cat."),
+        (("我", HAVE, lexicon.Phrase("一只猫", "a cat"), "habit"), "我有一只猫。", "I have a cat."),
+        (("他", HAVE, lexicon.Phrase("一只猫", "a cat"), "habit"), "他有一只猫。", "He has a cat."),
         (("他", HAVE, CAT, "habit", "negative"), "他没有猫。", "He doesn't have a cat."),
         (("你", HAVE, CAT, "habit", "question"), "你有猫吗？", "Do you have a cat?"),
         (("她", LIKE, CATS, "habit"), "她喜欢猫。", "She likes cats."),
-        (("你们", ("听", "listen to"), world.Phrase("音乐", "music"), "like"),
+        (("你们", ("听", "listen to"), lexicon.Phrase("音乐", "music"), "like"),
          "你们喜欢听音乐。", "You like listening to music."),
-        (("他", ("游泳", "swim"), world.NOTHING, "can", "negative"),
+        (("他", ("游泳", "swim"), lexicon.NOTHING, "can", "negative"),
          "他不会游泳。", "He can't swim."),
-        (("他", ("散步", "take a walk"), world.NOTHING, "habit", "statement", DAILY),
+        (("他", ("散步", "take a walk"), lexicon.NOTHING, "habit", "statement", DAILY),
          "他每天散步。", "He takes a walk every day."),
-        (("她", ("跑步", "run"), world.NOTHING, "past", "statement", YESTERDAY),
+        (("她", ("跑步", "run"), lexicon.NOTHING, "past", "statement", YESTERDAY),
          "她昨天跑步了。", "She ran yesterday."),
     ],
 )  # fmt: skip
@@ -249,9 +286,9 @@ def test_a_clause_in_both_languages(spoken, zh, en):
 
 
 def test_the_first_sentence_of_the_readme_has_no_period():
-    action = world.Action(*HAVE, world.Phrase("一只猫", "a cat"))
-    clause = world.render(PRONOUN["我"], action, "habit")
-    assert world.finish(clause, period=False) == ("我有一只猫", "I have a cat")
+    action = grammar.Action(*HAVE, lexicon.Phrase("一只猫", "a cat"))
+    clause = grammar.render(PRONOUN["我"], action, "habit")
+    assert grammar.finish(clause, period=False) == ("我有一只猫", "I have a cat")
 
 
 @pytest.mark.parametrize(
@@ -268,7 +305,7 @@ def test_the_first_sentence_of_the_readme_has_no_period():
     ],
 )
 def test_measure_words(en, determiner, many, expected):
-    assert world.noun_phrase(noun(en), world.Phrase(*determiner), many=many) == expected
+    assert grammar.noun_phrase(noun(en), lexicon.Phrase(*determiner), many=many) == expected
 
 
 @pytest.mark.parametrize(
@@ -281,8 +318,11 @@ def test_measure_words(en, determiner, many, expected):
     ],
 )
 def test_attributes(adjective, expected):
-    one, how = world.Phrase("一", "a"), world.Phrase(*adjective)
-    assert world.noun_phrase(noun("book"), one, adjective=how) == expected
+    one, how = (
+        lexicon.Phrase("一", "a"),
+        lexicon.Phrase(*adjective),
+    )
+    assert grammar.noun_phrase(noun("book"), one, adjective=how) == expected
 
 
 FORMS = """read reads read reading; watch watches watched watching; eat eats ate eating;
@@ -308,18 +348,18 @@ glass glasses; piece pieces; house houses; lawyer lawyers"""
 def test_every_verb_form_by_hand():
     forms = [row.split() for row in FORMS.split(";")]
     assert {row[0] for row in forms} == {
-        verb.en.split()[0] for verb in (*world.VERBS, *world.STATIVES)
+        verb.en.split()[0] for verb in (*lexicon.VERBS, *lexicon.STATIVES)
     }
     for verb, third, past, progressive in forms:
-        assert world.third_person(verb) == third
-        assert world.past(verb) == past
+        assert lexicon.third_person(verb) == third
+        assert lexicon.past(verb) == past
         if verb != "see":
-            assert world.progressive(verb) == progressive
+            assert lexicon.progressive(verb) == progressive
 
 
 def test_plurals_by_hand():
     for singular, plural in (row.split() for row in PLURALS.split(";")):
-        assert world.plural(singular) == plural
+        assert lexicon.plural(singular) == plural
 
 
 # ------------------------------------------------------------------------ agreement in the large

@@ -2,11 +2,12 @@
 
 import pytest
 
-from transformer_jax.config import BOS_ID, EOS_ID, PAD_ID, UNK_ID, UserError
-from transformer_jax.data import small_world
+from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID, UNK_ID
+from transformer_jax.data.small_world import grammar
 from transformer_jax.data.tokenizer import Tokenizer, train_tokenizer
+from transformer_jax.errors import UserError
 
-PAIRS = small_world.pairs("train", size=200)
+PAIRS = grammar.pairs("train", size=200)
 TEXTS = [text for pair in PAIRS for text in pair]
 
 

@@ -7,20 +7,22 @@ import jax
 import numpy as np
 import pytest
 
-from transformer_jax import config as configs
-from transformer_jax import experiment, training
-from transformer_jax import trained as trained_workdir
-from transformer_jax.config import (
+from transformer_jax.config.files import load_config, save_config
+from transformer_jax.config.options import (
     Config,
     DataConfig,
     DecodeConfig,
     ModelConfig,
     TrainConfig,
-    UserError,
 )
-from transformer_jax.data import corpora, small_world, word_vectors
+from transformer_jax.data import corpora, word_vectors
+from transformer_jax.data.small_world import grammar
 from transformer_jax.data.tokenizer import Tokenizers, train_tokenizer
-from transformer_jax.model import Transformer
+from transformer_jax.errors import UserError
+from transformer_jax.inference.trained import load_trained, translate
+from transformer_jax.model.transformer import Transformer
+from transformer_jax.training.run import train
+from transformer_jax.training.step import create_state
 
 D = 3
 CAT, DOG, I_AM = [0.5, -1.25, 3.0], [1e-3, 2.0, -7.0], [9.0, 8.0, -6.5]
@@ -179,7 +181,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 
 
 # --------------------------------------------------------------------------------- the model's rows
-ZH, EN = zip(*small_world.pairs("train", size=150), strict=True)
+ZH, EN = zip(*grammar.pairs("train", size=150), strict=True)
 SHARED = train_tokenizer([*ZH, *EN], vocab_size=701)
 APART = Tokenizers(train_tokenizer(ZH, vocab_size=613), train_tokenizer(EN, vocab_size=431))
 SIZE = 14
@@ -205,7 +207,7 @@ def test_matched_rows_are_the_vectors_at_the_scale_of_the_table(tmp_path, shared
     tokenizers = Tokenizers(SHARED, SHARED) if shared else APART
     sizes = [t.vocab_size for t in (tokenizers.target, tokenizers.source)]
     config = dataclasses.replace(MODEL, tied_embeddings=tied)
-    before = training.create_state(Config(model=config), Transformer(config, *sizes)).params
+    before = create_state(Config(model=config), Transformer(config, *sizes)).params
     words = words_of(*(t.vocabulary for t in tokenizers))
     path = write(tmp_path, text_of(list(words.items())))
     after, summary = word_vectors.initialise(before, path, tokenizers, stddev=0.3)
@@ -275,9 +277,9 @@ def config(tmp_path, monkeypatch):
 
 def test_a_training_starts_from_them_and_never_needs_them_again(config, tmp_path, capsys):
     path, workdir = tmp_path / "vectors.vec.gz", tmp_path / "run"
-    experiment.train(config, workdir)
+    train(config, workdir)
     assert f"pieces start from {path}" in capsys.readouterr().err
-    trained = trained_workdir.load(config, workdir, weights="latest")
+    trained = load_trained(config, workdir, weights="latest")
     vocabulary = trained.tokenizers.target.vocabulary
     vectors, found = word_vectors.load(path, vocabulary, dimension=8)
     assert 0.1 < found.mean() < 0.7
@@ -289,34 +291,32 @@ def test_a_training_starts_from_them_and_never_needs_them_again(config, tmp_path
     path.unlink()
     config.model.pretrained_embeddings = str(tmp_path / "moved.vec.gz")
     config.train.steps = 2
-    experiment.train(config, workdir)
+    train(config, workdir)
     said = capsys.readouterr().err
     assert "goes on from step 1" in said
     assert "start from" not in said
     output = tmp_path / "translations"
     (tmp_path / "sources").write_text("我有一只猫\n", encoding="utf-8")
-    saved = configs.load(workdir / "config.json")
-    trained_workdir.translate(
-        saved, workdir, str(tmp_path / "sources"), str(output), weights="latest", n_best=1
-    )
+    saved = load_config(workdir / "config.json")
+    translate(saved, workdir, str(tmp_path / "sources"), str(output), weights="latest", n_best=1)
     assert output.read_text(encoding="utf-8").count("\n") == 1
 
     config.model.pretrained_embeddings = ""
-    message = refusal(lambda: experiment.train(config, workdir))
+    message = refusal(lambda: train(config, workdir))
     assert "model.pretrained_embeddings" in message
     assert "moved.vec.gz" in message
 
 
 def test_a_run_without_them_does_not_get_them_later(config, tmp_path):
-    configs.save(dataclasses.replace(config, model=MODEL), tmp_path / "config.json")
+    save_config(dataclasses.replace(config, model=MODEL), tmp_path / "config.json")
     config.model = dataclasses.replace(MODEL, pretrained_embeddings="vectors.vec.gz")
-    message = refusal(lambda: experiment.train(config, tmp_path))
+    message = refusal(lambda: train(config, tmp_path))
     assert "(model.pretrained_embeddings: '' in the workdir, 'vectors.vec.gz' now)" in message
 
 
 def test_a_file_that_is_refused_leaves_the_workdir_free(config, tmp_path):
     """So the width may be put right in the same workdir."""
     config.model.d_model = 6
-    message = refusal(lambda: experiment.train(config, tmp_path / "run"))
+    message = refusal(lambda: train(config, tmp_path / "run"))
     assert "vectors of 8 numbers, and model.d_model=6" in message
     assert not (tmp_path / "run" / "config.json").exists()

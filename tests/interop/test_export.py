@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from transformer_jax import config as configs
-from transformer_jax.config import BOS_ID, EOS_ID, PAD_ID, Config, ModelConfig, UserError
-from transformer_jax.data import small_world
+from transformer_jax.config.files import load_config
+from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID, Config, ModelConfig
+from transformer_jax.data.small_world import grammar
 from transformer_jax.data.tokenizer import Tokenizer, Tokenizers, train_tokenizers
+from transformer_jax.errors import UserError
+from transformer_jax.inference.translator import SOURCE_LENGTHS
 from transformer_jax.interop import ctranslate2 as ct2
 from transformer_jax.interop.ctranslate2 import QUANTIZATIONS, export_ctranslate2
 from transformer_jax.interop.safetensors import export_safetensors, load_safetensors
-from transformer_jax.model import Transformer
-from transformer_jax.translation import SOURCE_LENGTHS
+from transformer_jax.model.transformer import Transformer
 
 MODEL = ModelConfig(num_layers=1, d_model=14, d_ff=11, num_heads=2, logits_bias=True)
 CONFIG = Config(name="猫", model=MODEL)
@@ -26,12 +27,12 @@ TEXT = "他们的钢笔非常旧"
 
 @pytest.fixture(scope="module")
 def shared():
-    return train_tokenizers(small_world.pairs("train", size=100), vocab_size=601, shared=True)
+    return train_tokenizers(grammar.pairs("train", size=100), vocab_size=601, shared=True)
 
 
 @pytest.fixture(scope="module")
 def separate():
-    return train_tokenizers(small_world.pairs("train", size=100), vocab_size=557, shared=False)
+    return train_tokenizers(grammar.pairs("train", size=100), vocab_size=557, shared=False)
 
 
 def random_params(config, tokenizers):
@@ -72,7 +73,7 @@ def test_the_folder_gives_back_everything(safetensors, tmp_path, shared, separat
     export_safetensors(config, params, tokenizers, tmp_path / "new" / "model")
     folder = tmp_path / "new" / "model"
     assert_same(load_safetensors(folder / "model.safetensors"), params)
-    assert configs.load(folder / "config.json") == config
+    assert load_config(folder / "config.json") == config
     loaded = Tokenizers.load(folder)
     assert [t.vocabulary for t in loaded] == [t.vocabulary for t in tokenizers]
     assert [t.model for t in loaded] == [t.model for t in tokenizers]

@@ -7,16 +7,17 @@ import jax
 import numpy as np
 import pytest
 
-from transformer_jax import config as configs
-from transformer_jax import training
-from transformer_jax.checkpoint import Checkpoints
-from transformer_jax.config import BOS_ID, EOS_ID, PAD_ID, UNK_ID, Config, UserError
-from transformer_jax.data import small_world
+from transformer_jax.config.files import load_config
+from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID, UNK_ID, Config
+from transformer_jax.data.small_world import grammar
 from transformer_jax.data.tokenizer import Tokenizers, train_tokenizer, train_tokenizers
-from transformer_jax.interop import require
+from transformer_jax.errors import UserError
+from transformer_jax.interop.formats import require
 from transformer_jax.interop.marian import export_marian, import_marian
 from transformer_jax.interop.marian_weights import SpecialIds, export_order, import_order
-from transformer_jax.model import Transformer
+from transformer_jax.model.transformer import Transformer
+from transformer_jax.training.step import create_state
+from transformer_jax.workdir.checkpoints import Checkpoints
 
 safetensors = pytest.importorskip(
     "safetensors.numpy", reason="Marian's files need it: pip install safetensors"
@@ -76,7 +77,7 @@ def marian_folder(folder, tensors=None, **options):
 
 def add_tokenizers(folder, separate=False):
     """SentencePiece models, a vocabulary of V pieces, languages, and options of generation."""
-    pairs = small_world.pairs("train", size=50)
+    pairs = grammar.pairs("train", size=50)
     for tokenizer, name in zip(
         train_tokenizers(pairs, vocab_size=500, shared=False), ("source", "target"), strict=True
     ):
@@ -93,14 +94,14 @@ def add_tokenizers(folder, separate=False):
 
 def imported(workdir):
     """The config and parameters of a workdir."""
-    config = configs.load(workdir / "config.json")
+    config = load_config(workdir / "config.json")
     checkpoints = Checkpoints(workdir, keep=1)
     sizes = {"source": config.data.vocab_size, "target": config.data.vocab_size}
     if (workdir / "vocabularies.json").exists():
         for side, tokenizer in zip(sizes, Tokenizers.load(workdir), strict=True):
             sizes[side] = tokenizer.vocab_size
     model = Transformer(config.model, sizes["target"], sizes["source"])
-    like = jax.eval_shape(lambda: training.create_state(config, model)).params
+    like = jax.eval_shape(lambda: create_state(config, model)).params
     params, steps = checkpoints.restore_params(like, "average")
     checkpoints.close()
     assert steps == [0]
@@ -184,7 +185,7 @@ def test_options_become_ours(tmp_path):
     folder = marian_folder(tmp_path / "m")
     add_tokenizers(folder)
     import_marian(folder, tmp_path / "w")
-    config = configs.load(tmp_path / "w" / "config.json")
+    config = load_config(tmp_path / "w" / "config.json")
     model, decode, data = config.model, config.decode, config.data
     assert (model.num_layers, model.d_model, model.d_ff, model.num_heads) == (2, D, F, 3)
     assert (model.norm, model.layer_norm_epsilon, model.sinusoid_layout) == ("post", 1e-5, "halves")
@@ -285,11 +286,11 @@ def test_import_and_export_change_no_weight(tmp_path, ties):
     ids = {"pad_token_id": last, "decoder_start_token_id": last}
     folder = marian_folder(tmp_path / "m", tensors, **ids, **options)
     import_marian(folder, tmp_path / "w")
-    config = configs.load(tmp_path / "w" / "config.json")
+    config = load_config(tmp_path / "w" / "config.json")
     assert config.model.tied_embeddings == ties
     assert config.data.shared_vocabulary == (not sizes)
     model = Transformer(config.model, last + 2, V + 1)
-    like = jax.eval_shape(lambda: training.create_state(config, model)).params
+    like = jax.eval_shape(lambda: create_state(config, model)).params
     checkpoints = Checkpoints(tmp_path / "w", keep=1)
     params, _ = checkpoints.restore_params(like, "latest")
     checkpoints.close()
@@ -328,7 +329,7 @@ def our_model(tied="all", biases=True, vocab_sizes=(V, V), **options):
     config.data.shared_vocabulary = tied in ("all", "source_target")
     config.data.source_language, config.data.target_language = "en", "de"
     model = Transformer(config.model, vocab_sizes[1], vocab_sizes[0])
-    params = training.create_state(config, model).params
+    params = create_state(config, model).params
     rng = np.random.default_rng(7)
     return config, jax.tree.map(
         lambda x: rng.standard_normal(x.shape).astype(np.float32), jax.device_get(params)
@@ -400,7 +401,7 @@ def test_a_copied_bos_that_was_trained_since_is_kept(tmp_path, changed):
 
 
 def test_separate_vocabularies_of_two_sizes_share_the_id_of_pad(tmp_path):
-    pairs = small_world.pairs("train", size=50)
+    pairs = grammar.pairs("train", size=50)
     source = train_tokenizer([pair[0] for pair in pairs], vocab_size=500)
     target = train_tokenizer([pair[1] for pair in pairs], vocab_size=450)
     config, params = our_model("target_softmax", vocab_sizes=(500, 450))

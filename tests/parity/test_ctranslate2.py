@@ -10,14 +10,15 @@ import pytest
 import sacrebleu
 from launching import launch
 
-from transformer_jax import config as configs
-from transformer_jax import trained as trained_workdir
-from transformer_jax.config import BOS_ID, EOS_ID, Config, ModelConfig
-from transformer_jax.data import corpora, small_world
+from transformer_jax.config.files import load_config
+from transformer_jax.config.options import BOS_ID, EOS_ID, Config, ModelConfig
+from transformer_jax.data import corpora
+from transformer_jax.data.small_world import grammar
 from transformer_jax.data.tokenizer import Tokenizer, Tokenizers, train_tokenizer
+from transformer_jax.inference.trained import load_trained
+from transformer_jax.inference.translator import SOURCE_LENGTHS, Translator, padded
 from transformer_jax.interop.ctranslate2 import export_ctranslate2
-from transformer_jax.model import Transformer
-from transformer_jax.translation import SOURCE_LENGTHS, Translator, padded
+from transformer_jax.model.transformer import Transformer
 
 ctranslate2 = pytest.importorskip("ctranslate2", reason="it is the peer")
 
@@ -50,7 +51,7 @@ SEPARATE = ("target_softmax", "none")
 
 @pytest.fixture(scope="module")
 def sentencepiece_model():
-    texts = (english for _, english in small_world.pairs("train", size=50))
+    texts = (english for _, english in grammar.pairs("train", size=50))
     return train_tokenizer(texts, vocab_size=350).model
 
 
@@ -148,8 +149,8 @@ def trained(tmp_path_factory):
     assert done.returncode == 0, done.stderr
     scores = json.loads((workdir / "evaluation" / "test" / "scores.json").read_text())
     assert scores["bleu"] > 55
-    config = configs.load(workdir / "config.json")
-    return trained_workdir.load(config, workdir, weights="average")
+    config = load_config(workdir / "config.json")
+    return load_trained(config, workdir, weights="average")
 
 
 @pytest.fixture(scope="module")

@@ -6,15 +6,26 @@ import jax
 import numpy as np
 import pytest
 
-from transformer_jax import config as configs
-from transformer_jax import trained, training, translation
-from transformer_jax.checkpoint import Checkpoints
-from transformer_jax.config import BOS_ID, EOS_ID, PAD_ID, UNK_ID, Config, DecodeConfig
-from transformer_jax.data import small_world
+from transformer_jax.config.files import load_config
+from transformer_jax.config.options import (
+    BOS_ID,
+    EOS_ID,
+    PAD_ID,
+    UNK_ID,
+    Config,
+    DecodeConfig,
+    ModelConfig,
+)
+from transformer_jax.data.small_world import grammar
 from transformer_jax.data.tokenizer import train_tokenizer, train_tokenizers
 from transformer_jax.functional.positions import sinusoidal_positions
+from transformer_jax.inference import translator
+from transformer_jax.inference.trained import load_trained
+from transformer_jax.inference.translator import search_batch
 from transformer_jax.interop.marian import export_marian, import_marian
-from transformer_jax.model import Transformer
+from transformer_jax.model.transformer import Transformer
+from transformer_jax.training.step import create_state
+from transformer_jax.workdir.checkpoints import Checkpoints
 
 torch = pytest.importorskip("torch", reason="the peer; `make parity` installs it")
 transformers = pytest.importorskip("transformers", reason="the peer; `make parity` installs it")
@@ -53,9 +64,9 @@ def random_marian(folder, seed=3, **options):
 
 def workdir_model(workdir, vocab_sizes):
     """The model and parameters of a workdir without a tokenizer; sizes of source and target."""
-    config = configs.load(workdir / "config.json")
+    config = load_config(workdir / "config.json")
     model = Transformer(config.model, vocab_sizes[1], vocab_sizes[0])
-    like = jax.eval_shape(lambda: training.create_state(config, model)).params
+    like = jax.eval_shape(lambda: create_state(config, model)).params
     checkpoints = Checkpoints(workdir, keep=1)
     params, _ = checkpoints.restore_params(like, "average")
     checkpoints.close()
@@ -133,7 +144,7 @@ def test_logits_are_marians_imported_and_exported_again(tmp_path, measure, optio
     model, params = workdir_model(tmp_path / "w", (V + 1, size + 1))
     assert model.config.tied_embeddings == tied
     measure(PEER, "logits of an imported model", difference(model, params, peer, size), 1e-4)
-    export_marian(configs.load(tmp_path / "w" / "config.json"), params, None, tmp_path / "out")
+    export_marian(load_config(tmp_path / "w" / "config.json"), params, None, tmp_path / "out")
     again = transformers.MarianMTModel.from_pretrained(tmp_path / "out").eval()
     for name, weight in peer.state_dict().items():
         if "shared" in name and "tie_word_embeddings" in options:
@@ -143,7 +154,7 @@ def test_logits_are_marians_imported_and_exported_again(tmp_path, measure, optio
 
 def our_config(tied="all"):
     config = Config()
-    config.model = configs.ModelConfig(
+    config.model = ModelConfig(
         **{"num_layers": 2, "d_model": D, "d_ff": F, "num_heads": HEADS, "activation": "gelu"},
         **{"layer_norm_epsilon": 1e-5, "sinusoid_layout": "halves", "tied_embeddings": tied},
     )
@@ -155,7 +166,7 @@ def our_config(tied="all"):
 def test_an_exported_model_of_ours_gives_our_logits(tmp_path, measure, tied):
     config = our_config(tied)
     model = Transformer(config.model, V)
-    params = training.create_state(config, model).params
+    params = create_state(config, model).params
     rng = np.random.default_rng(7)
     params = jax.tree.map(lambda x: 0.4 * rng.standard_normal(x.shape).astype("f"), params)
     export_marian(config, params, None, tmp_path / "m")
@@ -220,7 +231,7 @@ def test_beam_search_finds_hugging_faces_translations(tmp_path, measure, alpha, 
     )
     rows = our_rows(V, V - 1)
     tokens = ours(source, mask, rows)
-    found = translation.search(
+    found = search_batch(
         (model,),
         decode,
         (params,),
@@ -258,12 +269,12 @@ TEXTS = ["I have a cat.", "我有一只猫。", "Zebra ½ 猫 déjà vu", "a"]
 @pytest.mark.parametrize("shared", [True, False])
 def test_marians_tokenizer_reads_our_export(tmp_path, shared):
     """The same pieces of both sides; what is rare falls back to bytes."""
-    pairs = small_world.pairs("train", size=50)
+    pairs = grammar.pairs("train", size=50)
     if shared:
         tokenizers = train_tokenizers(pairs, vocab_size=800, shared=True)
     else:
         sides = zip(*pairs, strict=True)
-        tokenizers = translation.Tokenizers(
+        tokenizers = translator.Tokenizers(
             *(train_tokenizer(s, vocab_size=n) for s, n in zip(sides, (500, 450), strict=True))
         )
     sizes = [tokenizer.vocab_size for tokenizer in tokenizers]
@@ -271,12 +282,12 @@ def test_marians_tokenizer_reads_our_export(tmp_path, shared):
     config.data.vocab_size, config.data.shared_vocabulary = sizes[1], shared
     config.data.target_language, config.decode.length_penalty_form = "en", "power"
     model = Transformer(config.model, sizes[1], sizes[0])
-    params = training.create_state(config, model).params
+    params = create_state(config, model).params
     export_marian(config, params, tokenizers, tmp_path / "m")
     theirs = transformers.MarianTokenizer.from_pretrained(tmp_path / "m")
     import_marian(tmp_path / "m", tmp_path / "w")
-    loaded = trained.load(
-        configs.load(tmp_path / "w" / "config.json"), tmp_path / "w", weights="average"
+    loaded = load_trained(
+        load_config(tmp_path / "w" / "config.json"), tmp_path / "w", weights="average"
     )
     for side, name in ((0, "vocab.json"), (1, "vocab.json" if shared else "target_vocab.json")):
         vocabulary = json.loads((tmp_path / "m" / name).read_text(encoding="utf-8"))

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from transformer_jax.config import BOS_ID, EOS_ID, PAD_ID, ModelConfig
+from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID, ModelConfig
 from transformer_jax.functional.losses import label_smoothed_cross_entropy
-from transformer_jax.model import Transformer
+from transformer_jax.model.transformer import Transformer
 
 torch = pytest.importorskip("torch", reason="the peer; `make parity` installs it")
 torch.set_num_threads(2)

@@ -21,7 +21,7 @@ from sweeping import (
     wait_for_more_events,
 )
 
-from transformer_jax import config as configs
+from transformer_jax.errors import PREEMPTED_STATUS
 from transformer_jax.sweeps import child, leases, runner, study
 
 
@@ -57,74 +57,6 @@ def test_a_launcher_that_is_killed_at_random_moments_ends_every_point_once(folde
     assert starts > 7, "no kill interrupted anything"
 
 
-def test_points_of_one_program_share_children_and_end_once(folder, monkeypatch):
-    """As above, but three points in each child, of which two may run at a time."""
-    monkeypatch.setenv("SECONDS_TO_SAVE", "1.2")
-    file = experiment(
-        "def sweep(): return chain(grid({'seed': range(5)}), grid({'seed': [0, 1]}, "
-        "{'model.d_ff': [17]}))\n"
-    )
-    names = [*(f"seed_{n}" for n in range(5)), "seed_0_d_ff_17", "seed_1_d_ff_17"]
-    kill_launchers(file, 3, seed=19, number=5, vectorize=3)
-    status, said = finish(start(file, vectorize=3))
-    assert status == 0, said
-    assert trials() == {name: ["COMPLETE"] for name in names}
-    for name in names:
-        noted = [event for event, _ in events(name)]
-        assert "two" not in noted
-        assert noted[-1] == "end"
-        rows = map(json.loads, Path("run", name, "metrics.jsonl").read_text().splitlines())
-        assert [row["step"] for row in rows] == list(range(1, 12))
-    for name, lanes in zip(names, [3, 3, 3, 2, 2, 2, 2], strict=True):
-        started = Path("run", name, "events").read_text().splitlines()[0]
-        assert started.split()[2] == str(lanes), "the first group is the whole one"
-
-
-def test_a_lane_that_stops_has_failed_and_its_neighbours_have_not(folder):
-    scales = "{'optimizer.learning_rate_scale': [1.5, 300.5, 2.5]}"
-    file = experiment(f"def sweep(): return grid({scales})\n")
-    status, _ = finish(start(file, vectorize=8))
-    assert status == 1
-    found = {name.rpartition("_")[2]: p for name, p in summary().items()}
-    assert {n: p["state"] for n, p in found.items()} == {
-        "1.5": "finished",
-        "300.5": "failed",
-        "2.5": "finished",
-    }
-    assert found["300.5"]["reason"] == "error: the loss diverged"
-    assert found["1.5"]["value"] == pytest.approx(1.5 + 1 / 11)
-
-
-def test_a_child_that_fails_fails_for_all_its_lanes(folder):
-    file = experiment("def sweep(): return grid({'seed': [3, 5]})\n")
-    status, _ = finish(start(file, vectorize=2, arguments=["--config.demo=fail"]))
-    assert status == 1
-    assert {p["reason"] for p in summary().values()} == {"error: this point cannot be"}
-
-
-def test_lanes_are_stopped_by_one_signal_and_go_on_together(folder):
-    file = seeds(4)
-    launcher = start(file, vectorize=4)
-    wait_for(lambda: events("seed_3"))
-    launcher.send_signal(signal.SIGTERM)
-    status, said = finish(launcher)
-    assert status == 75, said
-    assert {p["state"] for p in summary().values()} == {"interrupted"}
-    assert finish(start(file, vectorize=4))[0] == 0
-    for seed in range(4):
-        assert [e for e, _ in events(f"seed_{seed}")] == ["start", "saved", "start", "end"]
-
-
-def test_points_that_were_begun_at_other_times_do_not_share_a_child(folder):
-    file = seeds(3)
-    saved = Path("run/seed_1/checkpoints/4000")
-    saved.mkdir(parents=True)
-    (saved / "manifest.sha256").touch()
-    assert finish(start(file, vectorize=3))[0] == 0
-    lanes = [Path("run", f"seed_{n}", "events").read_text().split()[2] for n in range(3)]
-    assert lanes == ["2", "1", "2"]
-
-
 @pytest.mark.parametrize("shared", ["folder", "database"])
 def test_two_launchers_share_the_points(folder, shared):
     file = seeds(11)
@@ -155,7 +87,7 @@ def test_a_signal_is_passed_on_and_the_same_line_goes_on(folder):
     wait_for(lambda: events("seed_0") and events("seed_1"))
     launcher.send_signal(signal.SIGINT)
     status, said = finish(launcher)
-    assert status == configs.PREEMPTED_STATUS == 75
+    assert status == PREEMPTED_STATUS == 75
     assert said.splitlines()[-1].startswith("interrupted: 2 interrupted, 3 waiting")
     assert [event for event, _ in events("seed_0")] == ["start", "saved"]
     states = [point["state"] for point in summary().values()]

@@ -4,7 +4,8 @@ import optuna
 import pytest
 from sweeping import database
 
-from transformer_jax.config import Config, UserError
+from transformer_jax.config.options import Config
+from transformer_jax.errors import UserError
 from transformer_jax.sweeps import study
 
 

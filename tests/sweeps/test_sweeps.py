@@ -11,9 +11,11 @@ import pytest
 from launching import FLAGS, ROOT, launch, refusal
 from sweeping import EXPERIMENT, experiment, summary, trials
 
-from transformer_jax import command_line, sweeps
-from transformer_jax import config as configs
-from transformer_jax.config import UserError
+from transformer_jax.config import experiment_files
+from transformer_jax.config.files import load_config
+from transformer_jax.config.options import flatten
+from transformer_jax.errors import UserError
+from transformer_jax.sweeps import sweep as sweeps_sweep
 
 TYPES = {
     "demo": "a=b, 我 'c'",
@@ -32,7 +34,7 @@ def swept(tmp_path_factory):
     file = folder / "two.py"
     base = "config = Config(name='two'); config.data.corpus = 'small_world'; return config"
     file.write_text(
-        "from transformer_jax.config import Config\n"
+        "from transformer_jax.config.options import Config\n"
         f"def get_config(scale=''):\n    {base}\n"
         f"def sweep(scale=''):\n    yield {{'name': 'one' + scale, **{TYPES!r}}}\n"
         "    yield {'name': 'two', 'seed': 1, 'train.steps': 8}\n"
@@ -49,11 +51,11 @@ def test_the_points_are_trained_by_the_real_launcher(swept):
         "onex": "finished",
         "two": "finished",
     }
-    config = configs.load(folder / "run" / "onex" / "config.json")
-    assert {name: configs.flatten(config)[name] for name in TYPES} == TYPES
+    config = load_config(folder / "run" / "onex" / "config.json")
+    assert {name: flatten(config)[name] for name in TYPES} == TYPES
     assert (config.name, config.model.d_model) == ("onex", 8)
     # The launch line wins over a point, and sweep.json says so.
-    assert configs.load(folder / "run" / "two" / "config.json").train.steps == 4
+    assert load_config(folder / "run" / "two" / "config.json").train.steps == 4
     assert found["two"]["overrides"] == {"seed": 1, "train.steps": 4}
     for name, point in found.items():
         rows = (folder / "run" / name / "metrics.jsonl").read_text().splitlines()
@@ -121,18 +123,6 @@ def test_a_dry_run_prints_sizes_and_cost_and_runs_nothing(swept, tmp_path):
             "--sweep_storage=nothing cannot be opened",
         ),
         (["--config={file}", "--config.train.evaluate_every=0"], "evaluate_every must not be 0"),
-        (
-            ["--config={file}", "--sweep_vectorize=2", "--config.parallel.strategy=pmap"],
-            "lanes train on one device, and parallel.strategy='pmap'",
-        ),
-        (
-            ["--config={file}", "--sweep_vectorize=2", "--config.train.rng=rbg"],
-            "train.rng='rbg' draws other numbers for lanes",
-        ),
-        (
-            ["--config={file}", "--sweep_vectorize=2", "--sweep_trials=3"],
-            "--sweep_vectorize=2 goes with the points of a sweep()",
-        ),
     ],
 )
 def test_a_launch_line_that_cannot_be(tmp_path, arguments, part):
@@ -177,16 +167,16 @@ def test_a_launch_line_that_cannot_be(tmp_path, arguments, part):
 def test_points_that_cannot_be(folder, sweep, part):
     file = Path(experiment(sweep))
     with pytest.raises(UserError) as caught:
-        sweeps.load_points(file, command_line.load_experiment(file), [])
+        sweeps_sweep.load_points(file, experiment_files.load_experiment(file), [])
     assert part in str(caught.value)
 
 
 def test_points_that_the_launch_line_makes_the_same_are_refused(folder):
     file = Path(experiment("def sweep(): return grid({'seed': [1, 2]})\n"))
-    config = command_line.load_experiment(file)
+    config = experiment_files.load_experiment(file)
     config.seed = 7
     with pytest.raises(UserError, match="same run as point seed_1: the launch line sets seed for"):
-        sweeps.load_points(file, config, ["--config.seed=7"])
+        sweeps_sweep.load_points(file, config, ["--config.seed=7"])
 
 
 def test_a_dry_run_of_a_search_says_what_it_does_not_know(tmp_path):
@@ -201,24 +191,10 @@ def test_a_dry_run_of_a_search_says_what_it_does_not_know(tmp_path):
     assert float(cost.split()[1].rstrip(",").replace(",", "")) == pytest.approx(
         16_000 * hours, abs=16_000 * 0.005
     )
-    assert "--sweep_vectorize=2 goes with" in refusal(*line, "--sweep_vectorize=2")
 
 
 def test_a_search_space_that_returns_another_thing(folder):
     file = Path(experiment("def search_space(trial): return {'model.d_ff': 1.5}"))
     options = {"workers": 1, "num_trials": 1, "url": None, "arguments": [], "launcher": []}
     with pytest.raises(UserError, match=r"search_space\(\) of points.py: model.d_ff=1.5 is not"):
-        sweeps.run(command_line.load_experiment(file), file, folder / "run", **options)
-
-
-def test_a_dry_run_says_what_trains_together(swept):
-    _, arguments, _ = swept
-    rest = [a for a in arguments if not a.startswith("--workdir")]
-    done = launch(*rest, "--dry_run", "--sweep_vectorize=5")
-    assert done.stdout.splitlines()[-2:] == ["alone: onex", "alone: two"]
-
-
-def test_a_search_space_may_take_the_argument(folder):
-    experiment("def search_space(trial, scale='-'): return {'demo': scale}")
-    assert command_line.load_search_space(Path("points.py:big"))(None) == {"demo": "big"}
-    assert command_line.load_search_space(Path("points.py"))(None) == {"demo": "-"}
+        sweeps_sweep.run(experiment_files.load_experiment(file), file, folder / "run", **options)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from absl import flags
 
-from transformer_jax.config import DataConfig, UserError
+from transformer_jax.config.options import DataConfig
+from transformer_jax.errors import UserError
 
 _DEFAULT_RUNTIME = {
     "v4": "tpu-ubuntu2204-base",

@@ -5,7 +5,7 @@ import json
 import shlex
 
 from transformer_jax.cloud import launch_line
-from transformer_jax.config import UserError
+from transformer_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

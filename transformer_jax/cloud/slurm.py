@@ -4,7 +4,7 @@ import dataclasses
 import re
 import shlex
 
-from transformer_jax.config import UserError
+from transformer_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

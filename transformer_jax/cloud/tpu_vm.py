@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from transformer_jax import processes
 from transformer_jax.cloud import launch_line
-from transformer_jax.config import UserError
+from transformer_jax.errors import UserError
+from transformer_jax.parallel.host import signals_interrupt
 
 # call(command, capture) → exit status, and what it wrote to stdout if that is captured.
 Call = Callable[[list[str], bool], tuple[int, str]]
@@ -176,7 +176,7 @@ def run(vm: TpuVm, checkout: Path) -> int:
       KeyboardInterrupt: on Ctrl-C, SIGTERM or SIGHUP, after the machine is deleted.
     """
     create(vm)  # raises before anything is packed
-    with tempfile.TemporaryDirectory() as folder, processes.signals_interrupt():
+    with tempfile.TemporaryDirectory() as folder, signals_interrupt():
         archive = Path(folder) / _ARCHIVE
         number = launch_line.pack_checkout(checkout, archive)
         _say(f"{number} files of the checkout, {archive.stat().st_size / 1e6:.1f} MB, to be copied")

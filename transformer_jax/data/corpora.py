@@ -1,21 +1,20 @@
 """Where text comes from: the small world, HSK sentences, the user's files, or TFDS, as pairs."""
 
 import dataclasses
-import gzip
 import hashlib
 import os
 import random
 import re
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformer_jax import storage
-from transformer_jax.config import DataConfig, UserError, nearest
+from transformer_jax.config.options import DataConfig
+from transformer_jax.data.text import read_lines, siblings
+from transformer_jax.errors import UserError, nearest
 
 Pair = tuple[str, str]
-
 _CORPORA = ["small_world", "hsk", "files", "tfds:<name>"]
 _SMALL_WORLD_TRAIN_SIZE = 60_000
 _SMALL_WORLD_HELD_OUT_SIZE = 1000
@@ -162,7 +161,7 @@ def _from_zh_en(pairs: list[Pair], data: DataConfig) -> list[Pair]:
 
 
 def _small_world(data: DataConfig, split: str) -> Corpus:
-    from transformer_jax.data.small_world import pairs
+    from transformer_jax.data.small_world.grammar import pairs
 
     _from_zh_en([], data)  # refuses other languages before seconds of work
     train_size = data.train_size or _SMALL_WORLD_TRAIN_SIZE
@@ -232,7 +231,7 @@ def _read_pairs(data: DataConfig, option: str) -> Corpus:
     paths = [storage.path(os.path.expanduser(name), folder=folder) for name in names]
     lost = next((path for path in paths if not data.path and not path.is_absolute()), None)
     if lost and not lost.exists():
-        near = nearest(lost.name, _siblings(lost))
+        near = nearest(lost.name, siblings(lost))
         raise UserError(f"{lost} does not exist{near}: name its folder, --config.data.path=DIR")
     if len(paths) == 1:
         return _without_blanks(_read_columns(paths[0]), str(paths[0]))
@@ -252,42 +251,6 @@ def _read_columns(path: Path) -> Iterator[Pair]:
         if line.strip() and not tab:
             raise UserError(f"{path}, line {number} has no tab: give {_FILES_HINT}")
         yield source, rest.partition("\t")[0]
-
-
-def _siblings(path: Path) -> list[str]:
-    return [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file, which may be gzipped.
-
-    Raises:
-      UserError: if it cannot be read.
-    """
-    try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
-        return split_lines(content, str(path))
-    except FileNotFoundError:
-        near = nearest(path.name, _siblings(path))
-        raise UserError(f"{path} does not exist{near}") from None
-    except IsADirectoryError:
-        raise UserError(f"{path} is a directory: give a file") from None
-    except (OSError, EOFError, zlib.error) as e:
-        raise UserError(f"{path} cannot be read: {e}") from None
-
-
-def split_lines(content: bytes, name: str) -> list[str]:
-    """The lines of UTF-8 text; `name` is for the error, which says where it is not UTF-8."""
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as e:
-        number = e.object[: e.start].count(b"\n") + 1
-        raise UserError(f"{name}, line {number} is not UTF-8: convert it (iconv)") from None
-    # str.splitlines would also end a line at U+2028 or a form feed, and shift all that follows.
-    lines = text.removesuffix("\n").split("\n") if text else []
-    return [line.removesuffix("\r") for line in lines]
 
 
 # ------------------------------------------------------------------------------------------- TFDS

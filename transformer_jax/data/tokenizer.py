@@ -10,7 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import sentencepiece
 
-from transformer_jax.config import BOS_ID, EOS_ID, PAD_ID, UNK_ID, UserError, write_whole
+from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID, UNK_ID
+from transformer_jax.errors import UserError
+from transformer_jax.storage import write_whole
 
 
 class Tokenizer:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from transformer_jax.config import UserError, nearest
 from transformer_jax.data.tokenizer import Tokenizers
+from transformer_jax.errors import UserError, nearest
 
 # What SentencePiece adds to the pieces of a text; GloVe has a word <unk>, and word2vec </s>.
 _NO_TEXT = re.compile(r"<pad>|<unk>|</?s>|<0x[0-9A-F]{2}>")

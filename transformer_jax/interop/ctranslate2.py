@@ -34,10 +34,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer_jax.config import BOS_ID, EOS_ID, UNK_ID, Config, ModelConfig, UserError
+from transformer_jax.config.options import BOS_ID, EOS_ID, UNK_ID, Config, ModelConfig
 from transformer_jax.data.tokenizer import Tokenizers
+from transformer_jax.errors import UserError
 from transformer_jax.functional.positions import sinusoidal_positions
-from transformer_jax.interop import SIDES, refuse_not_finite, refuse_used, require
+from transformer_jax.interop.formats import SIDES, refuse_not_finite, refuse_used, require
 from transformer_jax.storage import make_folder
 
 # What the weights can be stored as, besides float32. The name after the underscore is the dtype of

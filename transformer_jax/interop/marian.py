@@ -30,18 +30,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer_jax import config as configs
-from transformer_jax import training
-from transformer_jax.checkpoint import Checkpoints
-from transformer_jax.config import CONFIG_FILE, Config, UserError
+from transformer_jax.config.files import CONFIG_FILE, save_config
+from transformer_jax.config.options import BOS_ID, Config
+from transformer_jax.console import log
 from transformer_jax.data.tokenizer import Tokenizer, Tokenizers
+from transformer_jax.errors import UserError
 from transformer_jax.functional.positions import sinusoidal_positions
-from transformer_jax.interop import SIDES, refuse_not_finite, refuse_used, require
 from transformer_jax.interop import marian_config as options
 from transformer_jax.interop import marian_weights as weights
-from transformer_jax.model import Transformer
-from transformer_jax.storage import make_folder
-from transformer_jax.tracking import say
+from transformer_jax.interop.formats import SIDES, refuse_not_finite, refuse_used, require
+from transformer_jax.model.size import parameter_shapes
+from transformer_jax.model.transformer import Transformer
+from transformer_jax.storage import make_folder, write_whole
+from transformer_jax.training.step import TrainState
+from transformer_jax.workdir.checkpoints import Checkpoints
 
 _GENERATION_FILE, _WEIGHTS_FILE = "generation_config.json", "model.safetensors"
 _TOKENIZER_FILE = "tokenizer_config.json"
@@ -80,7 +82,7 @@ def import_marian(source: Path, workdir: Path) -> None:
         languages=_read_json(languages) if languages.exists() else {},
     )
     transformer = Transformer(model, len(vocabularies.target), len(vocabularies.source))
-    like = training.parameter_shapes(config, transformer)
+    like = parameter_shapes(config, transformer)
     for name in weights.unknown_tensors(tensors, like):
         raise UserError(f"{path} has a tensor that this architecture lacks: {name}")
     _check_positions(tensors, model.d_model)
@@ -95,11 +97,11 @@ def import_marian(source: Path, workdir: Path) -> None:
     if tokenizers:
         tokenizers.save(workdir)
     # Without Adam's moments, which Marian's files have not and translating needs not.
-    state = training.TrainState(jnp.zeros((), jnp.int32), params, (), None)
+    state = TrainState(jnp.zeros((), jnp.int32), params, (), None)
     checkpoints = Checkpoints(workdir, keep=1)
     checkpoints.save(0, state)
     checkpoints.close()
-    configs.save(config, workdir / CONFIG_FILE)
+    save_config(config, workdir / CONFIG_FILE)
 
 
 class _Vocabularies:
@@ -156,7 +158,7 @@ class _Vocabularies:
         needed = [folder / name for name in (*_SPM_FILES, _VOCABULARY_FILES[not self.shared])]
         missing = [path.name for path in needed if not path.exists()]
         if missing or None in self._pieces:
-            say(
+            log(
                 f"{folder} has no {', '.join(missing)}: the workdir gets no tokenizer, "
                 "so it cannot translate text"
             )
@@ -249,11 +251,11 @@ def export_marian(config: Config, params: Any, tokenizers: Tokenizers | None, ou
     sizes = [len(table) - (copy is not None) for table in tables]
     pad = min(sizes) - 1  # Marian has one id for both sides
     orders = [weights.export_order(len(t), drop_bos=copy is not None, pad=pad) for t in tables]
-    start = orders[1].index(configs.BOS_ID if copy is None else copy)
+    start = orders[1].index(BOS_ID if copy is None else copy)
     make_folder(output)
     theirs = options.to_marian(config.model, sizes, orders[1], start)
     tensors = weights.to_tensors(params, *orders)
-    configs.write_whole(output / _WEIGHTS_FILE, safetensors.save(tensors, {"format": "pt"}))
+    write_whole(output / _WEIGHTS_FILE, safetensors.save(tensors, {"format": "pt"}))
     _write_json(output / _GENERATION_FILE, options.to_generation(config.decode, orders[1], start))
     if tokenizers:
         _write_tokenizers(config, tokenizers, orders, output)
@@ -283,4 +285,4 @@ def _write_tokenizers(
 
 
 def _write_json(path: Path, content: Any) -> None:
-    configs.write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

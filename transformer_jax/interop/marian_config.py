@@ -3,17 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from transformer_jax.config import (
-    BOS_ID,
-    EOS_ID,
-    PAD_ID,
-    Config,
-    DecodeConfig,
-    ModelConfig,
-    UserError,
-    validate,
-)
-from transformer_jax.tracking import say
+from transformer_jax.config.checks import check_config
+from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID, Config, DecodeConfig, ModelConfig
+from transformer_jax.console import log
+from transformer_jax.errors import UserError
 
 _ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "swish": "swish", "silu": "swish"}
 # Where our model has one number, Marian has one for each side.
@@ -114,7 +107,7 @@ def to_config(
         get(languages, side, str, "und") for side in ("source_lang", "target_lang")
     )
     if "und" in (data.source_language, data.target_language):
-        say(
+        log(
             f"{name} does not name its languages: data.source_language="
             f"{data.source_language!r}, data.target_language={data.target_language!r}"
         )
@@ -124,7 +117,7 @@ def to_config(
     decode.method = "beam" if decode.beam_size > 1 else "greedy"
     decode.length_penalty = get(generation, "length_penalty", float, 1.0)
     decode.length_penalty_form = "power"
-    return validate(config)
+    return check_config(config)
 
 
 def get(options: dict[str, Any], name: str, kind: type, default: Any = None) -> Any:
@@ -234,7 +227,7 @@ def to_generation(decode: DecodeConfig, order: Sequence[int], start: int) -> dic
     if decode.length_penalty_form == "power":
         return options | {"length_penalty": decode.length_penalty}
     if options["num_beams"] > 1 and decode.length_penalty:
-        say(
+        log(
             f"decode.length_penalty_form={decode.length_penalty_form!r} has no like in "
             "transformers, whose length_penalty is left at 1"
         )

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from transformer_jax.config import BOS_ID, EOS_ID, PAD_ID, UNK_ID, UserError
+from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID, UNK_ID
+from transformer_jax.errors import UserError
 
 Tensors = Mapping[str, np.ndarray]
 

@@ -15,11 +15,12 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from transformer_jax import config as configs
-from transformer_jax.config import CONFIG_FILE, Config, UserError
+from transformer_jax.config.files import CONFIG_FILE, save_config
+from transformer_jax.config.options import Config
 from transformer_jax.data.tokenizer import Tokenizers
-from transformer_jax.interop import refuse_not_finite, refuse_used, require
-from transformer_jax.storage import make_folder
+from transformer_jax.errors import UserError
+from transformer_jax.interop.formats import refuse_not_finite, refuse_used, require
+from transformer_jax.storage import make_folder, write_whole
 
 MODEL_FILE = "model.safetensors"
 
@@ -47,9 +48,9 @@ def export_safetensors(config: Config, params: Any, tokenizers: Tokenizers, outp
     # A view would be saved as the memory behind it is laid out.
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in flat.items()}
     metadata = {"format": "flax", "experiment": config.name}
-    configs.write_whole(output / MODEL_FILE, safetensors.save(tensors, metadata))
+    write_whole(output / MODEL_FILE, safetensors.save(tensors, metadata))
     tokenizers.save(output)
-    configs.save(config, output / CONFIG_FILE)
+    save_config(config, output / CONFIG_FILE)
 
 
 def load_safetensors(path: Path) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from transformer_jax import comparison
-from transformer_jax.config import UserError
+from transformer_jax.errors import UserError
+from transformer_jax.evaluation import comparison
 from transformer_jax.report import figures, importance, runs, sections, statistics
 from transformer_jax.report.document import Block, Figure, Heading, Paragraph, Preformatted, Table
 from transformer_jax.report.runs import Group, Run

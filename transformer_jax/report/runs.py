@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformer_jax import card, records
-from transformer_jax import config as configs
-from transformer_jax.config import CONFIG_FILE, Config, UserError
+from transformer_jax.config.files import CONFIG_FILE, load_config
+from transformer_jax.config.options import Config, flatten
+from transformer_jax.errors import UserError
 from transformer_jax.sweeps.runner import SUMMARY
+from transformer_jax.workdir import card as workdir_card
+from transformer_jax.workdir.metrics import METRICS_FILE, SAMPLES_FILE, is_number, read_metrics
 
 _SEED = "seed"
 
@@ -127,7 +129,7 @@ def read(folder: Path, base: Config | None = None) -> Reading:
     """
     if (folder / SUMMARY).exists():
         return _read_sweep(folder)
-    if not any((folder / name).exists() for name in (CONFIG_FILE, records.METRICS_FILE)):
+    if not any((folder / name).exists() for name in (CONFIG_FILE, METRICS_FILE)):
         within = sorted(folder.glob(f"*/{CONFIG_FILE}")) if folder.is_dir() else []
         if within:
             return _read_workdirs(folder, [path.parent for path in within], base)
@@ -157,7 +159,7 @@ def _read_sweep(folder: Path) -> Reading:
 
 def _read_workdirs(folder: Path, workdirs: Sequence[Path], base: Config | None) -> Reading:
     runs = [_read_point(folder, {"name": workdir.name}) for workdir in workdirs]
-    usual = configs.flatten(base) if base else _usual([run.options for run in runs if run.options])
+    usual = flatten(base) if base else _usual([run.options for run in runs if run.options])
     names = [run.options.get("name", run.name) for run in runs]
     points = []
     for run, name in zip(runs, names, strict=True):
@@ -182,7 +184,7 @@ def _usual(listed: Sequence[dict[str, Any]]) -> dict[str, Any]:
     Runs that differ in the seed alone count once.
     """
     once = {repr({**options, _SEED: 0, "name": ""}): options for options in listed}.values()
-    found = configs.flatten(Config())
+    found = flatten(Config())
     for option in found:
         values = [options[option] for options in once if option in options]
         counts = collections.Counter(map(repr, values))
@@ -207,20 +209,18 @@ def _is_point(point: Any) -> bool:
         and isinstance(point["name"], str)
         and re.fullmatch(r"\w[\w.+-]*", point["name"]) is not None  # it stays in the folder
         and isinstance(point["overrides"], dict)
-        and all(
-            isinstance(v, bool | str) or records.is_number(v) for v in point["overrides"].values()
-        )
+        and all(isinstance(v, bool | str) or is_number(v) for v in point["overrides"].values())
         and isinstance(point["state"], str)
         and isinstance(point.get("reason", ""), str)
         and type(point.get("seconds", 0)) in (int, float)
-        and (point.get("value") is None or records.is_number(point["value"]))
+        and (point.get("value") is None or is_number(point["value"]))
     )
 
 
 def _read_run(workdir: Path, name: str, point: dict[str, Any]) -> Run:
     saved = workdir / CONFIG_FILE
-    options = configs.flatten(configs.load(saved)) if saved.exists() else {}
-    found = card.read(workdir) or {}
+    options = flatten(load_config(saved)) if saved.exists() else {}
+    found = workdir_card.read(workdir) or {}
     seconds = found.get("wall_seconds", point.get("seconds"))
     return Run(
         name=name,
@@ -230,15 +230,15 @@ def _read_run(workdir: Path, name: str, point: dict[str, Any]) -> Run:
         overrides=point.get("overrides", {}),
         options=options,
         card=found,
-        rows=records.read(workdir / records.METRICS_FILE),
-        samples=_samples(workdir / records.SAMPLES_FILE),
+        rows=read_metrics(workdir / METRICS_FILE),
+        samples=_samples(workdir / SAMPLES_FILE),
         seconds=seconds if isinstance(seconds, int | float) else None,
         value=point.get("value"),
     )
 
 
 def _samples(path: Path) -> list[dict[str, Any]]:
-    rows = records.read(path)
+    rows = read_metrics(path)
     names = ("source", "reference", "translation")
     if not all(isinstance(row.get(name), str) for row in rows for name in names):
         raise UserError(f"{path} is damaged: remove it, and the run goes on without it")

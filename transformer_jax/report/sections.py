@@ -5,8 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from transformer_jax import config as configs
-from transformer_jax.config import Config
+from transformer_jax.config.options import Config, flatten
 from transformer_jax.report import figures, runs, statistics
 from transformer_jax.report.document import Block, Figure, Heading, Paragraph, Table
 from transformer_jax.report.runs import Group, Run
@@ -131,7 +130,7 @@ def points(groups: Sequence[Group]) -> list[Block]:
             "BLEU. Points that differ in the seed alone are one row: the mean over n seeds, ± half "
             "of its 95 % interval by Student's t with n − 1 degrees of freedom. One seed has no "
             "interval. Parameters and FLOPs (what the model needs, for all steps) are a run's, and "
-            "time is its wall time, of a lane its share."
+            "time is its wall time."
         ),
         Table(header, rows, numbers=range(1, 7)),
     ]
@@ -284,7 +283,7 @@ def _search(evaluation: dict[str, Any]) -> str:
 
 def options(run: Run) -> list[Block]:
     """The options of a run that are not the defaults."""
-    default = configs.flatten(Config())
+    default = flatten(Config())
     rows = [[name, f"{v}", f"{default[name]}"] for name, v in run.options.items() if
             default.get(name) != v]  # fmt: skip
     return [Heading("Options that are not the default"), Table(["option", "here", "default"], rows)]
@@ -323,7 +322,6 @@ _FACTS: tuple[tuple[str, Callable[[dict[str, Any]], Any]], ...] = (
     ("uncommitted changes (hash)", _inner("code", "uncommitted")),
     ("versions", _inner("versions")),
     ("devices", _inner("devices")),
-    ("models in one process", _inner("lanes")),
     ("training text (hash)", _inner("data", "training_text")),
     ("validation text (hash)", _inner("data", "validation_text")),
     ("tokenizer (hash)", _inner("data", "tokenizer")),

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from transformer_jax import storage
-from transformer_jax.config import PREEMPTED_STATUS
+from transformer_jax.errors import PREEMPTED_STATUS
 
 LOG = "log.txt"
 LANES_LOG = "lanes_log.txt"

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from transformer_jax import accelerators, command_line, roofline, training
-from transformer_jax.config import Config, UserError
-from transformer_jax.model import Transformer
-from transformer_jax.sweeps import check_lanes, configured, load_points, programs_of
+from transformer_jax.config import experiment_files
+from transformer_jax.config.options import Config
+from transformer_jax.errors import UserError
+from transformer_jax.model import size
+from transformer_jax.model.size import count_parameters, parameter_shapes
+from transformer_jax.model.transformer import Transformer
+from transformer_jax.planning import accelerators, roofline
+from transformer_jax.sweeps.sweep import configured, load_points
 
 
 def dry_run(
@@ -18,12 +21,10 @@ def dry_run(
     *,
     accelerator: str | None,
     chip_hour_price: float | None = None,
-    vectorize: int = 1,
 ) -> str:
     """`report` of what `sweeps.run` would train, with the same arguments."""
-    check_lanes(num_trials, vectorize)
     if num_trials is not None:
-        command_line.load_search_space(file)
+        experiment_files.load_search_space(file)
         trials = [(f"trial_{n:04}", config) for n in range(num_trials)]
         text = report(trials, accelerator, chip_hour_price)
         return (
@@ -31,20 +32,7 @@ def dry_run(
         )
     points = load_points(file, config, arguments)
     whole = [(name, configured(config, name, o, origin=str(file))) for name, o in points]
-    text = report(whole, accelerator, chip_hour_price)
-    if vectorize == 1:
-        return text
-    return "\n".join([text, *_groups(programs_of(points, config, file), vectorize)])
-
-
-def _groups(programs: dict[str, dict[str, Any]], lanes: int) -> list[str]:
-    """Which points train together, if none of them was begun before."""
-    left, lines = list(programs), []
-    while left:
-        alike = [name for name in left if programs[name] == programs[left[0]]][:lanes]
-        left = [name for name in left if name not in alike]
-        lines.append(f"{'together' if alike[1:] else 'alone'}: {', '.join(alike)}")
-    return lines
+    return report(whole, accelerator, chip_hour_price)
 
 
 def report(
@@ -65,7 +53,7 @@ def report(
     rows = [["point", "parameters", "steps", "FLOPs", *(["hours"] if chips else [])]]
     for name, config in points:
         parameters = _parameters(config)
-        flops = float(config.train.steps * roofline.step_flops(config)[0])
+        flops = float(config.train.steps * size.step_flops(config)[0])
         row = [name, f"{parameters:,}", f"{config.train.steps:,}", f"{flops:.2e}"]
         if chips:
             hours = config.train.steps * _step_seconds(config, chips, parameters) / 3600
@@ -89,7 +77,7 @@ def report(
 
 def _parameters(config: Config) -> int:
     model = Transformer(config.model, config.data.vocab_size)
-    return training.count_parameters(training.parameter_shapes(config, model))
+    return count_parameters(parameter_shapes(config, model))
 
 
 def _published(name: str) -> accelerators.Accelerator:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 import sqlalchemy
 from sqlalchemy import Column, Integer, MetaData, String, Table
 
-from transformer_jax import processes
+from transformer_jax.parallel.host import alive, host_id
 
 BEAT_EVERY = 5.0  # seconds
 _DEAD_AFTER = 60.0
@@ -43,7 +43,7 @@ class Leases:
         """Makes the table if need be."""
         _TABLE.metadata.create_all(engine)
         self._engine, self._study = engine, study
-        self._me = {"host": processes.host(), "pid": os.getpid(), "owner": uuid.uuid4().hex}
+        self._me = {"host": host_id(), "pid": os.getpid(), "owner": uuid.uuid4().hex}
         # When each lease's owner and beat were first seen as they are, by this process's clock.
         self._seen: dict[str, tuple[str, int, float]] = {}
 
@@ -103,7 +103,7 @@ class Leases:
     def _lives(self, row: sqlalchemy.Row) -> bool:
         if row.owner == self._me["owner"]:
             return True
-        if row.host == self._me["host"] and not processes.alive(row.pid):
+        if row.host == self._me["host"] and not alive(row.pid):
             return False
         owner, beat, since = self._seen.get(row.name, ("", 0, 0.0))
         if (owner, beat) != (row.owner, row.beat):

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformer_jax import records
-from transformer_jax.config import UserError
-from transformer_jax.records import METRICS_FILE
+from transformer_jax.errors import UserError
+from transformer_jax.workdir.metrics import METRICS_FILE, read_metrics
 
 _SHORTEST_NAME = 12
 _RATE_FROM = 10  # the last rows, that time left is estimated from
@@ -44,7 +43,7 @@ class Progress:
         self._seen = now.st_mtime_ns, now.st_size
         self._clear()
         with contextlib.suppress(UserError):  # it is damaged, and the run itself will say so
-            self._read(records.read(self._path))
+            self._read(read_metrics(self._path))
 
     def _clear(self) -> None:
         self.step, self.loss, self.bleu, self.seconds_left = 0, None, None, None

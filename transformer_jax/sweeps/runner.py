@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformer_jax import manifest
-from transformer_jax.config import PREEMPTED_STATUS, UserError
+from transformer_jax.errors import PREEMPTED_STATUS, UserError
 from transformer_jax.sweeps import child, leases, progress
 from transformer_jax.sweeps.study import ENDED, Point, Study
+from transformer_jax.workdir import manifest
 
 SUMMARY = "sweep.json"
 _POLL_EVERY = 0.1  # seconds; the children

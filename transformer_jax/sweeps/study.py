@@ -18,8 +18,8 @@ import optuna
 import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 
-from transformer_jax import config as configs
-from transformer_jax.config import Config, UserError
+from transformer_jax.config.options import Config, flatten
+from transformer_jax.errors import UserError
 from transformer_jax.sweeps.leases import Leases
 
 # What may differ between the launchers of one sweep, and between its first and its second run.
@@ -84,7 +84,7 @@ class Study:
         Raises:
           UserError: if it was begun with another configuration, or its points come from elsewhere.
         """
-        now = configs.flatten(config)
+        now = flatten(config)
         with self._leases.lock():
             begun = self._study.user_attrs.get("config")
             if begun is None:

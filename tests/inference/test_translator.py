@@ -1,0 +1,338 @@
+"""From text to text: order, company, shapes, and the sentences that are none."""
+
+import dataclasses
+import logging
+import random
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID, DecodeConfig, ModelConfig
+from transformer_jax.data.small_world import grammar
+from transformer_jax.data.tokenizer import train_tokenizers
+from transformer_jax.errors import UserError
+from transformer_jax.inference import search as inference_search
+from transformer_jax.inference import translator as inference_translator
+from transformer_jax.inference.translator import Hypothesis, Translator, search_batch
+from transformer_jax.model.transformer import Transformer
+
+PAIRS = grammar.pairs("train", size=300)
+TOKENIZERS = train_tokenizers(PAIRS, vocab_size=701, shared=True)
+TOKENIZER = TOKENIZERS.target
+LENGTHS = (4, 9)
+MODEL = ModelConfig(num_layers=1, d_model=8, d_ff=14, num_heads=2)
+DECODE = DecodeConfig(beam_size=3, extra_length=2, batch_size=5)
+LETTERS = "我你他她有一三五猫狗书人大小"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def traced():
+    """Few source lengths; and the shape of every search that was traced, hence compiled."""
+    shapes, search = [], search_batch
+
+    def counted(models, decode, params, source_tokens, *args):
+        shapes.append((decode.method, *source_tokens.shape))
+        return search(models, decode, params, source_tokens, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inference_translator, "SOURCE_LENGTHS", LENGTHS)
+        patch.setattr(inference_translator, "search_batch", counted)
+        yield shapes
+
+
+def make_params(model, seed=0):
+    tokens = jnp.ones((1, 1), jnp.int32)
+    params = model.init(jax.random.key(seed), tokens, tokens)["params"]
+    # Untrained logits are nearly equal, and rounding would decide; these are farther apart.
+    return jax.tree.map(lambda x: 2 * x, params)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return [make_params(Transformer(MODEL, TOKENIZER.vocab_size))]
+
+
+def make_translator(seed=0, model=MODEL, **options):
+    decode = dataclasses.replace(DECODE, **options)
+    return Translator([Transformer(model, TOKENIZER.vocab_size)], TOKENIZERS, decode, seed=seed)
+
+
+@pytest.fixture(scope="module")
+def translators():
+    """One per method, so that each shape is compiled once for all tests."""
+    return {method: make_translator(method=method) for method in ("beam", "greedy", "sample")}
+
+
+def like(translator, **options):
+    """Another translator that shares what is compiled: these options are none of the search's."""
+    other = make_translator(method=translator.decode.method, **options)
+    other._search = translator._search
+    return other
+
+
+def pieces(sentence):
+    return len(TOKENIZER.encode([sentence])[0]) + 1
+
+
+def sentence_of(count, rng):
+    """A sentence of `count` pieces with its <eos>."""
+    while True:
+        text = "".join(rng.choices(LETTERS, k=count - 1))
+        if pieces(text) == count:
+            return text
+
+
+def sentences_of(*counts, seed=0):
+    rng = random.Random(seed)
+    return [sentence_of(count, rng) for count in counts]
+
+
+def assert_same(found, expected):
+    assert [[h.text for h in hypotheses] for hypotheses in found] == [
+        [h.text for h in hypotheses] for hypotheses in expected
+    ]
+    for a, b in zip(found, expected, strict=True):
+        for field in ("score", "log_prob"):
+            np.testing.assert_allclose(
+                [getattr(h, field) for h in a], [getattr(h, field) for h in b], rtol=1e-4, atol=1e-4
+            )
+
+
+MIXED = sentences_of(5, 2, 9, 6, 3, 4, 8, 2, 6, 7, 3, 5, 9, 2, 4, 3)
+SHORT = sentences_of(*[3, 4] * 6)
+
+
+# ---------------------------------------------------------------------------------- order, company
+@pytest.mark.fast
+def test_results_are_in_the_order_of_the_sentences(translators, params):
+    translator = translators["greedy"]
+    alone = [translator.translate(params, [text])[0] for text in MIXED]
+    assert len({h[0].text for h in alone}) > len(MIXED) / 2, "or order would not show"
+    ticks = []
+    assert_same(translator.translate(params, MIXED, progress=ticks.append), alone)
+    assert sum(ticks) == len(MIXED)
+    assert_same(translator.translate(params, MIXED[::-1]), alone[::-1])
+
+
+def test_company_changes_nothing(translators, params):
+    translator, rng = translators["beam"], random.Random(1)
+    alone = {text: translator.translate(params, [text])[0] for text in SHORT}
+    for _ in range(7):
+        some = rng.choices(SHORT, k=rng.randrange(1, 14))
+        assert_same(translator.translate(params, some), [alone[text] for text in some])
+
+
+def test_the_batch_size_changes_nothing(translators, params):
+    expected = translators["greedy"].translate(params, MIXED)
+    one_by_one = like(translators["greedy"], batch_size=1)
+    assert_same(one_by_one.translate(params, MIXED), expected)
+
+
+def test_greedy_is_what_the_whole_model_finds(translators, params):
+    """Without cache, batch or buckets: the likeliest next piece, again and again."""
+    model = Transformer(MODEL, TOKENIZER.vocab_size)
+    text = MIXED[0]
+    source = jnp.asarray([[*TOKENIZER.encode([text])[0], EOS_ID]], jnp.int32)
+    limit = source.shape[1] + DECODE.extra_length
+    next_log_probs = jax.jit(
+        lambda inputs: jax.nn.log_softmax(model.apply({"params": params[0]}, source, inputs)[0])
+    )
+    found, log_prob = [], 0.0
+    while len(found) < limit and EOS_ID not in found:
+        inputs = jnp.asarray([[BOS_ID, *found, *[PAD_ID] * (limit - len(found))]], jnp.int32)
+        log_probs = np.array(next_log_probs(inputs)[len(found)])
+        found.append(int(np.where(np.isin(range(701), [PAD_ID, BOS_ID]), -9e9, log_probs).argmax()))
+        log_prob += float(log_probs[found[-1]])
+    (hypothesis,) = translators["greedy"].translate(params, [text])[0]
+    assert hypothesis.text == TOKENIZER.decode([found])[0]
+    assert hypothesis.log_prob == pytest.approx(log_prob, rel=1e-3)
+
+
+# ----------------------------------------------------------------------- blank, too long, one line
+@pytest.mark.fast
+def test_blank_lines_stay_blank_and_too_long_ones_have_none(translators, params):
+    longest, too_long = sentences_of(LENGTHS[-1], LENGTHS[-1] + 1)
+    lines = [MIXED[0], "", too_long, "  \t ", longest, "\u3000"]
+    found = translators["greedy"].translate(params, lines)
+    blank = [Hypothesis("", 0.0, 0.0)]
+    assert (found[1], found[3], found[5]) == (blank, blank, blank)
+    assert found[2] == []
+    assert len(found[4]) == 1
+    assert_same([found[0]], translators["greedy"].translate(params, [MIXED[0]]))
+
+
+def test_no_sentences(translators, params):
+    assert translators["beam"].translate(params, []) == []
+
+
+def test_a_text_without_pieces_is_translated_to_something(translators, params):
+    assert pieces("▁") == 1
+    assert len(translators["greedy"].translate(params, ["▁"])[0]) == 1
+
+
+def test_a_translation_is_one_line(translators):
+    """<0x0A> is a piece like another, and a line in must be a line out."""
+    ids = TOKENIZER.encode(["a\nb\r\nc"])[0]
+    assert TOKENIZER.decode([ids]) == ["a\nb\r\nc"]
+    found = inference_search.SearchResult(
+        tokens=np.asarray([[[*ids, EOS_ID]]]),
+        log_prob=np.zeros((1, 1)),
+        score=np.zeros((1, 1)),
+        length=np.asarray([[len(ids) + 1]]),
+        token_log_probs=np.zeros((1, 1, len(ids) + 1)),
+    )
+    assert translators["greedy"]._hypotheses(found, 0)[0].text == "a b  c"
+
+
+# ------------------------------------------------------------------------------------------ shapes
+def compilations(caplog, call):
+    caplog.clear()
+    with jax.log_compiles(), caplog.at_level(logging.WARNING, logger="jax"):
+        call()
+    return [r.getMessage() for r in caplog.records if "Compiling" in r.getMessage()]
+
+
+@pytest.mark.parametrize("method", ["beam", "greedy", "sample"])
+def test_a_closed_set_of_shapes(caplog, translators, params, traced, method):
+    """Each length with one sentence and with a batch; then nothing is compiled any more."""
+    translator = translators[method]
+    for length in LENGTHS:
+        translator.translate(params, sentences_of(length))
+        translator.translate(params, sentences_of(length, length))
+    expected = {(method, rows, s) for s in LENGTHS for rows in (1, DECODE.batch_size)}
+    assert {t for t in traced if t[0] == method and t[1] in (1, DECODE.batch_size)} == expected
+
+    def many_compositions():
+        rng = random.Random(2)
+        for _ in range(30):
+            counts = [rng.randrange(2, LENGTHS[-1] + 1) for _ in range(rng.randrange(1, 13))]
+            translator.translate(params, ["", *sentences_of(*counts, seed=rng.random())])
+
+    before = len(traced)
+    assert compilations(caplog, many_compositions) == []
+    assert len(traced) == before
+    assert compilations(caplog, lambda: jax.jit(lambda x: 7 * x)(3)), "or this counts nothing"
+
+
+@pytest.mark.parametrize(
+    ("max_positions", "lengths"), [(64, (4, 9)), (9, (4, 7)), (6, (4,)), (3, (1,))]
+)
+def test_learned_positions_limit_the_source(max_positions, lengths):
+    model = dataclasses.replace(MODEL, positions="learned", max_positions=max_positions)
+    assert make_translator(model=model)._lengths == lengths
+
+
+def test_with_learned_positions_a_longer_sentence_has_no_translation():
+    model = dataclasses.replace(MODEL, positions="learned", max_positions=5)
+    params = [make_params(Transformer(model, TOKENIZER.vocab_size))]
+    translator = make_translator(model=model, method="greedy")
+    fits, too_long = translator.translate(params, sentences_of(3, 4))
+    assert len(fits) == 1
+    assert np.isfinite(fits[0].score)
+    assert too_long == []
+
+
+def test_too_few_learned_positions_are_refused():
+    model = dataclasses.replace(MODEL, positions="learned", max_positions=19)
+    with pytest.raises(UserError) as caught:
+        make_translator(model=model, extra_length=19)
+    assert "decode.extra_length=19" in str(caught.value)
+    assert "model.max_positions=19" in str(caught.value)
+
+
+# --------------------------------------------------------------------------------- sampling, n best
+def test_the_seed_decides_what_is_sampled(translators, params):
+    translator = translators["sample"]
+    first = translator.translate(params, SHORT)
+    assert_same(translator.translate(params, SHORT), first)
+    assert_same(like(translator).translate(params, SHORT), first)
+    other = like(translator, seed=1).translate(params, SHORT)
+    differing = sum(a[0].text != b[0].text for a, b in zip(first, other, strict=True))
+    assert differing > len(SHORT) / 2
+
+
+def test_equal_sentences_are_sampled_apart(translators, params):
+    found = translators["sample"].translate(params, [SHORT[0]] * 10)
+    assert len({h[0].text for h in found}) > 2
+
+
+@pytest.mark.fast
+def test_the_n_best_come_best_first(translators, params):
+    for hypotheses in translators["beam"].translate(params, SHORT):
+        assert 1 < len(hypotheses) <= DECODE.beam_size
+        scores = [h.score for h in hypotheses]
+        assert scores == sorted(scores, reverse=True)
+        assert all(h.log_prob < 0 for h in hypotheses)
+
+
+@pytest.mark.parametrize("method", ["greedy", "sample"])
+def test_without_a_beam_there_is_one(translators, params, method):
+    assert {len(h) for h in translators[method].translate(params, SHORT)} == {1}
+
+
+# ------------------------------------------------------------------------------ prefixes, ensembles
+def test_a_translation_begins_with_its_prefix(translators, params):
+    begins = ["She", "", "The", "a b", "Is", ""]
+    for method, translator in translators.items():
+        free = translator.translate(params, SHORT[:6])
+        found = translator.translate(params, SHORT[:6], prefixes=begins)
+        for begin, hypotheses in zip(begins, found, strict=True):
+            assert all(h.text.startswith(begin) for h in hypotheses)
+        assert sum(f[0].text != h[0].text for f, h in zip(free, found, strict=True)) == 4
+        # Beside forced rows, a free one is translated as ever.
+        assert_same([found[1], found[5]], [free[1], free[5]])
+        (ids,) = translator.tokenizers.target.encode([begins[0]])
+        assert found[0][0].ids[: len(ids)] == tuple(ids), method
+
+
+def test_a_prefix_without_room_for_a_translation(translators, params):
+    source = sentences_of(4)[0]  # 4 tokens with <eos>: room for 6
+    target = translators["greedy"].tokenizers.target
+    begins = [" ".join("abcdefgh"[:n]) for n in range(1, 9)]
+    found = translators["greedy"].translate(params, [source] * 8, prefixes=begins)
+    fits = [len(ids) < 4 + DECODE.extra_length for ids in target.encode(begins)]
+    assert True in fits and False in fits
+    assert [bool(h) for h in found] == fits
+
+
+def test_a_hypothesis_says_its_pieces_and_their_log_probs(translators, params):
+    for hypotheses in translators["beam"].translate(params, SHORT):
+        for h in hypotheses:
+            assert len(h.ids) == len(h.token_log_probs)
+            assert EOS_ID not in h.ids[:-1] and not {PAD_ID, BOS_ID} & set(h.ids)
+            np.testing.assert_allclose(sum(h.token_log_probs), h.log_prob, rtol=1e-5)
+            assert TOKENIZER.decode([h.ids]) == [h.text]
+
+
+def test_an_ensemble_searches_the_mean_of_probabilities():
+    """Two different architectures; greedy search by the definition, from whole-target logits."""
+    configs = [MODEL, dataclasses.replace(MODEL, d_model=12, norm="pre", num_heads=3)]
+    models = [Transformer(c, TOKENIZER.vocab_size) for c in configs]
+    # Sharp ones, or their mean would be nearly uniform.
+    params = [jax.tree.map(lambda x: 2 * x, make_params(m, seed)) for seed, m in enumerate(models)]
+    decode = dataclasses.replace(DECODE, method="greedy")
+    text = sentences_of(4)[0]
+    (found,), *_ = Translator(models, TOKENIZERS, decode).translate(params, [text])
+    source = np.array([[*TOKENIZERS.source.encode([text])[0], EOS_ID]])
+    tokens, log_probs = [], []
+    while len(tokens) < 4 + DECODE.extra_length and EOS_ID not in tokens:
+        logits = [
+            m.apply({"params": p}, source, np.array([[BOS_ID, *tokens]]))[0, -1]
+            for m, p in zip(models, params, strict=True)
+        ]
+        mean = np.mean([jax.nn.softmax(x.astype(jnp.float32)) for x in logits], axis=0)
+        tokens.append(int(np.argmax(np.where(np.isin(np.arange(701), [PAD_ID, BOS_ID]), 0, mean))))
+        log_probs.append(np.log(mean[tokens[-1]]))
+    assert found.ids == tuple(tokens)
+    np.testing.assert_allclose(found.token_log_probs, log_probs, rtol=1e-4, atol=1e-5)
+    (alone,), *_ = Translator(models[:1], TOKENIZERS, decode).translate(params[:1], [text])
+    assert abs(alone.log_prob - found.log_prob) > 0.1, "or one of the two was not asked"
+
+
+def test_an_ensemble_of_one_model_twice_is_that_model(params):
+    model = Transformer(MODEL, TOKENIZER.vocab_size)
+    twice = Translator([model, model], TOKENIZERS, DECODE).translate([*params, *params], SHORT[:5])
+    once = Translator([model], TOKENIZERS, DECODE).translate(params, SHORT[:5])
+    assert_same(twice, once)

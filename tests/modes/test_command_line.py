@@ -1,0 +1,366 @@
+"""The command line: options reach the configuration with their types; a mistake is one line."""
+
+import functools
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from transformer_jax.config import experiment_files
+from transformer_jax.config.files import save_config
+from transformer_jax.config.options import Config
+from transformer_jax.errors import UserError
+from transformer_jax.modes import command_line
+
+EXPERIMENT = """
+from transformer_jax.config.options import Config
+def get_config(name="tiny"):
+    config = Config(name=name)
+    config.model.d_ff = 17
+    return config
+def sweep(name="tiny"):
+    for layers in (2, 3, 5):
+        yield {"name": f"{name}_{layers}", "model.num_layers": layers, "model.dropout_rate": 0}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.py").write_text(EXPERIMENT)
+    (tmp_path / "default.py").write_text(EXPERIMENT.replace("17", "19"))
+    return tmp_path
+
+
+@pytest.fixture
+def run(folder, monkeypatch, capsys):
+    """run(*arguments) -> (what main saw: configuration, mode, arguments), or (status, stderr)."""
+
+    def plain_app_run(main, argv, flags_parser):
+        sys.exit(main(flags_parser(argv)))
+
+    # absl's own sets up logging for the whole process; test_launch.py goes through it.
+    monkeypatch.setattr(command_line.app, "run", plain_app_run)
+    define = config_flags.DEFINE_config_dataclass
+
+    def call(*arguments):
+        values, seen = flags.FlagValues(), []  # the global ones remember earlier calls
+        flags.DEFINE_string("workdir", None, "", flag_values=values)
+        flags.DEFINE_integer("sweep_index", None, "", flag_values=values)
+        flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "", flag_values=values)
+        define_here = functools.partial(define, flag_values=values)
+        monkeypatch.setattr(config_flags, "DEFINE_config_dataclass", define_here)
+        monkeypatch.setattr(flags, "FLAGS", values)
+        monkeypatch.setattr(sys, "argv", ["launch.py", *arguments])
+
+        def main(argv):
+            seen.append((values.config, values.mode, argv[1:]))
+
+        with pytest.raises(SystemExit) as caught:
+            command_line.run(main, default_experiment=folder / "default.py")
+        return seen[0] if seen else (caught.value.code, capsys.readouterr().err)
+
+    return call
+
+
+def refusal(result):
+    assert len(result) == 2, "main was called"
+    status, error = result
+    assert status == 2
+    assert error.startswith("error: ")
+    assert error.endswith("\n")
+    assert error.count("\n") == 1
+    return error
+
+
+def expected(**options):
+    """tiny.py's configuration with other options, by dotted name (with __ for .)."""
+    config = Config(name="tiny")
+    config.model.d_ff = 17
+    for name, value in options.items():
+        section, _, option = name.rpartition("__")
+        setattr(getattr(config, section) if section else config, option, value)
+    return config
+
+
+# --------------------------------------------------------------------------- which configuration
+@pytest.mark.fast
+def test_an_experiment_file(run):
+    assert run("--config=tiny.py") == (expected(), "train", [])
+
+
+def test_an_experiment_file_with_an_argument(run):
+    assert run("--config=tiny.py:one:two")[0] == expected(name="one:two")
+
+
+def test_an_experiment_file_by_its_whole_path(run, folder):
+    assert run(f"--config={folder}/tiny.py")[0] == expected()
+
+
+def test_the_default_experiment(run):
+    assert run()[0].model.d_ff == 19
+    assert run("--workdir=nothing_there_yet")[0].model.d_ff == 19
+
+
+def test_the_workdirs_configuration_when_none_is_named(run, folder):
+    (folder / "run").mkdir()
+    save_config(expected(seed=5, model__d_ff=23), folder / "run" / "config.json")
+    assert run("--workdir=run")[0] == expected(seed=5, model__d_ff=23)
+    overridden = run("--workdir=run", "--config.model.num_layers=3", "--mode=evaluate")
+    assert overridden[0] == expected(seed=5, model__d_ff=23, model__num_layers=3)
+    assert overridden[1] == "evaluate"
+    assert run("--config=tiny.py", "--workdir=run")[0] == expected()
+
+
+def test_a_damaged_configuration_of_the_workdir(run, folder):
+    (folder / "config.json").write_text("{")
+    assert "config.json is damaged" in refusal(run("--workdir=."))
+
+
+@pytest.mark.fast
+def test_a_missing_file_names_the_nearest(run):
+    error = refusal(run("--config=tinny.py"))
+    assert "--config=tinny.py" in error
+    assert "did you mean tiny.py?" in error
+    assert "there is no such file" in refusal(run("--config=no/such/folder/tiny.py"))
+    assert "there is no such file" in refusal(run("--config="))
+    assert "there is no such file" in refusal(run("--config=."))
+
+
+def test_a_missing_file_elsewhere_names_the_nearest_of_experiments(run, folder):
+    (folder / "experiments").mkdir()
+    (folder / "experiments" / "quickstart.py").write_text(EXPERIMENT)
+    error = refusal(run("--config=experiment/quickstart.py"))
+    assert f"did you mean {os.path.join('experiments', 'quickstart.py')}?" in error
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "part"),
+    [
+        ("text.txt", "hello", "is not a Python file"),
+        ("nothing.py", "x = 1", "has no function get_config()"),
+        ("wrong.py", "def get_config(): return {'seed': 1}", "returned a dict, not a Config"),
+    ],
+)
+def test_a_file_that_is_no_experiment(run, folder, name, content, part):
+    (folder / name).write_text(content)
+    error = refusal(run(f"--config={name}"))
+    assert name in error
+    assert part in error
+
+
+@pytest.mark.parametrize("name", ["config", "workdir", "sweep_index"])
+def test_a_space_for_the_equals_sign(run, name):
+    assert f"write --{name}=tiny.py, with an equals sign" in refusal(run(f"--{name}", "tiny.py"))
+    assert f"write --{name}=…" in refusal(run(f"--{name}"))
+
+
+# ------------------------------------------------------------------------------ points of a sweep
+def point(layers, name="tiny", **options):
+    changed = {"model__num_layers": layers, "model__dropout_rate": 0.0} | options
+    return expected(name=f"{name}_{layers}", **changed)
+
+
+@pytest.mark.fast
+def test_a_point_of_a_sweep(run):
+    config, *rest = run("--config=tiny.py", "--sweep_index=1")
+    assert (config, rest) == (point(3), ["train", []])
+    assert type(config.model.dropout_rate) is float, "a whole number was given for a number"
+    assert run("--sweep_index=0", "--config=tiny.py:huge")[0] == point(2, "huge")
+    assert run("--config=tiny.py")[0] == expected(), "the points are not kept"
+
+
+def test_the_command_lines_overrides_win_over_a_points(run):
+    config = run("--config=tiny.py", "--config.model.num_layers=7", "--sweep_index=2")[0]
+    assert config == point(5, model__num_layers=7)
+
+
+def test_a_point_in_a_workdir_that_has_another_configuration(run, folder):
+    save_config(expected(seed=5), folder / "config.json")
+    assert run("--config=tiny.py", "--sweep_index=1", "--workdir=.")[0] == point(3)
+    error = refusal(run("--workdir=.", "--sweep_index=1"))
+    assert "--sweep_index needs --config=FILE.py" in error
+
+
+@pytest.mark.parametrize("index", ["3", "-1"])
+def test_an_index_that_is_out_of_range_says_how_many_points_there_are(run, index):
+    error = refusal(run("--config=tiny.py", f"--sweep_index={index}"))
+    assert f"--sweep_index={index}: " in error
+    assert "sweep() of tiny.py has 3 points" in error
+
+
+@pytest.mark.parametrize("index", ["one", "1.5", ""])
+def test_an_index_that_is_no_number(run, index):
+    error = refusal(run("--config=tiny.py", f"--sweep_index={index}"))
+    assert f"{index!r} is not a whole number" in error
+
+
+@pytest.mark.parametrize(
+    ("points", "part"),
+    [
+        ('{"name": "a", "model.layers": 2}', "point 0 of sweep() of bad.py: there is no option"),
+        ('{"name": "a", "model.d_f": 2}', "did you mean model.d_ff?"),
+        ('{"name": "a", "num_heads": 2}', "did you mean model.num_heads?"),
+        ('{"name": "a", "model": 2}', "there is no option model"),
+        ('{"name": "a", "model.d_ff": 2.0}', "model.d_ff=2.0 is not a whole number"),
+        ('{"name": "a", "model.d_ff": True}', "model.d_ff=True is not a whole number"),
+        ('{"name": "a", "model.dropout_rate": False}', "dropout_rate=False is not a number"),
+        ('{"name": "a", "model.norm": 1}', "model.norm=1 is not text"),
+        ('{"name": "a", "model.attention_bias": 1}', "attention_bias=1 is not true or false"),
+        ('("name", "a")', "point 0 of sweep() of bad.py is a tuple, not a dict"),
+        ('{"seed": 1}', "point 0 of sweep() of bad.py needs a name of its own"),
+        ('{"name": "a"}, {"name": "a"}', "point 1 of sweep() of bad.py needs a name of its own"),
+    ],
+)
+def test_a_sweep_that_cannot_be(run, folder, points, part):
+    file, _, _ = EXPERIMENT.partition("def sweep")
+    (folder / "bad.py").write_text(file + f"def sweep(): return [{points}]\n")
+    assert part in refusal(run("--config=bad.py", "--sweep_index=0"))
+
+
+def test_a_file_without_a_sweep(run, folder):
+    (folder / "single.py").write_text(EXPERIMENT.partition("def sweep")[0])
+    error = refusal(run("--config=single.py", "--sweep_index=0"))
+    assert "--config=single.py has no function sweep()" in error
+    assert "there is no such file" in refusal(run("--config=tinny.py", "--sweep_index=0"))
+
+
+def test_all_points_of_a_sweep_which_may_take_the_argument(folder):
+    names = [p["name"] for p in experiment_files.load_sweep(Path("tiny.py:huge"))]
+    assert names == ["huge_2", "huge_3", "huge_5"]
+    (folder / "plain.py").write_text(
+        EXPERIMENT.partition("def sweep")[0] + 'def sweep(): return [{"name": "b", "seed": 3}]\n'
+    )
+    assert experiment_files.load_sweep(Path("plain.py:huge")) == [{"name": "b", "seed": 3}]
+
+
+# -------------------------------------------------------------------------------------- overrides
+@pytest.mark.parametrize(
+    ("argument", "name", "value"),
+    [
+        ("--config.model.num_layers=2", "model__num_layers", 2),
+        ("-config.model.num_layers=2", "model__num_layers", 2),
+        ("--config.seed=-1", "seed", -1),
+        ("--config.model.dropout_rate=.3", "model__dropout_rate", 0.3),
+        ("--config.model.dropout_rate=0", "model__dropout_rate", 0.0),
+        ("--config.optimizer.epsilon=1e-7", "optimizer__epsilon", 1e-7),
+        ("--config.name=7", "name", "7"),
+        ("--config.demo=", "demo", ""),
+        ("--config.demo=a=b, c", "demo", "a=b, c"),
+        ("--config.demo=我有一只猫", "demo", "我有一只猫"),
+        ("--config.model.norm=pre", "model__norm", "pre"),
+        ("--config.train.tensorboard=False", "train__tensorboard", False),
+        ("--config.train.tensorboard=0", "train__tensorboard", False),
+        ("--noconfig.train.tensorboard", "train__tensorboard", False),
+        ("--config.model.attention_bias", "model__attention_bias", True),
+        ("--config.model.attention_bias=true", "model__attention_bias", True),
+    ],
+)
+def test_an_override_has_the_options_type(run, argument, name, value):
+    config, *_ = run("--config=tiny.py", argument)
+    assert config == expected(**{name: value})
+    section, _, option = name.rpartition("__")
+    assert type(getattr(getattr(config, section) if section else config, option)) is type(value)
+
+
+def test_several_overrides_in_any_order_and_the_last_wins(run):
+    config, *_ = run(
+        "--config.seed=3", "--config.model.norm=pre", "--config=tiny.py", "--config.seed=4"
+    )
+    assert config == expected(seed=4, model__norm="pre")
+
+
+def test_overrides_of_one_call_are_forgotten_by_the_next(run):
+    run("--config=tiny.py", "--config.seed=3")
+    assert run("--config=tiny.py")[0].seed == 0
+
+
+def test_a_value_after_a_space(run):
+    config, *_ = run("--config=tiny.py", "--config.model.num_layers", "3")
+    assert config == expected(model__num_layers=3)
+
+
+def test_options_from_a_flag_file(run, folder):
+    (folder / "flags").write_text("--config=tiny.py\n--config.seed=3\n")
+    assert run("--flagfile=flags")[0] == expected(seed=3)
+    (folder / "flags").write_text("--config.sed=3\n")
+    assert "did you mean seed?" in refusal(run("--flagfile=flags"))
+    assert "no_such_file" in refusal(run("--flagfile=no_such_file"))
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("argument", "near"),
+    [
+        ("--config.model.num_layer=2", "model.num_layers"),
+        ("--config.num_layers=2", "model.num_layers"),
+        ("--config.modle.d_ff=2", "model.d_ff"),
+        ("--config.train.num_heads=2", "model.num_heads"),
+        ("--config.model.steps=2", "train.steps"),
+        ("--config.epsilon=2", "optimizer.epsilon"),
+        ("--config.sed=2", "seed"),
+        ("--noconfig.train.tensorbord", "train.tensorboard"),
+        ("--config.model.num_layer", "model.num_layers"),
+    ],
+)
+def test_an_unknown_option_names_the_nearest(run, argument, near):
+    error = refusal(run("--config=tiny.py", argument))
+    name = argument.partition("=")[0].lstrip("-").removeprefix("no")
+    assert f"--{name} " in error
+    assert f"did you mean {near}?" in error
+
+
+@pytest.mark.parametrize("argument", ["--config.xyzzy.qq=3", "--config.model=3", "--config.=3"])
+def test_what_is_no_option(run, argument):
+    assert argument.partition("=")[0] in refusal(run("--config=tiny.py", argument))
+
+
+@pytest.mark.parametrize(
+    ("argument", "part"),
+    [
+        ("--config.model.num_layers=two", "'two' is not a whole number"),
+        ("--config.model.num_layers=2.5", "'2.5' is not a whole number"),
+        ("--config.model.dropout_rate=high", "'high' is not a number"),
+        ("--config.train.tensorboard=maybe", "'maybe' is not true or false"),
+        ("--config.model.num_layers=", ""),
+        ("--config.model.num_layers", ""),
+        ("--noconfig.seed", ""),
+    ],
+)
+def test_a_value_of_the_wrong_type(run, argument, part):
+    error = refusal(run("--config=tiny.py", argument))
+    assert argument.partition("=")[0].lstrip("-") in error
+    assert part in error
+
+
+def test_unknown_flags_and_values(run):
+    error = refusal(run("--config=tiny.py", "--wrkdir=x"))
+    assert "wrkdir" in error
+    assert "workdir" in error.replace("wrkdir", "")
+    error = refusal(run("--config=tiny.py", "--mode=trian"))
+    assert "--mode=trian" in error
+    assert "train" in error
+
+
+def test_what_is_no_flag_reaches_main(run):
+    assert run("--config=tiny.py", "extra") == (expected(), "train", ["extra"])
+
+
+def test_an_error_in_main_is_one_line_and_an_interrupt_is_quiet(folder, monkeypatch, capsys):
+    for raised, status, said in (
+        (UserError("no cat"), 2, "error: no cat\n"),
+        (KeyboardInterrupt(), 130, "\ninterrupted\n"),
+    ):
+
+        def app_run(*args, raised=raised, **options):
+            raise raised
+
+        monkeypatch.setattr(command_line.app, "run", app_run)
+        monkeypatch.setattr(config_flags, "DEFINE_config_dataclass", lambda *a, **o: None)
+        monkeypatch.setattr(sys, "argv", ["launch.py"])
+        with pytest.raises(SystemExit) as caught:
+            command_line.run(lambda argv: None, default_experiment=folder / "default.py")
+        assert (caught.value.code, capsys.readouterr().err) == (status, said)

@@ -1,0 +1,455 @@
+"""`--mode=plan`; this file is also the program that compiles for TPUs."""
+
+import dataclasses
+import importlib.util
+import json
+import math
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from launching import FLAGS, ROOT, TINY, launch, refusal
+
+from transformer_jax.config.options import Config, DataConfig, ModelConfig, TrainConfig
+from transformer_jax.errors import UserError
+from transformer_jax.model import size
+from transformer_jax.planning import accelerators, roofline
+from transformer_jax.planning.accelerators import Accelerator, Chip, find
+from transformer_jax.planning.roofline import Collective
+
+B, S, T, D, N, H, HV, F, V, L = 3, 5, 7, 22, 11, 2, 13, 17, 19, 2
+PRIMES = Config(
+    data=DataConfig(vocab_size=V, source_row_length=S, target_row_length=T, batch_rows=B),
+    model=ModelConfig(
+        num_layers=L, d_model=D, d_ff=F, num_heads=N, d_key=H, d_value=HV, dropout_rate=0.1
+    ),
+)
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="no compiler for TPUs: pip install jax[tpu]"
+)
+
+
+def changed(config, **options):
+    """A copy of `config` with options of its sections replaced: model={"remat": True}."""
+    sections = {k: dataclasses.replace(getattr(config, k), **v) for k, v in options.items()}
+    return dataclasses.replace(config, **sections)
+
+
+def test_without_the_compiler_one_line_says_how_to_install_it(monkeypatch):
+    from transformer_jax.planning import plan as planning_plan
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r'^--accelerator=v4-8 needs .*: pip install "jax\[tpu\]"$'):
+        planning_plan.plan(PRIMES, "v4-8", workdir=pathlib.Path("none"), chip_hour_price=None)
+
+
+# ------------------------------------------------------------------------------------------ names
+def test_product_names_are_the_topologies_that_libtpu_knows():
+    def topology(name):
+        return find(name).topology
+
+    assert topology("v5litepod-16") == {"topology_name": "v5e:4x4", "platform": "tpu"}
+    assert topology("v5litepod-128")["topology_name"] == "v5e:8x16"
+    assert topology("v6e-32")["topology_name"] == "v6e:4x8"
+    assert topology("v5p-128") == {"topology_name": "v5p:4x4x4", "platform": "tpu"}
+    one_host = {"platform": "tpu", "chips_per_host_bounds": [2, 4, 1]}
+    assert topology("v6e-8") == {"topology_name": "v6e:2x4", **one_host}
+    assert topology("v5litepod-8") == {"topology_name": "v5e:2x4", **one_host}
+    megacore = {"platform": "tpu", "chip_config_name": "megacore"}
+    assert topology("v4-64") == {"topology_name": "v4:2x4x4", **megacore}
+
+
+def test_the_number_in_a_name_is_of_chips_or_of_cores():
+    for name in accelerators._KNOWN:
+        kind, _, number = name.partition("-")
+        if kind in ("v4", "v5p"):
+            assert find(name).num_chips == int(number) // 2
+        elif number:
+            assert find(name).num_chips == int(number)
+    assert (find("h100").num_chips, find("h100:8").num_chips) == (1, 8)
+
+
+def test_an_axis_is_a_ring_when_it_wraps_around():
+    def links(name):
+        return find(name).links
+
+    assert [links(f"v5litepod-{n}") for n in (1, 4, 64, 128, 256)] == [0, 2, 2, 3, 4]
+    assert [links(f"v4-{n}") for n in (8, 16, 32, 64, 128)] == [2, 3, 3, 3, 6]
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(UserError, match=r"v5litepod-\{1,4,8,.*h100:8, cpu \(did you mean v6e-16"):
+        find("v5e-16")
+
+
+# --------------------------------------------------------------------------------------- operations
+def test_operations_are_those_of_each_matmul():
+    """Every matmul of the paper's section 3, written out: (rows, contracted, columns)."""
+
+    def flops(*matmuls):
+        return sum(2 * B * rows * contracted * columns for rows, contracted, columns in matmuls)
+
+    encoder = [(S, D, N * H), (S, D, N * H), (S, D, N * HV), (S, N * HV, D), (S, D, F), (S, F, D)]
+    decoder = [(T, D, N * H), (T, D, N * H), (T, D, N * HV), (T, N * HV, D), (T, D, F), (T, F, D)]
+    cross = [(T, D, N * H), (S, D, N * H), (S, D, N * HV), (T, N * HV, D)]
+    attention = [(N * S, H, S), (N * S, S, HV), (N * T, H, T), (N * T, T, HV)]
+    attention += [(N * T, H, S), (N * T, S, HV)]
+    assert size.forward_flops(PRIMES) == {
+        "encoder": L * flops(*encoder),
+        "decoder": L * flops(*decoder, *cross),
+        "attention": L * flops(*attention),
+        "logits": flops((T, D, V)),
+    }
+
+
+def matmul_flops(jaxpr):
+    """Of all dot_generals in a jaxpr and in what it calls."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            total += 2 * equation.outvars[0].aval.size * math.prod(shape[i] for i in contracted)
+        for inner in equation.params.values():
+            inner = getattr(inner, "jaxpr", inner)
+            total += matmul_flops(inner) if hasattr(inner, "eqns") else 0
+    return total
+
+
+def traced_step(config):
+    import jax
+
+    from transformer_jax.model.transformer import Transformer
+    from transformer_jax.planning import plan as planning_plan
+    from transformer_jax.training.step import create_state, make_train_step
+
+    model = Transformer(config.model, config.data.vocab_size)
+    state = jax.eval_shape(lambda: create_state(config, model))
+    step = make_train_step(config, model)
+    return jax.jit(step), state, planning_plan._batch_shapes(config)
+
+
+@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_operations_are_those_of_the_training_step(remat, dtype):
+    """Counted in the program that jax traces: to the last one."""
+    config = changed(PRIMES, model={"remat": remat, "compute_dtype": dtype})
+    step, *shapes = traced_step(config)
+    found = matmul_flops(step.trace(*shapes).jaxpr.jaxpr)
+    assert found == size.step_flops(config)[1]
+    assert size.step_flops(config)[0] == size.step_flops(PRIMES)[0]
+
+
+def test_operations_are_about_what_jax_estimates():
+    """jax counts additions, softmax and Adam, too: little where matrices are large."""
+    config = changed(
+        PRIMES,
+        data={"vocab_size": 2003, "batch_rows": 31},
+        model={"num_layers": 1, "d_model": 510, "d_ff": 2039, "dropout_rate": 0.0},
+    )
+    step, *shapes = traced_step(config)
+    estimated = step.lower(*shapes).cost_analysis()["flops"]
+    assert 0.9 < size.step_flops(config)[1] / estimated < 1
+
+
+# ------------------------------------------------------------------------------------------- memory
+def test_memory_by_hand():
+    """Two rows, float32: 5 source and 7 target positions, of 22 numbers."""
+    memory = roofline.estimate_memory(PRIMES, 1000, 2)
+    assert (memory.parameters, memory.optimizer_state, memory.gradients) == (4000, 8000, 4000)
+    assert memory.logits == 4 * 2 * T * V
+    residual = 9 * D  # two float32 and a bool for each number
+    encoder = 4 * S * 2 * N * (H + HV) + N * S * S * 8 + S * residual + 4 * S * F + S * residual
+    decoder = 4 * 2 * T * N * (H + HV) + N * T * T * 8 + T * residual
+    decoder += 4 * (S + T) * N * (H + HV) + N * T * S * 8 + T * residual
+    decoder += 4 * T * F + T * residual
+    assert memory.activations == 2 * L * (encoder + decoder)
+    assert memory.total == 12000 + memory.activations + memory.logits
+    passes = 3 * memory.activations + 6 * memory.logits
+    assert roofline.memory_traffic(PRIMES, memory) == 4 * 4000 + 2 * 4000 + 2 * 8000 + passes
+    accumulating = changed(PRIMES, train={"accumulate": 3})
+    assert roofline.estimate_memory(accumulating, 1000, 2).total == memory.total + 4000
+
+
+def test_what_saves_memory():
+    deep = changed(PRIMES, model={"num_layers": 13})
+
+    def activations(**model):
+        return roofline.estimate_memory(changed(deep, model=model), 1000, 2).activations
+
+    assert activations(remat=True) < activations() / 5
+    assert activations(compute_dtype="bfloat16") < activations()
+    stored = 2 * 13 * N * (S * S + T * T + T * S) * 8
+    assert activations() - activations(attention="splash") == stored
+
+
+@pytest.mark.parametrize("limit", [0, 5, 6, 700, 4096, 10**6 - 1])
+def test_the_largest_batch_that_fits(limit):
+    tried = []
+
+    def fits(rows):
+        tried.append(rows)
+        return rows <= limit
+
+    found = roofline_rows(fits, unit=6, too_many=10**6)
+    assert found % 6 == 0 and found <= limit
+    assert limit < max(6, found + 6, found * 9 / 8 + 6)
+    assert all(rows % 6 == 0 and 0 < rows <= 10**6 for rows in tried) and len(tried) < 24
+
+
+def roofline_rows(fits, **options):
+    from transformer_jax.planning.plan import largest_rows
+
+    return largest_rows(fits, **options)
+
+
+# ----------------------------------------------------------------------------------------- exchange
+PROGRAM = """
+%body.7 (p: (s32[], f32[3])) -> (s32[], f32[3]) {
+  %ar.1 = f32[3,5]{1,0:T(8,128)} all-reduce(%x), replica_groups={{0,1},{2,3}}, to_apply=%add
+}
+ENTRY %main.9 (a: f32[2]) -> f32[2] {
+  %w = (s32[], f32[3]) while(%t), condition=%cond.2, body=%body.7
+  %2 = (f32[7], /*index=1*/bf16[2,11]{1,0:T(8)(2,1)S(1)}) all-reduce(%x), replica_groups=mesh['a'=4,'b'=2] {'a','b'}
+  %ar.3 = f32[3,5]{1,0} all-reduce(%z), replica_groups=mesh['a'=4,'b'=2] {'b'}, to_apply=%add
+  %ag = (f32[2,13]{1,0}, f32[8,13]{1,0}) all-gather-start(%x), replica_groups=[2,4]<=[8]
+  %done = f32[8,13]{1,0} all-gather-done(%ag)
+  %rs = f32[17]{0} reduce-scatter(%x), replica_groups=[2,4]<=[8], dimensions={0}, to_apply=%add
+  %cp = s32[19]{0} collective-permute(%x), source_target_pairs={{0,1},{1,0}}
+  %alone = f32[3,5]{1,0} all-reduce(%z), replica_groups=[8,1]<=[8], to_apply=%add
+}
+"""  # noqa: E501
+
+
+def test_collectives_are_read_off_a_program():
+    """A loop's are repeated, and those of single chips are none."""
+    assert roofline.collectives(PROGRAM, chips=8, loops=3) == [
+        Collective("all-reduce", 60, 2, False, times=3 + 1),
+        Collective("all-reduce", 7 * 4 + 22 * 2, 8),
+        Collective("all-gather", 8 * 13 * 4, 4, asynchronous=True),
+        Collective("reduce-scatter", 4 * 17 * 4, 4),
+        Collective("collective-permute", 76, 8),
+    ]
+
+
+def test_what_a_chip_sends():
+    """A ring of k chips passes on (k - 1) pieces of 1/k; an all-reduce goes round twice."""
+    assert Collective("all-reduce", 100, 5, times=3).sent == 3 * 2 * 4 * 20
+    assert Collective("all-gather", 100, 5).sent == Collective("reduce-scatter", 100, 5).sent == 80
+    assert Collective("collective-permute", 100, 5).sent == 100
+
+
+# --------------------------------------------------------------------------------------------- time
+def test_time_by_hand():
+    chip = Chip("a chip", 1000.0, 500.0, 1e9, memory_speed=70.0, link_speed=11.0)
+    machine = Accelerator("a machine", "tpu", chip, (2, 3), (False, False))
+    flops = size.step_flops(PRIMES)[0]
+    exchanged = [Collective("all-reduce", 1100, 6), Collective("all-gather", 132, 6, True)]
+    time = roofline.step_time(PRIMES, machine, 1400.0, exchanged)
+    assert time.compute == pytest.approx(flops / (6 * 500) / roofline.EFFICIENCY)
+    assert time.memory == pytest.approx(20)
+    blocking, beside = 1100 * 2 * 5 / 6 / (2 * 11), 132 * 5 / 6 / (2 * 11)
+    assert time.exchange == pytest.approx(blocking + beside)
+    assert time.exposed == pytest.approx(blocking)  # what the backward pass is long enough to hide
+    assert time.step == pytest.approx(time.compute + blocking)
+    assert time.step_at_best == pytest.approx(time.compute)
+    mfu = roofline.utilisation(PRIMES, machine, time.compute)
+    assert mfu == pytest.approx(roofline.EFFICIENCY)
+    half = changed(PRIMES, model={"compute_dtype": "bfloat16"})
+    assert roofline.step_time(half, machine, 0, []).compute == pytest.approx(time.compute / 2)
+
+
+def test_what_the_backward_pass_cannot_hide_is_exposed():
+    chip = Chip("a chip", 1e30, 1e30, 1e9, memory_speed=100.0, link_speed=10.0)
+    machine = Accelerator("a machine", "tpu", chip, (4,), (False,))
+    waiting, beside = (Collective("all-reduce", 1000, 4, asynchronous=a) for a in (False, True))
+    assert roofline.step_time(PRIMES, machine, 900, [waiting]).step == pytest.approx(9 + 150)
+    time = roofline.step_time(PRIMES, machine, 900, [beside])
+    assert time.step == time.step_at_best == pytest.approx(9 + 150 - 6)
+
+
+# ------------------------------------------------------------------------------- compiled for TPUs
+def tiny(**parallel):
+    """What FLAGS make of the quickstart, with the rows of two chips that share parameters."""
+    sections = {}
+    for name, value in TINY.items():
+        section, option = name.split(".")
+        sections.setdefault(section, {})[option] = value
+    sections["data"] |= {"batch_rows": 16, "source_row_length": 13, "target_row_length": 11}
+    return changed(Config(), **sections, parallel=parallel)
+
+
+def compiled():
+    """{name: what libtpu makes of a step}, in a process with its environment."""
+    os.environ.update(accelerators.COMPILE_ONLY)
+    from transformer_jax.planning import plan as planning_plan
+
+    def program(name, config):
+        found = planning_plan._compile(config, find(name))
+        return dataclasses.asdict(found) | {"total": found.total}
+
+    huge = changed(tiny(), data={"batch_rows": 2**23}, train=dataclasses.asdict(TrainConfig()))
+    try:
+        error = program("v5litepod-1", huge)
+    except planning_plan.OutOfMemory as e:
+        error = str(e)
+    return {
+        "v5litepod-8": program("v5litepod-8", tiny()),
+        "v4-16": program("v4-16", tiny(fsdp=2)),
+        "huge": error,
+    }
+
+
+@pytest.fixture(scope="module")
+def programs():
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, os.path.abspath(__file__)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+PARAMETERS = 701 * 8 + 12 * 8 * 8 + 2 * (2 * 8 * 14 + 14 + 8) + 5 * 2 * 8
+
+
+@needs_libtpu
+def test_replicas_add_their_gradients_up(programs):
+    """pmap's program for eight TPUs: all gradients, the loss and two counts, in float32."""
+    program = programs["v5litepod-8"]
+    assert program["devices"] == "8 TPU v5 lite devices, pmap"
+    assert program["memory"]["parameters"] == 4 * PARAMETERS
+    assert program["memory"]["optimiser state"] == 8 * PARAMETERS
+    assert {c["kind"] for c in program["exchanged"]} == {"all-reduce"}
+    assert {c["group"] for c in program["exchanged"]} == {8}
+    sent = sum(c["size"] * c["times"] for c in program["exchanged"])
+    assert sent == 4 * PARAMETERS + 3 * 4
+
+
+@needs_libtpu
+def test_a_mesh_shares_parameters_out(programs):
+    program = programs["v4-16"]
+    assert program["devices"] == "8 TPU v4 devices, jit over a mesh (data 4, fsdp 2, tensor 1)"
+    small = 5 * 2 * 8 + 2 * 8 + 2 * 14  # norms, b2 and b1 are not cut
+    assert program["memory"]["parameters"] == 4 * ((PARAMETERS - small) / 2 + small)
+    kinds = {(c["kind"], c["group"]) for c in program["exchanged"]}
+    assert kinds & {("all-gather", 2), ("all-reduce", 2), ("all-to-all", 2)}
+    assert all(part > 0 for part in program["memory"].values())
+
+
+@needs_libtpu
+def test_the_compiler_says_what_does_not_fit(programs):
+    assert re.search(r"Ran out of memory .* exceeds available HBM \(15.75G\)", programs["huge"])
+
+
+# ------------------------------------------------------------------------------- through launch.py
+LONG_ROWS = [f"--config.data.{side}_row_length=128" for side in ("source", "target")]
+
+
+def plan(*arguments):
+    done = launch("--mode=plan", *FLAGS, *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def number(pattern, text):
+    return float(re.search(pattern, text)[1].replace(",", ""))
+
+
+@pytest.fixture
+def tokenized(tmp_path):
+    """A workdir with the tokens of four pairs: 3 + 2, 2 + 2, 1 + 2 and 9 + 1 of them."""
+    folder = tmp_path / "tokens" / "0123abcd"
+    folder.mkdir(parents=True)
+    for side, offsets in (("source", [0, 3, 5, 6, 15]), ("target", [0, 2, 4, 6, 7])):
+        np.save(folder / f"{side}.npy", np.full(offsets[-1], 5, np.int32))
+        np.save(folder / f"{side}_offsets.npy", np.array(offsets))
+    (tmp_path / "training_data.sha256").write_text("0123abcd\n")
+    return tmp_path
+
+
+def test_the_share_of_padding_is_that_of_the_packed_text(tokenized):
+    """In rows of 4 and 4, three of the pairs fill two rows: 12 of 16 positions."""
+    from transformer_jax.planning.plan import real_share
+
+    config = changed(PRIMES, data={"source_row_length": 4, "target_row_length": 4})
+    assert real_share(config, tokenized) == 0.75
+    (tokenized / "tokens" / "0123abcd" / "source.npy").unlink()
+    assert real_share(config, tokenized) is None
+    assert real_share(config, tokenized / "tokens") is None
+
+
+def test_a_plan_for_this_machine(tokenized):
+    """One row of 48 and 64 positions, of which 22 are real."""
+    report = plan("--accelerator=cpu", f"--workdir={tokenized}")
+    assert "1 cpu device, jit" in report and "compiled for cpu" in report
+    assert ": fits, " in report and "exchange between chips: none" in report
+    padding = number(r"padding: ([\d.]+)% of positions \(of the workdir's packed text\)", report)
+    assert padding == pytest.approx(100 * (1 - 22 / 112), abs=0.06)
+
+
+@needs_libtpu
+def test_a_plan_for_a_tpu(tmp_path):
+    """One launch line, without one; nothing but the plan on standard output."""
+    given = ["--accelerator=v5litepod-4", f"--workdir={tmp_path}", "--chip_hour_price=2.5"]
+    report = plan(*given, "--config.train.steps=1000000000")
+    assert report.startswith("quickstart on v5litepod-4: 4 TPU v5 lite devices, pmap\n")
+    assert "of 16.00 GiB: fits" in report and "1 x all-reduce of" in report
+    step = number(r"time per step: ([\d.e-]+) ms", report)
+    hours = number(r"1,000,000,000 steps: ([\d.]+) hours", report)
+    assert hours == pytest.approx(1e9 * step / 1000 / 3600, rel=0.01)
+    assert number(r"([\d.]+) chip-hours", report) == pytest.approx(4 * hours, rel=0.01)
+    assert number(r"cost ([\d.,]+)", report) == pytest.approx(2.5 * 4 * hours, rel=0.01)
+
+
+def test_a_plan_for_a_gpu_is_from_shapes():
+    """And a batch that is too large names one that fits, which then does."""
+    from transformer_jax.planning import plan as planning_plan
+
+    def plan(rows):
+        config = changed(tiny(), data={"vocab_size": 7001, "batch_rows": rows})
+        nowhere = pathlib.Path("/nowhere")
+        return planning_plan.plan(config, "h100:8", workdir=nowhere, chip_hour_price=None)
+
+    report = plan(16)
+    assert "estimated from shapes, not compiled" in report and "cost" not in report
+    assert "padding: 5.0% of positions (assumed)" in report
+    asked = 8 * 7**7
+    refused = plan(asked)
+    assert f"does not fit with data.batch_rows={asked}: it needs" in refused
+    rows = int(number(r"data.batch_rows=(\d+) is the largest that fits", refused))
+    micro = int(number(r"train.accumulate=(\d+)", refused))
+    assert rows % 8 == 0 and rows * micro >= asked and asked % (8 * micro) == 0
+    assert ": fits, " in plan(rows)
+    assert "does not fit" in plan(rows * 9 // 64 * 8 + 8)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "--mode=plan needs --accelerator=…"),
+        (["--accelerator=v5e-16"], "is none of v4-{8,"),
+        (["--accelerator=h100:8"], "data.batch_rows=4 is not divisible by 8 devices"),
+        (["--accelerator=h100", "--config.parallel.fsdp=2"], "is planned from shapes"),
+        (["--accelerator=h100", "--config.model.num_heads=3"], "is not divisible by"),
+        (
+            [*LONG_ROWS, "--accelerator=h100", "--config.model.attention=splash"],
+            "does not run on h",
+        ),
+        (["--accelerator=v4-8", "--config.parallel.strategy=single"], "all but one of the 4 chips"),
+        (["--accelerator=v4-8", "--target=tpu-vm"], "is for --mode=train and evaluate, not"),
+    ],
+)
+def test_what_cannot_be_planned_is_told_in_one_line(given, message):
+    assert message in refusal("--mode=plan", *FLAGS, *given)
+
+
+def test_an_accelerator_without_a_plan_or_target_is_refused():
+    assert "--target=tpu-vm or skypilot, or with --mode=plan" in refusal("--accelerator=v4-8")
+
+
+if __name__ == "__main__":
+    print(json.dumps(compiled()))

@@ -1,0 +1,74 @@
+"""A whole run on a disk that fills up in the middle, and is given room again."""
+
+import pytest
+from failures import poison
+from launching import fill
+
+from transformer_jax.config.options import Config, DataConfig, ModelConfig, TrainConfig
+from transformer_jax.data import corpora
+from transformer_jax.errors import UserError
+from transformer_jax.training.run import train
+from transformer_jax.workdir.checkpoints import Checkpoints
+from transformer_jax.workdir.metrics import read_metrics
+from transformer_jax.workdir.tracking import Tracker
+
+
+@pytest.fixture
+def config(monkeypatch):
+    monkeypatch.setattr(corpora, "_SMALL_WORLD_HELD_OUT_SIZE", 30)
+    return Config(
+        data=DataConfig(train_size=500, vocab_size=701, batch_rows=4),
+        model=ModelConfig(num_layers=1, d_model=8, d_ff=14, num_heads=2),
+        train=TrainConfig(
+            steps=9, log_every=1, checkpoint_every=2, evaluate_every=4, evaluate_sentences=3
+        ),
+    )
+
+
+def fill_before_saving(monkeypatch, step, folder):
+    """The disk is full from here on; returns a list of the file to remove."""
+    original, filler = Checkpoints.save, []
+
+    def save(checkpoints, number, state):
+        if number == step:
+            checkpoints.wait()
+            filler.append(fill(folder))
+        original(checkpoints, number, state)
+
+    monkeypatch.setattr(Checkpoints, "save", save)
+    return filler
+
+
+def test_a_run_lives_through_a_full_disk(small_disk, config, monkeypatch, capsys):
+    """With TensorBoard, a skipped step, and validations, all while there is no room."""
+    poison(monkeypatch, step=5, row=0)
+    config.train.steps = 17
+    filler = fill_before_saving(monkeypatch, 4, small_disk)
+    train_step = Tracker.train_step
+
+    def with_room(tracker, step, metrics):
+        if step == 16:
+            filler[0].unlink()
+        train_step(tracker, step, metrics)
+
+    monkeypatch.setattr(Tracker, "train_step", with_room)
+    train(config, small_disk)
+    told = capsys.readouterr().err
+    assert "the checkpoint of step 4 could not be saved (the disk is full)" in told
+    assert "step 5 is skipped: its loss is nan; cannot write" in told
+    assert told.count("TensorBoard's files end here") == 1
+    rows = read_metrics(small_disk / "metrics.jsonl")
+    assert [row["step"] for row in rows if "train" in row] == list(range(1, 18)), "none is lost"
+    assert [row["step"] for row in rows if "valid" in row] == [4, 8, 12, 16, 17]
+    assert (small_disk / "checkpoints" / "17" / "manifest.sha256").exists()
+
+
+def test_a_disk_that_stays_full_is_told_once_the_steps_are_made(
+    small_disk, config, monkeypatch, capsys
+):
+    fill_before_saving(monkeypatch, 4, small_disk)
+    with pytest.raises(UserError, match=r"^the last checkpoint could not be saved: the disk is"):
+        train(config, small_disk)
+    told = capsys.readouterr().err
+    assert "step 9/9 " in told, "all steps were made"
+    assert "that of step 2 is the last" in told

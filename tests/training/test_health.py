@@ -1,0 +1,74 @@
+"""When a training is stopped because it goes nowhere."""
+
+import math
+
+import pytest
+
+from transformer_jax.config.checks import check_config
+from transformer_jax.config.options import Config, TrainConfig
+from transformer_jax.errors import UserError
+from transformer_jax.training.health import Health, TrainingStopped
+
+
+def follow(losses, *, norms=None, **options):
+    """The health of a run with those losses, and the steps it skipped."""
+    skipped = []
+    health = Health(TrainConfig(**options), lambda step, reason: skipped.append((step, reason)))
+    for step, loss in enumerate(losses, 1):
+        norm = (norms or {}).get(step, 1.0)
+        health.check(step, {"loss": loss, "gradient_norm": norm, "update_norm": 1.0})
+    return health, skipped
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_counted_and_told(value):
+    health, skipped = follow([3.0, value, 3.0, 3.0], norms={4: math.nan})
+    assert skipped == [(2, f"loss is {value}"), (4, "gradient_norm is nan")]
+    assert health.skipped == 2
+
+
+def test_so_many_in_a_row_stop_it():
+    nan = math.nan
+    follow([nan, nan, 3.0, nan, nan, 3.0], max_skipped=3)
+    with pytest.raises(TrainingStopped, match=r"3 steps in a row .*the last good step is 3"):
+        follow([nan, nan, 3.0, nan, nan, nan, nan], max_skipped=3)
+
+
+def test_a_loss_that_rises_and_stays_stops_it():
+    falling = [5.0 / (1 + step / 50) for step in range(1000)]
+    good = follow(falling, divergence_factor=2.0, divergence_steps=100)
+    assert not good[1]
+    with pytest.raises(TrainingStopped, match=r"diverged: since step 10\d\d, the last good one"):
+        follow([*falling, *[7.0] * 300], divergence_factor=2.0, divergence_steps=100)
+
+
+def test_a_loss_that_comes_back_does_not():
+    falling = [5.0 / (1 + step / 50) for step in range(1000)]
+    bump = [*falling, *[7.0] * 60, *[0.25] * 500]
+    follow(bump, divergence_factor=2.0, divergence_steps=500)
+    with pytest.raises(TrainingStopped):
+        follow(bump, divergence_factor=2.0, divergence_steps=50)
+
+
+def test_noise_about_a_small_loss_does_not():
+    """One lucky batch is no best: the loss is smoothed."""
+    noisy = [0.02 + 0.019 * math.sin(step) for step in range(5000)]
+    health, skipped = follow(noisy, divergence_factor=3.0, divergence_steps=10)
+    assert health.skipped == 0 and not skipped
+    with pytest.raises(TrainingStopped):  # a sharper eye would have taken the noise for it
+        follow(noisy, divergence_factor=1.005, divergence_steps=2)
+
+
+def test_it_can_be_turned_off():
+    risen = [1.0, *[1000.0] * 3000]
+    assert follow(risen, divergence_factor=0.0)[0].skipped == 0
+    with pytest.raises(TrainingStopped):
+        follow(risen, divergence_factor=3.0)
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.5, -1.0])
+def test_a_factor_that_cannot_be_meant(factor):
+    config = Config()
+    config.train.divergence_factor = factor
+    with pytest.raises(UserError, match=r"train\.divergence_factor"):
+        check_config(config)

@@ -1,0 +1,108 @@
+"""Schedules against their closed forms; Adam against its equations written out."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from transformer_jax.training.optimizer import adam, cosine_schedule, inverse_sqrt_schedule
+
+D_MODEL, WARMUP, SCALE = 512, 4000, 1.5
+BETA1, BETA2, EPSILON = 0.9, 0.98, 1e-9  # section 5.3
+SHAPES = {"a": (2, 3), "b": (5,)}
+
+
+@pytest.mark.fast
+def test_inverse_sqrt_schedule():
+    def rate(step):
+        return inverse_sqrt_schedule(step, d_model=D_MODEL, warmup_steps=WARMUP, scale=SCALE)
+
+    peak = SCALE / np.sqrt(D_MODEL * WARMUP)
+    np.testing.assert_allclose(rate(1), peak / WARMUP, rtol=1e-6)
+    np.testing.assert_allclose(rate(WARMUP // 2), peak / 2, rtol=1e-6)
+    np.testing.assert_allclose(rate(WARMUP), peak, rtol=1e-6)
+    np.testing.assert_allclose(rate(4 * WARMUP), peak / 2, rtol=1e-6)
+    paper = inverse_sqrt_schedule(WARMUP, d_model=D_MODEL, warmup_steps=WARMUP)
+    np.testing.assert_allclose(paper, 6.987712e-4, rtol=1e-6)
+    assert rate(1).dtype == jnp.float32
+
+
+def test_cosine_schedule():
+    def rate(step):
+        return cosine_schedule(step, num_steps=100, warmup_steps=20, scale=SCALE)
+
+    assert rate(0) == 0
+    np.testing.assert_allclose(rate(5), SCALE / 4, rtol=1e-6)
+    np.testing.assert_allclose(rate(20), SCALE, rtol=1e-6)
+    np.testing.assert_allclose(rate(40), SCALE * (1 + np.sqrt(0.5)) / 2, rtol=1e-6)
+    np.testing.assert_allclose(rate(60), SCALE / 2, rtol=1e-6)
+    np.testing.assert_allclose(rate(100), 0, atol=1e-7)
+    np.testing.assert_allclose(rate(200), 0, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["inverse_sqrt", "cosine"])
+def test_schedules_take_traced_numbers(name):
+    traces = []
+
+    @jax.jit
+    def rate(step, warmup_steps, scale):
+        traces.append(step)
+        options = {"warmup_steps": warmup_steps, "scale": scale}
+        if name == "cosine":
+            return cosine_schedule(step, num_steps=100, **options)
+        return inverse_sqrt_schedule(step, d_model=D_MODEL, **options)
+
+    peaks = [rate(jnp.int32(w), jnp.float32(w), jnp.float32(SCALE)) for w in (5, 10)]
+    assert len(traces) == 1
+    ratio = 1 if name == "cosine" else np.sqrt(2)
+    np.testing.assert_allclose(peaks[0] / peaks[1], ratio, rtol=1e-6)
+
+
+def adam_by_hand(gradients, learning_rate, clip_norm=np.inf):
+    """Kingma & Ba 2015, algorithm 1: the update of each step."""
+    first = {name: np.zeros(shape) for name, shape in SHAPES.items()}
+    second = {name: np.zeros(shape) for name, shape in SHAPES.items()}
+    updates = []
+    for t, gradient in enumerate(gradients, start=1):
+        norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in gradient.values()))
+        update = {}
+        for name, g in gradient.items():
+            g = g * min(1, clip_norm / norm)
+            first[name] = BETA1 * first[name] + (1 - BETA1) * g
+            second[name] = BETA2 * second[name] + (1 - BETA2) * g**2
+            m, v = first[name] / (1 - BETA1**t), second[name] / (1 - BETA2**t)
+            update[name] = -learning_rate * m / (np.sqrt(v) + EPSILON)
+        updates.append(update)
+    return updates
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("clip_norm", [None, 2.0])
+def test_first_three_updates_of_adam(clip_norm):
+    rng = np.random.default_rng(0)
+    # Norms of about 0.03, 30 and 3: the first is below clip_norm.
+    gradients = [
+        {
+            name: (rng.standard_normal(shape) * size).astype(np.float32)
+            for name, shape in SHAPES.items()
+        }
+        for size in (0.01, 10, 1)
+    ]
+    options = {"beta1": BETA1, "beta2": BETA2, "epsilon": EPSILON, "clip_norm": clip_norm}
+    optimizer = adam(learning_rate=0.01, **options)
+    state = optimizer.init({name: jnp.zeros(shape) for name, shape in SHAPES.items()})
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(state) if x.ndim)
+    expected = adam_by_hand(gradients, 0.01, clip_norm or np.inf)
+    for gradient, by_hand in zip(gradients, expected, strict=True):
+        updates, state = optimizer.update(gradient, state)
+        for name in SHAPES:
+            np.testing.assert_allclose(updates[name], by_hand[name], rtol=1e-4, atol=1e-8)
+
+
+def test_first_update_is_the_learning_rate_in_the_direction_of_the_sign():
+    gradient = {"a": jnp.array([[3.0, -0.01, 1e-4]])}
+    optimizer = adam(learning_rate=0.01, beta1=BETA1, beta2=BETA2, epsilon=EPSILON)
+    updates, _ = optimizer.update(gradient, optimizer.init(gradient))
+    params = optax.apply_updates({"a": jnp.ones((1, 3))}, updates)
+    np.testing.assert_allclose(params["a"], [[0.99, 1.01, 0.99]], rtol=1e-4)

@@ -1,0 +1,364 @@
+"""One step, and the loop: what is computed, what decides it, and that it learns."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from transformer_jax.config.options import (
+    EOS_ID,
+    PAD_ID,
+    Config,
+    DataConfig,
+    DecodeConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+from transformer_jax.data.packing import pack
+from transformer_jax.data.tokens import TokenizedPairs
+from transformer_jax.inference.translator import search_batch
+from transformer_jax.model.layers import NO_DROPOUT
+from transformer_jax.model.transformer import Transformer
+from transformer_jax.training.loop import run_steps
+from transformer_jax.training.step import create_state, make_loss, make_train_step
+
+V = 19
+CONFIG = Config(
+    seed=3,
+    model=ModelConfig(
+        num_layers=1,
+        d_model=6,
+        d_ff=11,
+        num_heads=2,
+        dropout_rate=0.3,
+        attention_dropout_rate=0.2,
+    ),
+    data=DataConfig(source_row_length=7, target_row_length=5, batch_rows=6),
+    optimizer=OptimizerConfig(warmup_steps=10, clip_norm=1.0),
+)
+MODEL = Transformer(CONFIG.model, V)
+
+
+def make_batch(pairs, rows, source_row_length, target_row_length):
+    """A batch of (source ids, target ids), packed into rows as `rows` numbers them."""
+    flat = [np.concatenate([pair[side] for pair in pairs]) for side in (0, 1)]
+    ends = [np.cumsum([len(pair[side]) for pair in pairs]) for side in (0, 1)]
+    tokens = TokenizedPairs(*flat, *(np.concatenate([[0], e]) for e in ends))
+    lengths = {"source_row_length": source_row_length, "target_row_length": target_row_length}
+    batch = pack(tokens, [np.array(row, np.int64) for row in rows], **lengths)
+    return batch | {"row": np.arange(len(rows), dtype=np.int32)}
+
+
+def random_batch(seed):
+    """Six rows, of 1 to 5 target tokens: their padding is unequal."""
+    rng = np.random.default_rng(seed)
+    pairs = [[rng.integers(4, V, rng.integers(2, 8)), rng.integers(4, V, t)] for t in range(1, 6)]
+    pairs.append([rng.integers(4, V, 3), rng.integers(4, V, 2)])
+    return make_batch(pairs, [[i] for i in range(6)], 7, 5)
+
+
+BATCHES = [random_batch(seed) for seed in range(6)]
+
+
+@pytest.fixture(scope="module")
+def state():
+    return create_state(CONFIG, MODEL)
+
+
+@pytest.fixture(scope="module")
+def traces():
+    """Grows by one whenever `train_step` is traced."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def train_step(traces):
+    step = make_train_step(CONFIG, MODEL)
+
+    def counted(state, batch):
+        traces.append(1)
+        return step(state, batch)
+
+    return jax.jit(counted)
+
+
+@pytest.fixture(scope="module")
+def accumulating_step():
+    """Of three micro-batches, with 3, 7 and 7 target tokens."""
+    config = dataclasses.replace(CONFIG, train=TrainConfig(accumulate=3))
+    return jax.jit(make_train_step(config, MODEL))
+
+
+@pytest.fixture(scope="module")
+def value_and_grad():
+    """Compiled (params, batch) -> ((loss sum, counts), gradients), without dropout."""
+    loss = make_loss(MODEL)
+    return jax.jit(jax.value_and_grad(lambda p, b: loss(p, b, 0.1, NO_DROPOUT), has_aux=True))
+
+
+def run(state, train_step, batches):
+    losses = []
+    for batch in batches:
+        state, metrics = train_step(state, batch)
+        losses.append(float(metrics["loss"]))
+    return state, losses
+
+
+def set_hyperparameters(state, **values):
+    values = {
+        name: jnp.asarray(v, getattr(state.hyperparameters, name).dtype)
+        for name, v in values.items()
+    }
+    return state.replace(hyperparameters=state.hyperparameters.replace(**values))
+
+
+def assert_same_bits(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+def first_moment(state):
+    """Adam's, which after one step is 0.1 of the clipped gradient."""
+    return next(s.mu for s in state.opt_state if hasattr(s, "mu"))
+
+
+def differ(a, b):
+    return any((x != y).any() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+# --- One step. ---
+
+
+@pytest.mark.fast
+def test_one_compilation_for_all_steps_and_values(state, train_step, traces):
+    run(state, train_step, BATCHES[:3])
+    assert len(traces) == 1
+    changed = {"label_smoothing": 0.0, "dropout_rate": 0.5, "warmup_steps": 2, "beta1": 0.5}
+    changed |= {"seed": 8, "clip_norm": 9.0, "learning_rate_scale": 2.0}
+    other = set_hyperparameters(state, **changed)
+    assert run(other, train_step, BATCHES[:3])[1] != run(state, train_step, BATCHES[:3])[1]
+    assert len(traces) == 1
+
+
+def test_step_divides_by_the_tokens_of_the_whole_batch(state, accumulating_step, value_and_grad):
+    """By hand from single rows: never a mean of means."""
+    off = {"dropout_rate": 0, "attention_dropout_rate": 0, "clip_norm": 1e9}
+    after, metrics = accumulating_step(set_hyperparameters(state, **off), BATCHES[0])
+    rows = [jax.tree.map(lambda x, i=i: x[i : i + 1], BATCHES[0]) for i in range(6)]
+    alone = [value_and_grad(state.params, row) for row in rows]
+    counts = [(row["labels"] != PAD_ID).sum() for row in rows]
+    assert counts == [1, 2, 3, 4, 5, 2]
+    loss = sum(value[0] for value, _ in alone) / 17
+    gradient = jax.tree.map(lambda *rows: sum(rows) / 17, *(grad for _, grad in alone))
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
+    np.testing.assert_allclose(metrics["gradient_norm"], optax.tree.norm(gradient), rtol=1e-5)
+    assert metrics["target_tokens"] == 17
+    assert metrics["source_tokens"] == (BATCHES[0]["source_tokens"] != PAD_ID).sum()
+    jax.tree.map(
+        lambda m, g: np.testing.assert_allclose(m, 0.1 * g, rtol=1e-4, atol=1e-7),
+        first_moment(after),
+        gradient,
+    )
+    # Not the same as the mean of the micro-batches' means, nor of the rows'.
+    of_means = np.mean([value[0] / n for (value, _), n in zip(alone, counts, strict=True)])
+    assert abs(of_means - loss) > 1e-3
+
+
+@pytest.mark.fast
+def test_accumulation_equals_the_whole_batch(state, train_step, accumulating_step):
+    """With dropout, and with unequal padding."""
+    whole, whole_metrics = train_step(state, BATCHES[0])
+    parts, metrics = accumulating_step(state, BATCHES[0])
+    for name, value in whole_metrics.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+        first_moment(parts),
+        first_moment(whole),
+    )
+
+
+def test_learning_rate_starts_at_the_first_update(state, train_step):
+    for step, batch in enumerate(BATCHES[:2], start=1):
+        state, metrics = train_step(state, batch)
+        np.testing.assert_allclose(metrics["learning_rate"], 6**-0.5 * step * 10**-1.5, rtol=1e-6)
+        assert state.step == step
+
+
+def test_everything_kept_is_float32(state, train_step):
+    after, metrics = train_step(state, BATCHES[0])
+    floats = [x for x in jax.tree.leaves((after, metrics)) if jnp.issubdtype(x.dtype, jnp.floating)]
+    assert {x.dtype for x in floats} == {jnp.dtype("float32")}
+
+
+# --- Randomness: (seed, step, row), and nothing else. ---
+
+
+@pytest.mark.fast
+def test_the_seed_decides_every_bit(state, train_step):
+    again = create_state(CONFIG, MODEL)
+    assert_same_bits(run(again, train_step, BATCHES[:3]), run(state, train_step, BATCHES[:3]))
+    other = create_state(dataclasses.replace(CONFIG, seed=4), MODEL)
+    assert differ(other.params, state.params)
+
+
+def test_dropout_depends_on_seed_step_and_row(state, train_step):
+    batch = BATCHES[0]
+
+    def loss(state, batch):
+        return float(train_step(state, batch)[1]["loss"])
+
+    base = loss(state, batch)
+    assert loss(set_hyperparameters(state, seed=4), batch) != base
+    assert loss(state.replace(step=state.step + 1), batch) != base
+    assert loss(state, batch | {"row": batch["row"] + 1}) != base
+    order = np.array([4, 0, 5, 1, 3, 2])
+    reordered = jax.tree.map(lambda x: x[order], batch)
+    np.testing.assert_allclose(loss(state, reordered), base, rtol=1e-6)
+
+
+# --- The loop. ---
+
+
+def loop(state, train_step, batches, *, num_steps, first_step=0, **options):
+    """`training.train`, keeping what it reports: (state, {step: metrics}, [paused at])."""
+    read, paused = {}, []
+    defaults = {
+        "first_step": first_step,
+        "num_steps": num_steps,
+        "on_metrics": lambda step, metrics: read.__setitem__(step, metrics),
+        "pauses_at": lambda step: False,
+        "on_pause": lambda step, state: paused.append(step),
+    }
+    state = run_steps(state, train_step, iter(batches), **(defaults | options))
+    return state, read, paused
+
+
+def test_resumed_run_equals_an_uninterrupted_one(state, train_step):
+    straight, losses, _ = loop(state, train_step, BATCHES, num_steps=6)
+    half, first, _ = loop(state, train_step, BATCHES[:3], num_steps=3)
+    saved = jax.tree.map(np.asarray, jax.device_get(half))
+    rest, second, _ = loop(saved, train_step, BATCHES[3:], first_step=3, num_steps=6)
+    assert int(straight.step) == 6
+    assert_same_bits(rest, straight)
+    assert first | second == losses
+    assert list(losses) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.fast
+def test_metrics_are_read_one_step_late():
+    events = []
+
+    class Value:
+        """A number on a device: reading it waits."""
+
+        def __init__(self, step):
+            self.step = step
+
+        def __float__(self):
+            if events[-1] != ("read", self.step):
+                events.append(("read", self.step))
+            return 1.0
+
+    def fake_step(state, batch):
+        events.append(("dispatch", batch))
+        return state + 1, {"loss": Value(batch), "gradient_norm": Value(batch)}
+
+    steps = [1, 2, 3, 4, 5]
+    state, read, paused = loop(
+        0,
+        fake_step,
+        steps,
+        num_steps=5,
+        pauses_at=lambda step: step == 3,
+        on_pause=lambda step, state: events.append(("pause", state)),
+    )
+    assert events == [
+        *(("dispatch", 1), ("dispatch", 2), ("read", 1), ("dispatch", 3), ("read", 2)),
+        *(("read", 3), ("pause", 3)),  # nothing is in flight during a pause
+        *(("dispatch", 4), ("dispatch", 5), ("read", 4), ("read", 5)),
+    ]
+    assert state == 5
+    assert list(read) == steps
+    assert paused == []
+
+
+@pytest.mark.parametrize("part", ["params", "opt_state"])
+def test_a_step_that_is_not_finite_changes_nothing_but_the_step(state, train_step, part):
+    """It is skipped: what it read stays, to the bit, and the next batch is its own."""
+
+    def poison(tree):
+        return jax.tree.map(lambda x: x * np.nan if x.dtype == jnp.float32 else x, tree)
+
+    poisoned = state.replace(**{part: poison(getattr(state, part))})
+    before = jax.tree.map(np.asarray, jax.device_get(poisoned))
+    after, metrics = train_step(poisoned, BATCHES[0])
+    assert not np.isfinite(metrics["update_norm"])
+    assert int(after.step) == int(before.step) + 1
+    assert_same_bits(after.replace(step=before.step), before)
+
+
+def test_the_update_norm_is_that_of_the_change(state, train_step):
+    before = jax.tree.map(np.asarray, jax.device_get(state.params))
+    after, metrics = train_step(state, BATCHES[0])
+    change = [
+        np.asarray(a) - b
+        for a, b in zip(*map(jax.tree.leaves, (after.params, before)), strict=True)
+    ]
+    norm = np.sqrt(sum((c.astype(np.float64) ** 2).sum() for c in change))
+    assert float(metrics["update_norm"]) == pytest.approx(norm, rel=1e-3) and norm > 0
+
+
+# --- It learns. ---
+
+
+def reversals(rng, count, *, held_out):
+    """Sequences of 3 to 7 tokens and their reversals; a fifth of all sequences is held out."""
+    pairs = []
+    while len(pairs) < count:
+        ids = rng.integers(4, 12, rng.integers(3, 8))
+        if (ids.sum() % 5 == 0) == held_out:
+            pairs.append(([*ids, EOS_ID], [*ids[::-1], EOS_ID]))
+    return pairs
+
+
+def test_learns_to_reverse_sequences():
+    steps, rows = 500, 32
+    config = Config(
+        model=ModelConfig(num_layers=1, d_model=32, d_ff=64, num_heads=4, dropout_rate=0.0),
+        optimizer=OptimizerConfig(
+            schedule="cosine", learning_rate_scale=5e-3, warmup_steps=50, label_smoothing=0.0
+        ),
+        train=TrainConfig(steps=steps),
+    )
+    model = Transformer(config.model, 12)
+    rng = np.random.default_rng(0)
+
+    def batches():
+        while True:
+            pairs = reversals(rng, 3 * rows, held_out=False)
+            yield make_batch(pairs, np.arange(3 * rows).reshape(rows, 3), 24, 24)
+
+    step = jax.jit(make_train_step(config, model), donate_argnums=0)
+    state = create_state(config, model)
+    state, read, _ = loop(state, step, batches(), num_steps=steps)
+    assert read[steps]["loss"] < 0.05 < read[1]["loss"]
+
+    pairs = reversals(rng, 211, held_out=True)
+    source = make_batch(pairs, np.arange(211)[:, None], 8, 8)["source_tokens"]
+    decode = DecodeConfig(method="greedy", extra_length=2)
+    free = jnp.zeros((211, 1), jnp.int32)
+    found = jax.jit(
+        lambda params: search_batch(
+            [model], decode, [params], source, free, jnp.arange(211), jax.random.key(0)
+        )
+    )(state.params)
+    exact = [
+        found.tokens[row, 0, : found.length[row, 0]].tolist() == target
+        for row, (_, target) in enumerate(pairs)
+    ]
+    assert np.mean(exact) >= 0.99

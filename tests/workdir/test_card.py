@@ -1,0 +1,338 @@
+"""card.json: what was trained, of what, on what, and what it gave; across restarts and failures."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import subprocess
+import time
+from importlib.metadata import version
+from types import SimpleNamespace
+
+import pytest
+from launching import fill, launch, refusal
+
+from transformer_jax.config.files import load_config
+from transformer_jax.config.options import Config
+from transformer_jax.data import corpora
+from transformer_jax.errors import Preempted, UserError
+from transformer_jax.evaluation.scores import corpus_scores, write_translations
+from transformer_jax.inference.trained import evaluate
+from transformer_jax.model import size
+from transformer_jax.parallel import processes
+from transformer_jax.training import run as training_run
+from transformer_jax.workdir import card
+
+EVALUATION = {"split": "test", "weights": "average", "steps": [2, 4], "decode": {"beam_size": 4}}
+
+
+@pytest.fixture
+def few_held_out(monkeypatch):
+    monkeypatch.setattr(corpora, "_SMALL_WORLD_HELD_OUT_SIZE", 30)
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """What a card asks of an experiment, with 7 and 11 tokens in each step."""
+    data = SimpleNamespace(tokens_seen=lambda steps: (7 * steps, 11 * steps))
+    valid = corpora.Corpus([("一", "one")], empty=0)
+    config = Config(name="stand_in", seed=5)
+    return SimpleNamespace(config=config, workdir=tmp_path, data=data, valid=valid)
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def tokens_in_rows(workdir):
+    train = [row["train"] for row in rows(workdir / "metrics.jsonl") if "train" in row]
+    return {side: sum(row[f"{side}_tokens"] for row in train) for side in ("source", "target")}
+
+
+def train(prepared, first, last, *, error=None, validations=()):
+    """A card that is begun, comes to a step, and is left, with an error or without."""
+    try:
+        with card.Card(prepared, since=0) as c:
+            c.begin(first, 13)
+            for step, loss in validations:
+                c.validated(step, {"loss": loss, "bleu": 10 - loss})
+            c.reached(last)
+            if error:
+                raise error
+    except BaseException as e:
+        assert e is error
+    return card.read(prepared.workdir)
+
+
+# ----------------------------------------------------------------------------- of a real training
+@pytest.mark.fast
+def test_the_card_of_a_training(trained):
+    workdir, _ = trained
+    found, config = card.read(workdir), load_config(workdir / "config.json")
+    assert found["config"] == dataclasses.asdict(config)
+    assert (found["name"], found["seed"]) == (config.name, config.seed)
+    assert (found["state"], found["steps"], found["starts"]) == ("finished", 4, 1)
+    described = launch("--mode=describe", f"--workdir={workdir}").stdout.split()[-1]
+    assert f"{found['parameters']:,}" == described
+    assert found["tokens"] == tokens_in_rows(workdir)
+    assert found["flops"] == 4 * size.step_flops(config)[0]
+    assert found["wall_seconds"] > 0
+    assert found["versions"]["jax"] == version("jax")
+    assert found["versions"]["sacrebleu"] == version("sacrebleu")
+    text = (workdir / "training_data.sha256").read_text().strip()
+    assert found["data"]["training_text"] == text
+    texts = [corpora.load_split(config.data, split) for split in ("valid", "test")]
+    lines = "".join(f"{source}\t{target}\n" for source, target in texts[0].pairs)
+    assert found["data"]["validation_text"] == hashlib.sha256(lines.encode()).hexdigest()[:16]
+    (digest,) = found["data"]["tokenizer"].values()
+    summed = subprocess.run(["sha256sum", workdir / "tokenizer.model"], capture_output=True)
+    assert summed.stdout.decode().startswith(digest)
+    devices = {"platform": "cpu", "kind": "cpu", "number": 1, "processes": 1}
+    assert found["devices"] == devices
+    (valid,) = [row for row in rows(workdir / "metrics.jsonl") if "valid" in row]
+    expected = {"step": 4, **valid["valid"]}
+    assert found["results"]["validation"] == dict.fromkeys(
+        ("last", "best_loss", "best_bleu"), expected
+    )
+    (measured,) = found["results"]["evaluations"]
+    del measured["measured"]
+    assert measured == json.loads((workdir / "evaluation/test/scores.json").read_text())
+    signature = found["results"]["validation_bleu"]
+    assert signature == f"greedy, {measured['bleu_signature']}".replace("bs:1000|seed:12345|", "")
+    assert measured["text_hash"] == texts[1].text_hash() != texts[0].text_hash()
+    assert measured["bleu_interval"] > 0 and "tok:13a" in measured["bleu_signature"]
+
+
+def test_a_resumed_run_counts_everything(workdir, few_held_out):
+    before, config = card.read(workdir), load_config(workdir / "config.json")
+    config.train.steps = 7
+    training_run.train(config, workdir)
+    found = card.read(workdir)
+    assert (found["steps"], found["starts"], found["state"]) == (7, 2, "finished")
+    assert found["tokens"] == tokens_in_rows(workdir)
+    assert found["tokens"]["source"] > before["tokens"]["source"]
+    assert found["wall_seconds"] > before["wall_seconds"]
+    assert found["started"] == before["started"]
+    assert found["results"]["validation"]["last"]["step"] == 7
+    assert found["results"]["evaluations"] == before["results"]["evaluations"]
+
+
+def test_evaluating_again_takes_the_place_of_the_same(workdir, few_held_out):
+    config = load_config(workdir / "config.json")
+    for split, weights in (("test", "average"), ("valid", "latest"), ("valid", "latest")):
+        evaluate(config, workdir, split=split, weights=weights)
+    listed = card.read(workdir)["results"]["evaluations"]
+    assert [(e["split"], e["weights"], e["steps"]) for e in listed] == [
+        ("test", "average", [2, 4]),
+        ("valid", "latest", [4]),
+    ]
+    assert [e["sentences"] for e in listed] == [30, 30]
+
+
+def test_a_damaged_card_stops_what_would_write_it(workdir, few_held_out):
+    (workdir / "card.json").write_text("{")
+    error = refusal("--mode=evaluate", f"--workdir={workdir}")
+    assert "card.json is damaged: remove it" in error
+    with pytest.raises(UserError, match=r"card\.json is damaged: remove it"):
+        training_run.train(load_config(workdir / "config.json"), workdir)
+
+
+# ---------------------------------------------------------------------------------- how it ends
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (None, "finished"),
+        (Preempted("saved"), "stopped"),
+        (KeyboardInterrupt(), "stopped"),
+        (UserError("it diverges"), "failed"),
+        (RuntimeError("a bug"), "failed"),
+    ],
+)
+def test_the_state_says_how_it_ended(prepared, error, state):
+    found = train(prepared, 0, 17, error=error)
+    assert (found["state"], found["steps"]) == (state, 17)
+    assert found["tokens"] == {"source": 7 * 17, "target": 11 * 17}
+
+
+def test_while_it_runs_the_card_says_so_and_how_far_it_is(prepared):
+    with card.Card(prepared, since=0) as c:
+        assert card.read(prepared.workdir) is None, "nothing before it is begun"
+        c.begin(0, 13)
+        assert card.read(prepared.workdir)["state"] == "running"
+        c.reached(5)
+        c.update()
+        assert card.read(prepared.workdir)["steps"] == 5
+
+
+def test_of_models_in_one_process_each_has_its_share_of_the_seconds(prepared):
+    with card.Card(prepared, since=time.monotonic() - 1000) as c:
+        c.begin(0, 13)
+    found = card.read(prepared.workdir)
+    assert 1000 <= found["wall_seconds"] < 1010
+
+
+def test_an_ensembles_evaluation_stands_beside_the_models_own(prepared):
+    train(prepared, 0, 17)
+    ensemble = EVALUATION | {"ensemble": ["b"]}
+    for measured in (EVALUATION, ensemble, ensemble):
+        card.add_evaluation(prepared.workdir, measured)
+    found = card.read(prepared.workdir)["results"]["evaluations"]
+    assert [e.get("ensemble") for e in found] == [None, ["b"]]
+
+
+def test_an_evaluation_made_meanwhile_stays(prepared):
+    with card.Card(prepared, since=0) as c:
+        c.begin(0, 13)
+        card.add_evaluation(prepared.workdir, EVALUATION)
+        c.reached(5)
+    (kept,) = card.read(prepared.workdir)["results"]["evaluations"]
+    assert kept["steps"] == [2, 4]
+
+
+@pytest.mark.parametrize(("step", "kept"), [(4, 1), (3, 0), (0, 0)])
+def test_evaluations_of_steps_that_are_made_again_are_forgotten(prepared, step, kept):
+    train(prepared, 0, 4)
+    card.add_evaluation(prepared.workdir, EVALUATION)
+    assert len(train(prepared, step, 5)["results"]["evaluations"]) == kept
+
+
+def test_validations_of_steps_that_are_made_again_are_forgotten(prepared):
+    lines = [{"step": step, "valid": {"loss": loss, "bleu": 1}} for step, loss in ((2, 3), (4, 1))]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (prepared.workdir / "metrics.jsonl").write_text(text)
+    validations = train(prepared, 2, 6, validations=[(6, 2.5)])["results"]["validation"]
+    assert (validations["best_loss"]["step"], validations["last"]["step"]) == (6, 6)
+
+
+def test_a_new_start_counts_from_nothing(prepared):
+    train(prepared, 0, 4)
+    assert train(prepared, 4, 6)["starts"] == 2
+    assert train(prepared, 0, 2)["starts"] == 1
+
+
+# --------------------------------------------------------------------------------------- the rest
+def test_the_best_validation_is_the_least_loss_and_the_highest_bleu():
+    row = lambda step, loss, bleu: {"step": step, "loss": loss, "bleu": bleu}  # noqa: E731
+    listed = [row(2, 3.0, 5.0), row(4, 1.0, 7.0), row(6, 2.0, 9.0), row(8, None, 1.0)]
+    assert card.best(listed) == {"last": listed[3], "best_loss": listed[1], "best_bleu": listed[2]}
+    assert card.best([]) == {}
+
+
+def test_what_is_not_finite_is_null(prepared):
+    found = train(prepared, 0, 4, validations=[(2, 1.0), (4, math.inf)])
+    assert "Infinity" not in (prepared.workdir / "card.json").read_text()
+    assert found["results"]["validation"]["last"] == {"step": 4, "loss": None, "bleu": None}
+    assert found["results"]["validation"]["best_loss"]["step"] == 2
+
+
+def test_a_full_disk_is_a_warning(prepared, small_disk, capsys):
+    prepared.workdir = small_disk
+    with card.Card(prepared, since=0) as c:
+        c.begin(0, 13)
+        fill(small_disk)
+        c.reached(3)
+        c.update()
+        card.add_evaluation(small_disk, EVALUATION)
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 3
+    assert all("warning: cannot write" in line and "card.json" in line for line in told)
+    assert card.read(small_disk)["steps"] == 0, "the old one is whole"
+
+
+def test_only_the_writer_writes(prepared, monkeypatch):
+    monkeypatch.setattr(processes, "is_writer", lambda: False)
+    assert train(prepared, 0, 3) is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "{}", '{"results": 3}', '{"results": {"evaluations": [7]}}', b"\xff\xfe"],
+)
+def test_a_damaged_card_is_refused_in_one_line(tmp_path, content):
+    content = content.encode() if isinstance(content, str) else content
+    (tmp_path / "card.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"card\.json is damaged: remove it") as raised:
+        card.read(tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_workdir_without_a_card_gets_none_from_an_evaluation(tmp_path):
+    card.add_evaluation(tmp_path, EVALUATION)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_report_says_what_stands_on_the_card(tmp_path):
+    scores = corpus_scores(["a cat"], ["a cat"], target_language="en", bootstrap=0)
+    texts = ["x"], ["a cat"], ["a cat"]
+    said = write_translations(tmp_path, scores, *texts, split="test")
+    assert said == json.loads((tmp_path / "scores.json").read_text())
+
+
+# ---------------------------------------------------------------------------------------- the code
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A repository with one committed file, which the card takes for its own."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    file = folder / "card.py"
+    file.write_text("one\n")
+    monkeypatch.setattr(card, "__file__", str(file))
+    git(folder, "init", "-q")
+    git(folder, "add", "card.py")
+    git(folder, "-c", "user.name=n", "-c", "user.email=e", "commit", "-qm", "first")
+    return folder
+
+
+def git(folder, *arguments):
+    return subprocess.run(
+        ["git", "-C", folder, *arguments], check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def test_the_commit_and_what_differs_from_it(checkout):
+    commit = git(checkout, "rev-parse", "HEAD")
+    assert card.code() == {"commit": commit, "uncommitted": None}
+    (checkout / "card.py").write_text("two\n")
+    two = card.code()
+    assert two["commit"] == commit and len(two["uncommitted"]) == 16
+    (checkout / "card.py").write_text("three\n")
+    assert card.code()["uncommitted"] != two["uncommitted"]
+    (checkout / "card.py").write_text("one\n")
+    assert card.code()["uncommitted"] is None
+
+
+def test_a_new_file_of_python_differs_too(checkout):
+    (checkout / ".gitignore").write_text("runs\n")
+    git(checkout, "add", ".gitignore")
+    git(checkout, "-c", "user.name=n", "-c", "user.email=e", "commit", "-qm", "second")
+    for ignored in ("notes.txt", "runs/kept.py"):
+        (checkout / ignored).parent.mkdir(exist_ok=True)
+        (checkout / ignored).write_text("1\n")
+    assert card.code()["uncommitted"] is None
+    (checkout / "experiments").mkdir()
+    hashes = set()
+    for name, content in (("é.py", "1\n"), ("é.py", "2\n"), ("f.py", "2\n")):
+        file = checkout / "experiments" / name
+        file.write_text(content)
+        hashes.add(card.code()["uncommitted"])
+        file.unlink()
+    assert len(hashes) == 3 and None not in hashes
+
+
+def test_code_that_is_installed_in_another_repository_has_no_commit(checkout, monkeypatch):
+    installed = checkout / "lib"
+    installed.mkdir()
+    (installed / "card.py").write_text("one\n")
+    monkeypatch.setattr(card, "__file__", str(installed / "card.py"))
+    assert card.code() == {"commit": None, "uncommitted": None}
+
+
+def test_without_a_checkout_or_without_git_there_is_no_commit(checkout, tmp_path, monkeypatch):
+    nothing = {"commit": None, "uncommitted": None}
+    with monkeypatch.context() as patched:
+        patched.setenv("PATH", str(tmp_path))
+        assert card.code() == nothing
+    assert card.code() != nothing
+    (tmp_path / "card.py").write_text("one\n")
+    monkeypatch.setattr(card, "__file__", str(tmp_path / "card.py"))
+    assert card.code() == nothing

@@ -1,0 +1,247 @@
+"""One run in a workdir: who is second is refused, and the dead are forgotten."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from launching import ROOT
+
+from transformer_jax.errors import UserError
+from transformer_jax.parallel.host import alive, boot_id, host_id
+from transformer_jax.workdir import lock
+
+HOLD = (
+    "import sys, time, pathlib; from transformer_jax.workdir import lock\n"
+    "with lock.held(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+)
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the workdir."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+@pytest.fixture(params=["a bucket", "a file system without locks"])
+def no_locks(request, monkeypatch):
+    """What the file says decides."""
+
+    def refuse(*arguments):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    if request.param == "a bucket":
+        monkeypatch.setattr(lock, "fcntl", None)
+    else:
+        monkeypatch.setattr(fcntl, "flock", refuse)
+
+
+def owner(**what):
+    """Who might have written a lock; by default a living process of this machine."""
+    here = {"host": host_id(), "boot": boot_id(), "run": "another"}
+    return here | {"pid": os.getppid(), "time": time.time()} | what
+
+
+def is_free(workdir, said):
+    """Whether a workdir can be held that has this lock; if not, it says who is there."""
+    (workdir / lock.NAME).write_text(json.dumps(said))
+    try:
+        with lock.held(workdir):
+            assert json.loads((workdir / lock.NAME).read_text())["pid"] == os.getpid()
+    except UserError as e:
+        assert f"in use by process {said['pid']} on {said['host'].split()[0]}" in str(e)
+        return False
+    return True
+
+
+def test_the_second_is_refused_and_told_who_is_first(holder, tmp_path):
+    host = socket.gethostname()
+    message = f"is in use by process {holder.pid} on {host}"
+    with pytest.raises(UserError, match=message), lock.held(tmp_path):
+        raise AssertionError
+    with pytest.raises(UserError, match=message), lock.held(tmp_path):
+        raise AssertionError("asking takes nothing away")
+
+
+def test_a_dead_process_is_forgotten_at_once(holder, tmp_path):
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert (tmp_path / lock.NAME).exists()
+    with lock.held(tmp_path):
+        assert json.loads((tmp_path / lock.NAME).read_text())["pid"] == os.getpid()
+    assert not (tmp_path / lock.NAME).exists()
+
+
+def test_it_can_be_held_again(tmp_path):
+    for _ in range(2):
+        with lock.held(tmp_path / "new"):
+            pass
+    with pytest.raises(ZeroDivisionError), lock.held(tmp_path):
+        raise ZeroDivisionError
+    with lock.held(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(("age", "refused"), [(0, True), (170, True), (190, False)])
+def test_another_machine_counts_while_it_gives_signs_of_life(tmp_path, age, refused):
+    said = owner(host="elsewhere", boot="another", pid=1, time=time.time() - age)
+    (tmp_path / lock.NAME).write_text(json.dumps(said))
+    if not refused:
+        with lock.held(tmp_path):
+            return
+    message = "process 1 on elsewhere, which gave a sign of life"
+    with pytest.raises(UserError, match=message), lock.held(tmp_path):
+        raise AssertionError
+
+
+def test_it_gives_signs_of_life(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "_REFRESHED_EVERY", 0.05)
+    with lock.held(tmp_path):
+        first = json.loads((tmp_path / lock.NAME).read_text())["time"]
+        time.sleep(0.5)
+        assert json.loads((tmp_path / lock.NAME).read_text())["time"] > first
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "nothing", '{"host": 3}', "x" * 10_000])
+def test_a_lock_that_says_nothing_is_nobodys(tmp_path, content):
+    (tmp_path / lock.NAME).write_text(content)
+    with lock.held(tmp_path):
+        assert json.loads((tmp_path / lock.NAME).read_text())["pid"] == os.getpid()
+
+
+# Not as a lock is written, in one respect each. A machine elsewhere, so that nothing else frees it.
+ODD = [
+    *({"host": host} for host in (None, 3, ["a"], "two\nlines")),
+    *({"pid": pid} for pid in (None, "1", True, 0, -1, 1.0, 10**30, [])),
+    *({"time": at} for at in (None, "y", True, float("nan"), float("inf"), 1e12, 10**400, -1)),
+    *({"boot": 3}, {"run": None}),
+]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=str)
+def test_a_lock_that_no_run_can_have_written_is_nobodys(tmp_path, odd):
+    said = owner(host="elsewhere", boot="another")
+    assert not is_free(tmp_path, said)
+    assert is_free(tmp_path, said | odd)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+FIELDS = {
+    "host": JSON | st.sampled_from([host_id(), socket.gethostname(), "elsewhere"]),
+    "pid": JSON | st.sampled_from([os.getpid(), os.getppid(), 0, -1, 2**31, 10**30]),
+    "time": JSON | st.sampled_from([time.time(), 0, 1e300, 10**400]),
+}
+OTHERS = {"boot": JSON | st.sampled_from([boot_id()]), "run": JSON}
+
+
+@pytest.mark.parametrize("flock", [fcntl, None], ids=["locks", "no locks"])
+@given(
+    st.binary()
+    | JSON.map(lambda said: json.dumps(said).encode())
+    | st.fixed_dictionaries(FIELDS, optional=OTHERS).map(lambda said: json.dumps(said).encode())
+)
+@example(b"[" * 399)
+@example(b"\xff\xfe")
+def test_whatever_the_lock_holds_it_is_taken_or_refused_in_one_line(tmp_path_factory, flock, said):
+    workdir = tmp_path_factory.mktemp("w")
+    (workdir / lock.NAME).write_bytes(said)
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
+        patch.setattr(lock, "fcntl", flock)
+        try:
+            stack.enter_context(lock.held(workdir))
+        except UserError as e:
+            assert "in use" in str(e) and len(str(e).splitlines()) == 1
+            assert (workdir / lock.NAME).read_bytes() == said
+
+
+def test_a_lock_that_is_a_link_is_not_written_through(tmp_path):
+    (tmp_path / "mine").write_text("text")
+    (tmp_path / lock.NAME).symlink_to(tmp_path / "mine")
+    with pytest.raises(UserError, match="cannot write"), lock.held(tmp_path):
+        raise AssertionError
+    assert (tmp_path / "mine").read_text() == "text"
+
+
+def test_without_locks_of_the_file_system_the_process_number_decides(tmp_path, no_locks):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    assert not is_free(tmp_path, owner())
+    assert is_free(tmp_path, owner(pid=dead.pid))
+    for elsewhere in ({"host": host_id() + "7"}, {"boot": "another"}):
+        assert not is_free(tmp_path, owner(pid=dead.pid, **elsewhere)), "its number says nothing"
+
+
+def test_without_them_an_old_sign_of_life_is_no_living_ones(tmp_path, no_locks):
+    """Its process number may be another process's now."""
+    assert not is_free(tmp_path, owner(time=time.time() - 170))
+    assert is_free(tmp_path, owner(time=time.time() - 190))
+
+
+def test_without_them_this_process_is_not_the_one_that_had_its_number(tmp_path, no_locks):
+    """A container started again gives the same numbers."""
+    assert is_free(tmp_path, owner(pid=os.getpid()))
+    message = f"in use by process {os.getpid()} "
+    with lock.held(tmp_path), pytest.raises(UserError, match=message), lock.held(tmp_path):
+        raise AssertionError("it is this process that has it")
+
+
+def test_with_them_a_dead_one_is_known_by_its_machines_name_or_boot(tmp_path, monkeypatch):
+    """A container started again may have another name; a machine started again has another boot."""
+    monkeypatch.setattr(lock, "boot_id", lambda: "this")
+    assert is_free(tmp_path, owner(boot="another"))
+    assert is_free(tmp_path, owner(host="renamed pid:[7]"))
+    assert not is_free(tmp_path, owner(host="renamed pid:[7]", boot="another"))
+    monkeypatch.setattr(lock, "boot_id", lambda: "")
+    assert not is_free(tmp_path, owner(host="renamed pid:[7]")), "two that have none differ"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have none")
+def test_the_machines_boot_has_a_name():
+    assert len(boot_id()) == 36
+
+
+@pytest.mark.parametrize("number", [0, -1, 2**31, 10**30])
+def test_what_is_no_process_number_is_no_living_process(number):
+    assert not alive(number)
+    assert alive(os.getpid()) and alive(1)
+
+
+def test_another_users_process_lives(monkeypatch):
+    def kill(number, signal):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", kill)
+    assert alive(7)
+
+
+def test_a_file_that_its_last_owner_removed_meanwhile_is_nobodys_lock(tmp_path, monkeypatch):
+    flock, removed = fcntl.flock, []
+
+    def after_a_removal(file, operation):
+        if not removed:
+            removed.append((tmp_path / "lock").unlink())
+        return flock(file, operation)
+
+    monkeypatch.setattr(lock.fcntl, "flock", after_a_removal)
+    file = lock._lock_file(tmp_path / "lock")
+    assert os.path.samestat(os.fstat(file), os.stat(tmp_path / "lock"))
+    os.close(file)

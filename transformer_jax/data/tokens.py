@@ -1,0 +1,120 @@
+"""Pairs of text as token ids, encoded once and kept in memory-mapped files."""
+
+import dataclasses
+import hashlib
+import io
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from transformer_jax.config.options import EOS_ID
+from transformer_jax.data.tokenizer import Tokenizers
+from transformer_jax.storage import is_remote, write_whole
+from transformer_jax.workdir import manifest
+
+_CHUNK = 10_000  # pairs encoded between two ticks of the progress bar
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizedPairs:
+    """Pairs as ids: all sentences end to end, and where each one starts.
+
+    Attributes:
+      source: int32 [all source tokens], memory-mapped when read from a local cache.
+      target: int32 [all target tokens].
+      source_offsets: int64 [pairs + 1]; sentence i is source[source_offsets[i]:offsets[i + 1]].
+      target_offsets: int64 [pairs + 1].
+    """
+
+    source: np.ndarray
+    target: np.ndarray
+    source_offsets: np.ndarray
+    target_offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.source_offsets) - 1
+
+    @property
+    def source_lengths(self) -> np.ndarray:
+        """Tokens of each source with its <eos>, int64 [pairs]."""
+        return np.diff(self.source_offsets)
+
+    @property
+    def target_lengths(self) -> np.ndarray:
+        """Tokens of each target with its <eos>, int64 [pairs]."""
+        return np.diff(self.target_offsets)
+
+
+_NAMES = [f.name for f in dataclasses.fields(TokenizedPairs)]
+
+
+def tokenize_pairs(
+    pairs: Sequence[tuple[str, str]],
+    tokenizers: Tokenizers,
+    cache_dir: Path | None = None,
+    *,
+    progress: Callable[[int], None] = lambda count: None,
+) -> TokenizedPairs:
+    """Encodes every pair once; both sides end in <eos>.
+
+    Args:
+      pairs: (source, target) strings.
+      tokenizers: encode them.
+      cache_dir: where to keep the tokens, named by a hash of text and tokenizers; None = in memory.
+      progress: told how many more pairs are done, now and then.
+    """
+    if cache_dir is None:
+        return TokenizedPairs(*_encode(pairs, tokenizers, progress))
+    folder = cache_dir / content_hash(pairs, tokenizers)
+    cached = _read_cache(folder)
+    if cached is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, array in zip(_NAMES, _encode(pairs, tokenizers, progress), strict=True):
+            content = io.BytesIO()
+            np.save(content, array)
+            write_whole(folder / f"{name}.npy", content.getvalue())
+        manifest.write(folder)
+        cached = _read_cache(folder)
+    return TokenizedPairs(*cached)
+
+
+def _read_cache(folder: Path) -> list[np.ndarray] | None:
+    """What was encoded before; None if something of it is missing or damaged."""
+    files = [folder / f"{name}.npy" for name in _NAMES]
+    if not manifest.exists(folder) or manifest.damaged(folder):
+        return None
+    try:
+        if is_remote(folder):
+            return [np.load(io.BytesIO(file.read_bytes())) for file in files]
+        return [np.load(file, mmap_mode="r") for file in files]
+    except (OSError, EOFError, ValueError):
+        return None
+
+
+def content_hash(pairs: Sequence[tuple[str, str]], tokenizers: Tokenizers) -> str:
+    """Names what training reads: 16 hexadecimal digits of SHA-256 over tokenizers and text."""
+    digest = hashlib.sha256()
+    for tokenizer in tokenizers:
+        digest.update(tokenizer.model)
+    for source, target in pairs:
+        digest.update(f"{source}\t{target}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _encode(
+    pairs: Sequence[tuple[str, str]], tokenizers: Tokenizers, progress: Callable[[int], None]
+) -> tuple[np.ndarray, ...]:
+    flat: tuple[list, list] = [], []
+    lengths: tuple[list, list] = [], []
+    for start in range(0, len(pairs), _CHUNK):
+        chunk = pairs[start : start + _CHUNK]
+        for side, tokenizer in enumerate(tokenizers):
+            sentences = [[*ids, EOS_ID] for ids in tokenizer.encode([p[side] for p in chunk])]
+            lengths[side].extend(map(len, sentences))
+            flat[side].append(np.fromiter(itertools.chain.from_iterable(sentences), np.int32))
+        progress(len(chunk))
+    tokens = [np.concatenate([*side, np.zeros(0, np.int32)]) for side in flat]
+    offsets = [np.concatenate([[0], np.cumsum(side)]).astype(np.int64) for side in lengths]
+    return *tokens, *offsets

@@ -1,0 +1,62 @@
+"""The size of a model and the operations of a training step, from shapes alone."""
+
+import math
+from typing import Any
+
+import jax
+
+from transformer_jax.config.options import Config
+from transformer_jax.model.transformer import Transformer
+from transformer_jax.training.step import create_state
+
+
+def parameter_shapes(config: Config, model: Transformer) -> Any:
+    """The parameters' shapes and dtypes. Allocates nothing."""
+    return jax.eval_shape(lambda: create_state(config, model)).params
+
+
+def count_parameters(params: Any) -> int:
+    """The number of numbers in `params`, or in what has their shapes."""
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(params))
+
+
+def forward_flops(config: Config) -> dict[str, int]:
+    """Multiplications and additions of the matmuls of one forward pass over a global batch.
+
+    Returns:
+      "encoder" and "decoder": their projections and feed-forward networks; "attention": queries
+      with keys and weights with values, in both; "logits".
+    """
+    c, d = config.model, config.data
+    rows, source, target = d.batch_rows, d.source_row_length, d.target_row_length
+    key, value = head_widths(config)
+    # One position of one layer: what asks (query, and the output of the heads), and what is asked.
+    ask = 2 * c.d_model * c.num_heads * (key + value)
+    answer = 2 * c.d_model * c.num_heads * (key + value)
+    feed_forward = 2 * 2 * c.d_model * c.d_ff
+    pair = 2 * c.num_heads * (key + value)  # one position attending to another
+    pairs = source * source + target * target + target * source
+    layers = rows * c.num_layers
+    return {
+        "encoder": layers * source * (ask + answer + feed_forward),
+        "decoder": layers * (target * (2 * ask + answer + feed_forward) + source * answer),
+        "attention": layers * pairs * pair,
+        "logits": rows * target * 2 * c.d_model * d.vocab_size,
+    }
+
+
+def step_flops(config: Config) -> tuple[int, int]:
+    """(what the model needs, what is computed) for a training step over a global batch.
+
+    The backward pass takes two matmuls for each of the forward pass: the gradients of both its
+    arguments. `model.remat` computes each layer a second time; that is no work for the model.
+    """
+    forward = forward_flops(config)
+    needed = 3 * sum(forward.values())
+    again = sum(forward.values()) - forward["logits"] if config.model.remat else 0
+    return needed, needed + again
+
+
+def head_widths(config: Config) -> tuple[int, int]:
+    c = config.model
+    return c.d_key or c.d_model // c.num_heads, c.d_value or c.d_model // c.num_heads

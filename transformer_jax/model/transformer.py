@@ -1,0 +1,312 @@
+"""The Transformer (Vaswani et al. 2017, section 3): layers of sublayers.py, and the whole.
+
+Two ways through the same parameters: `Transformer.__call__` sees whole targets at once (training,
+scoring); `start_decoding` and `decode_step` produce one token at a time over a cache.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from transformer_jax.config.options import PAD_ID, ModelConfig
+from transformer_jax.functional import layers, masks, positions
+from transformer_jax.model.layers import (
+    NO_DROPOUT,
+    Attention,
+    Dropout,
+    FeedForward,
+    LayerNorm,
+    Mask,
+    Residual,
+)
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention, then feed-forward (section 3.1)."""
+
+    config: ModelConfig
+
+    def setup(self) -> None:
+        self.self_attention = Attention(self.config)
+        self.self_attention_residual = Residual(self.config)
+        self.feed_forward = FeedForward(self.config)
+        self.feed_forward_residual = Residual(self.config)
+
+    def __call__(self, x: Array, mask: Mask, dropout: Dropout) -> Array:
+        """x [B, S, D], mask [B, 1, S, S] → [B, S, D]."""
+        y = self.self_attention_residual.before(x)
+        y = self.self_attention(y, y, mask, dropout.fold_in(0))
+        x = self.self_attention_residual.after(x, y, dropout.fold_in(1))
+        y = self.feed_forward(self.feed_forward_residual.before(x))
+        return self.feed_forward_residual.after(x, y, dropout.fold_in(2))
+
+
+class DecoderLayer(nn.Module):
+    """Masked self-attention, attention over the encoder's output, feed-forward (section 3.1)."""
+
+    config: ModelConfig
+
+    def setup(self) -> None:
+        self.self_attention = Attention(self.config)
+        self.self_attention_residual = Residual(self.config)
+        self.cross_attention = Attention(self.config)
+        self.cross_attention_residual = Residual(self.config)
+        self.feed_forward = FeedForward(self.config)
+        self.feed_forward_residual = Residual(self.config)
+
+    def __call__(
+        self, x: Array, encoded: Array, mask: Mask, cross_mask: Mask, dropout: Dropout
+    ) -> Array:
+        """x [B, T, D], encoded [B, S, D], masks [B, 1, T, T] and [B, 1, T, S] → [B, T, D]."""
+        y = self.self_attention_residual.before(x)
+        y = self.self_attention(y, y, mask, dropout.fold_in(0))
+        x = self.self_attention_residual.after(x, y, dropout.fold_in(1))
+        y = self.cross_attention_residual.before(x)
+        y = self.cross_attention(y, encoded, cross_mask, dropout.fold_in(2))
+        x = self.cross_attention_residual.after(x, y, dropout.fold_in(3))
+        y = self.feed_forward(self.feed_forward_residual.before(x))
+        return self.feed_forward_residual.after(x, y, dropout.fold_in(4))
+
+    def step(self, x: Array, cache: dict, memory: dict, position: Array) -> tuple[Array, dict]:
+        """One position: x [R, 1, D] → [R, 1, D] and the cache with this position's key, value.
+
+        The R = B·K rows of x are K hypotheses of each of the B sentences in `memory`: they attend
+        over it as K query positions, so that the memory is neither copied nor reordered.
+        """
+        y = self.self_attention_residual.before(x)
+        key, value = self.self_attention.keys_values(y)
+        cache = {
+            "key": jax.lax.dynamic_update_slice_in_dim(cache["key"], key, position, axis=1),
+            "value": jax.lax.dynamic_update_slice_in_dim(cache["value"], value, position, axis=1),
+        }
+        past = (jnp.arange(cache["key"].shape[1]) <= position)[None, None, None]
+        y = self.self_attention.attend(y, cache["key"], cache["value"], past, NO_DROPOUT)
+        x = self.self_attention_residual.after(x, y, NO_DROPOUT)
+        y = self.cross_attention_residual.before(x)
+        y = y.reshape(memory["key"].shape[0], -1, y.shape[-1])
+        y = self.cross_attention.attend(
+            y, memory["key"], memory["value"], memory["mask"], NO_DROPOUT
+        )
+        x = self.cross_attention_residual.after(x, y.reshape(x.shape), NO_DROPOUT)
+        y = self.feed_forward(self.feed_forward_residual.before(x))
+        return self.feed_forward_residual.after(x, y, NO_DROPOUT), cache
+
+
+class Transformer(nn.Module):
+    """The encoder–decoder Transformer (Figure 1).
+
+    Attributes:
+      config: the architecture.
+      vocab_size: V, of the target, and of the source too unless given apart.
+      source_vocab_size: of the source; None = the same.
+    """
+
+    config: ModelConfig
+    vocab_size: int
+    source_vocab_size: int | None = None
+
+    def setup(self) -> None:
+        c = self.config
+        init = nn.initializers.normal(c.embedding_stddev or c.d_model**-0.5)
+
+        def table(name: str, rows: int) -> Array:
+            return self.param(name, init, (rows, c.d_model))
+
+        source_size = self.source_vocab_size or self.vocab_size
+        if c.tied_embeddings in ("all", "source_target"):
+            if source_size != self.vocab_size:
+                raise ValueError(
+                    f"source_vocab_size={source_size} and vocab_size={self.vocab_size} cannot "
+                    f"share a table: model.tied_embeddings={c.tied_embeddings!r}"
+                )
+            self.source_embedding = self.target_embedding = table("embedding", self.vocab_size)
+        else:
+            self.source_embedding = table("source_embedding", source_size)
+            self.target_embedding = table("target_embedding", self.vocab_size)
+        tied = c.tied_embeddings in ("all", "target_softmax")
+        self.softmax = self.target_embedding if tied else table("softmax", self.vocab_size)
+        zeros = nn.initializers.zeros
+        bias = self.param("logits_bias", zeros, (self.vocab_size,)) if c.logits_bias else None
+        self.logits_bias = bias
+        if c.positions == "learned":
+            self.source_positions = table("source_positions", c.max_positions)
+            self.target_positions = table("target_positions", c.max_positions)
+        # Remat: the gradient keeps what enters a layer, and computes what is inside it once more.
+        wrap = nn.remat if c.remat else lambda layer: layer
+        self.encoder = [wrap(EncoderLayer)(c) for _ in range(c.num_layers)]
+        self.decoder = [wrap(DecoderLayer)(c) for _ in range(c.num_layers)]
+        if c.norm == "pre":
+            self.encoder_norm = LayerNorm(c.layer_norm_epsilon)
+            self.decoder_norm = LayerNorm(c.layer_norm_epsilon)
+
+    def _embed(self, tokens: Array, positions_: Array, side: str, dropout: Dropout) -> Array:
+        c = self.config
+        table = self.source_embedding if side == "source" else self.target_embedding
+        embedded = layers.embed(tokens, table, scale=c.scale_embeddings)
+        if c.positions == "learned":
+            table = self.source_positions if side == "source" else self.target_positions
+            encoding = jnp.take(table, positions_, axis=0)
+        else:
+            encoding = positions.sinusoidal_positions(
+                positions_, c.d_model, layout=c.sinusoid_layout
+            )
+        return dropout(embedded + encoding).astype(c.compute_dtype)
+
+    def _mask(
+        self, query_segments: Array, key_segments: Array, *, causal: bool = False, packed: bool
+    ) -> Mask:
+        """For `Attention.attend`; fused kernels are for packed rows, in training."""
+        mask = masks.SegmentMask(query_segments, key_segments, causal)
+        return mask if packed and self.config.attention != "xla" else mask.dense()
+
+    def encode(
+        self,
+        source_tokens: Array,
+        source_segments: Array | None = None,
+        source_positions: Array | None = None,
+        *,
+        dropout: Dropout = NO_DROPOUT,
+    ) -> Array:
+        """The encoder.
+
+        Args:
+          source_tokens: int32 [B, S].
+          source_segments: int32 [B, S], which pair of a packed row a token belongs to, 0 = padding;
+            None = one sentence per row, of any length, which the plain attention reads.
+          source_positions: int32 [B, S], the position within its sentence; None = 0, 1, 2, …
+          dropout: what to drop in training.
+
+        Returns:
+          [B, S, D] in the compute dtype.
+        """
+        packed = source_segments is not None
+        source_segments, source_positions = _layout(
+            source_tokens, source_segments, source_positions
+        )
+        mask = self._mask(source_segments, source_segments, packed=packed)
+        x = self._embed(source_tokens, source_positions, "source", dropout.fold_in(0))
+        for number, layer in enumerate(self.encoder, start=1):
+            x = layer(x, mask, dropout.fold_in(number))
+        return self.encoder_norm(x) if self.config.norm == "pre" else x
+
+    def decode(
+        self,
+        decoder_input: Array,
+        encoded: Array,
+        source_segments: Array,
+        target_segments: Array | None = None,
+        target_positions: Array | None = None,
+        *,
+        dropout: Dropout = NO_DROPOUT,
+    ) -> Array:
+        """The decoder over whole targets: position t sees decoder_input up to t (teacher forcing).
+
+        Args:
+          decoder_input: int32 [B, T]: <bos> and the target without its <eos>.
+          encoded: [B, S, D].
+          source_segments: int32 [B, S].
+          target_segments: int32 [B, T], or None = one sentence per row, as in `encode`.
+          target_positions: int32 [B, T], or None = 0, 1, 2, …
+          dropout: what to drop in training.
+
+        Returns:
+          logits, float32 [B, T, V].
+        """
+        packed = target_segments is not None
+        target_segments, target_positions = _layout(
+            decoder_input, target_segments, target_positions
+        )
+        mask = self._mask(target_segments, target_segments, causal=True, packed=packed)
+        cross_mask = self._mask(target_segments, source_segments, packed=packed)
+        x = self._embed(decoder_input, target_positions, "target", dropout.fold_in(0))
+        for number, layer in enumerate(self.decoder, start=1):
+            x = layer(x, encoded, mask, cross_mask, dropout.fold_in(number))
+        return self._logits(x)
+
+    def __call__(
+        self,
+        source_tokens: Array,
+        decoder_input: Array,
+        source_segments: Array | None = None,
+        target_segments: Array | None = None,
+        source_positions: Array | None = None,
+        target_positions: Array | None = None,
+        *,
+        dropout: Dropout = NO_DROPOUT,
+    ) -> Array:
+        """Encodes, then decodes whole targets; arguments as in `encode` and `decode`.
+
+        Returns:
+          logits, float32 [B, T, V].
+        """
+        encoded = self.encode(
+            source_tokens, source_segments, source_positions, dropout=dropout.fold_in(0)
+        )
+        source_segments, _ = _layout(source_tokens, source_segments, source_positions)
+        return self.decode(
+            decoder_input,
+            encoded,
+            source_segments,
+            target_segments,
+            target_positions,
+            dropout=dropout.fold_in(1),
+        )
+
+    def start_decoding(
+        self, source_tokens: Array, *, max_length: int, beam_size: int = 1
+    ) -> tuple[dict, dict]:
+        """Encodes [B, S] source tokens and allocates the cache of B·K hypotheses.
+
+        Returns:
+          (memory, cache). The memory stays as it is through decoding: for each layer the key
+          [B, S, N, H], the value [B, S, N, Hv] and the mask [B, 1, 1, S] of the source. The cache
+          holds, for each layer, the keys [B·K, max_length, N, H] and values of the tokens so far,
+          and the scalar `position` of the next one.
+        """
+        c = self.config
+        encoded = self.encode(source_tokens)
+        mask = (source_tokens != PAD_ID)[:, None, None]
+        rows = source_tokens.shape[0] * beam_size
+        memory, cache = {}, {"position": jnp.zeros((), jnp.int32)}
+        for number, layer in enumerate(self.decoder):
+            key, value = layer.cross_attention.keys_values(encoded)
+            memory[f"layer_{number}"] = {"key": key, "value": value, "mask": mask}
+            shapes = [(rows, max_length, c.num_heads, x.shape[-1]) for x in (key, value)]
+            cache[f"layer_{number}"] = {
+                "key": jnp.zeros(shapes[0], key.dtype),
+                "value": jnp.zeros(shapes[1], value.dtype),
+            }
+        return memory, cache
+
+    def decode_step(self, memory: dict, cache: dict, tokens: Array) -> tuple[Array, dict]:
+        """One step of the decoder for R = B·K hypotheses.
+
+        Args:
+          memory: from `start_decoding`.
+          cache: from `start_decoding`, or from the step before.
+          tokens: int32 [R], the tokens at this position, <bos> first.
+
+        Returns:
+          logits of the next tokens, float32 [R, V], and the cache for the next step.
+        """
+        position = cache["position"]
+        x = self._embed(tokens[:, None], position[None, None], "target", NO_DROPOUT)
+        new_cache = {"position": position + 1}
+        for number, layer in enumerate(self.decoder):
+            name = f"layer_{number}"
+            x, new_cache[name] = layer.step(x, cache[name], memory[name], position)
+        return self._logits(x)[:, 0], new_cache
+
+    def _logits(self, x: Array) -> Array:
+        if self.config.norm == "pre":
+            x = self.decoder_norm(x)
+        return layers.logits(x, self.softmax.astype(x.dtype), self.logits_bias)
+
+
+def _layout(tokens: Array, segments: Array | None, positions_: Array | None) -> tuple[Array, Array]:
+    if segments is None:
+        segments = masks.padding_segments(tokens, pad_id=PAD_ID)
+    if positions_ is None:
+        positions_ = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    return segments, positions_

@@ -1,0 +1,165 @@
+"""An experiment's text, tokenized and packed: what training and replaying start from."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformer_jax.config.options import Config
+from transformer_jax.console import log, progress_bar
+from transformer_jax.data import corpora
+from transformer_jax.data import tokens as data_tokens
+from transformer_jax.data.batches import PackedDataset
+from transformer_jax.data.packing import plan_packing
+from transformer_jax.data.tokenizer import Tokenizers, train_tokenizers
+from transformer_jax.data.tokens import tokenize_pairs
+from transformer_jax.errors import UserError
+from transformer_jax.model.transformer import Transformer
+from transformer_jax.parallel import processes
+from transformer_jax.parallel.devices import Devices, Step
+from transformer_jax.storage import write_whole
+from transformer_jax.training import step as training_step
+from transformer_jax.training.step import TrainState, make_train_step
+
+DATA_FILE = "training_data.sha256"
+
+
+@dataclasses.dataclass
+class Prepared:
+    """An experiment with its text at hand, ready to be trained or replayed.
+
+    Attributes:
+      config, workdir: of the experiment.
+      devices: what it runs on.
+      tokenizers: the workdir's, or new ones.
+      corpus: the training text.
+      data: the same in packed rows.
+      valid, validation: the validation text, and the same in packed rows.
+      model: of the vocabularies' sizes.
+      content_hash: of the training text and the tokenizers.
+    """
+
+    config: Config
+    workdir: Path
+    devices: Devices
+    tokenizers: Tokenizers
+    corpus: corpora.Corpus
+    data: PackedDataset
+    valid: corpora.Corpus
+    validation: PackedDataset
+    model: Transformer
+    content_hash: str
+
+    def create_state(self) -> TrainState:
+        """A new state, where the devices keep it."""
+        return self.devices.create_state(
+            lambda: training_step.create_state(self.config, self.model)
+        )
+
+    def compile_step(self) -> Step:
+        """The training step, for these devices."""
+        return self.devices.compile(
+            lambda *reduce: make_train_step(self.config, self.model, *reduce)
+        )
+
+    def batches(self, first_step: int) -> Iterator[Any]:
+        """The batch of each step after `first_step`, on the devices."""
+        for step in itertools.count(first_step):
+            yield self.devices.put_batch(self.data.batch(step, self.devices.rows))
+
+
+def prepare(
+    config: Config,
+    workdir: Path,
+    devices: Devices,
+    corpus: corpora.Corpus,
+    valid: corpora.Corpus,
+    *,
+    begun: bool,
+) -> Prepared:
+    """Tokenizes and packs the text, unless the workdir has that already.
+
+    Args:
+      config: validated.
+      workdir: made, and held by this run.
+      devices: what it runs on.
+      corpus: the training text.
+      valid: the validation text.
+      begun: whether the workdir was trained in.
+
+    Raises:
+      UserError: if the text, or its vocabulary, is not the one that was trained on.
+    """
+    with processes.writer_first():
+        tokenizers = _tokenizers(config, workdir, corpus.pairs)
+        text = data_tokens.content_hash(corpus.pairs, tokenizers)
+        _check_data(workdir, text, begun=begun)
+        data = _packed(config, workdir, tokenizers, corpus, "training")
+        validation = _packed(config, workdir, tokenizers, valid, "validation")
+    model = Transformer(config.model, tokenizers.target.vocab_size, tokenizers.source.vocab_size)
+    return Prepared(
+        config, workdir, devices, tokenizers, corpus, data, valid, validation, model, text
+    )
+
+
+def _check_data(workdir: Path, content_hash: str, *, begun: bool) -> None:
+    """Refuses to go on training with another text; writes down which text it is."""
+    path = workdir / DATA_FILE
+    known = path.read_bytes().decode(errors="replace").strip() if path.exists() else ""
+    if begun and not known:
+        log(f"warning: {workdir} has no {path.name}: this text is taken for the one of before")
+    elif begun and known != content_hash:
+        raise UserError(
+            f"the training text is not the one that {workdir} was trained on "
+            f"({known} then, {content_hash} now): choose another --workdir"
+        )
+    if processes.is_writer() and known != content_hash:
+        write_whole(path, content_hash + "\n")
+
+
+def _tokenizers(config: Config, workdir: Path, pairs: Sequence[tuple[str, str]]) -> Tokenizers:
+    """The workdir's tokenizers, or new ones, which `train` saves."""
+    size, shared = config.data.vocab_size, config.data.shared_vocabulary
+    if not Tokenizers.exist(workdir):
+        return train_tokenizers(pairs, vocab_size=size, shared=shared)
+    tokenizers = Tokenizers.load(workdir)
+    for tokenizer in tokenizers:
+        if tokenizer.vocab_size != size:
+            raise UserError(
+                f"the tokenizer in {workdir} has {tokenizer.vocab_size} pieces, but "
+                f"data.vocab_size={size}"
+            )
+    if shared != (tokenizers.source.vocabulary == tokenizers.target.vocabulary):
+        raise UserError(
+            f"data.shared_vocabulary={shared}, but the tokenizers in {workdir} have "
+            f"{'a vocabulary for each side' if shared else 'one vocabulary'}"
+        )
+    return tokenizers
+
+
+def _packed(
+    config: Config, workdir: Path, tokenizers: Tokenizers, corpus: corpora.Corpus, name: str
+) -> PackedDataset:
+    data = config.data
+    with progress_bar(len(corpus.pairs), f"tokenizing {name}") as bar:
+        tokens = tokenize_pairs(corpus.pairs, tokenizers, workdir / "tokens", progress=bar.update)
+    plan = plan_packing(
+        tokens.source_lengths,
+        tokens.target_lengths,
+        source_row_length=data.source_row_length,
+        target_row_length=data.target_row_length,
+    )
+    if not plan.rows:
+        raise UserError(
+            f"none of {len(tokens)} pairs fits in rows of {data.source_row_length} and "
+            f"{data.target_row_length} tokens: raise data.source_row_length, target_row_length"
+        )
+    packed = PackedDataset(tokens, plan, batch_rows=data.batch_rows, seed=config.seed)
+    log(
+        f"{name}: {len(plan.pairs):,} pairs in {plan.rows:,} rows, "
+        f"{100 * packed.real_share:.1f} % of positions real"
+        + (f"; {corpus.empty:,} pairs with an empty side left out" if corpus.empty else "")
+        + (f"; {plan.too_long:,} pairs longer than a row left out" if plan.too_long else "")
+    )
+    return packed

@@ -1,0 +1,220 @@
+"""Training (Vaswani et al. 2017, section 5): the state, one step, and the loop around it."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from transformer_jax.config.options import NONE_IF_ZERO, PAD_ID, TRACED, Config, flatten
+from transformer_jax.errors import UserError
+from transformer_jax.functional.losses import label_smoothed_cross_entropy
+from transformer_jax.model.layers import Dropout
+from transformer_jax.model.transformer import Transformer
+from transformer_jax.training.optimizer import adam, cosine_schedule, inverse_sqrt_schedule
+
+Batch = dict[str, Any]
+Metrics = dict[str, Array]
+Reduce = Callable[[Any], Any]
+_RNG_IMPLEMENTATIONS = {"threefry": "threefry2x32", "rbg": "rbg"}  # train.rng: jax's name of it
+FINITE = ("loss", "gradient_norm", "update_norm")  # metrics; or else a step is skipped
+ATTENTION_BACKENDS = {"cudnn": ("gpu", "an NVIDIA GPU"), "splash": ("tpu", "a TPU")}
+
+
+@flax.struct.dataclass
+class Hyperparameters:
+    """The options that are numbers: traced, so that changing one compiles nothing again.
+
+    None, for a rate or a norm, is "not at all", and leaves the operation out of the program.
+    """
+
+    seed: Array
+    learning_rate_scale: Array
+    warmup_steps: Array
+    beta1: Array
+    beta2: Array
+    epsilon: Array
+    clip_norm: Array | None
+    label_smoothing: Array
+    dropout_rate: Array | None
+    attention_dropout_rate: Array | None
+
+
+@flax.struct.dataclass
+class TrainState:
+    """What a step reads and writes. `step` counts the updates made."""
+
+    step: Array
+    params: Any
+    opt_state: Any
+    hyperparameters: Hyperparameters
+
+
+def hyperparameters(config: Config) -> Hyperparameters:
+    """The traced options of `config`."""
+
+    options = flatten(config)
+
+    def traced(name: str) -> Array | None:
+        if name in NONE_IF_ZERO and not options[name]:
+            return None
+        return jnp.asarray(options[name], jnp.uint32 if name == "seed" else jnp.float32)
+
+    return Hyperparameters(**{name.rpartition(".")[2]: traced(name) for name in TRACED})
+
+
+def create_state(config: Config, model: Transformer) -> TrainState:
+    """Freshly initialised parameters, at step 0; a function of `config.seed`."""
+    return make_create_state(config, model)(hyperparameters(config))
+
+
+def make_create_state(
+    config: Config, model: Transformer
+) -> Callable[[Hyperparameters], TrainState]:
+    """create(hyperparameters) -> a new state, compiled once for all of their values."""
+
+    def create(h: Hyperparameters) -> TrainState:
+        tokens = jnp.ones((1, 1), jnp.int32)
+        params = model.init(jax.random.key(h.seed), tokens, tokens)["params"]
+        opt_state = _optimizer(config, h, jnp.ones((), jnp.int32)).init(params)
+        return TrainState(jnp.zeros((), jnp.int32), params, opt_state, h)
+
+    return jax.jit(create)
+
+
+def _learning_rate(config: Config, h: Hyperparameters, step: Array) -> Array:
+    constants = {"warmup_steps": h.warmup_steps, "scale": h.learning_rate_scale}
+    if config.optimizer.schedule == "cosine":
+        return cosine_schedule(step, num_steps=config.train.steps, **constants)
+    return inverse_sqrt_schedule(step, d_model=config.model.d_model, **constants)
+
+
+def _optimizer(config: Config, h: Hyperparameters, step: Array) -> optax.GradientTransformation:
+    return adam(
+        learning_rate=_learning_rate(config, h, step),
+        beta1=h.beta1,
+        beta2=h.beta2,
+        epsilon=h.epsilon,
+        clip_norm=h.clip_norm,
+    )
+
+
+def make_loss(model: Transformer, *, fused: bool = False) -> Callable[..., tuple[Array, Metrics]]:
+    """loss(params, batch, label_smoothing, dropout) -> (sum in nats, counts of real tokens).
+
+    Args:
+      model: the model.
+      fused: as in training, attention is what `model.attention` says; else the plain function,
+        which any device can run and the compiler can spread over several.
+    """
+    if not fused:
+        model = model.clone(config=dataclasses.replace(model.config, attention="xla"))
+
+    def loss(
+        params: Any, batch: Batch, label_smoothing: Array | float, dropout: Dropout
+    ) -> tuple[Array, Metrics]:
+        logits = model.apply(
+            {"params": params},
+            batch["source_tokens"],
+            batch["decoder_input"],
+            batch["source_segments"],
+            batch["target_segments"],
+            batch["source_positions"],
+            batch["target_positions"],
+            dropout=dropout,
+        )
+        loss_sum, count = label_smoothed_cross_entropy(
+            logits, batch["labels"], label_smoothing=label_smoothing, pad_id=PAD_ID
+        )
+        source_count = (batch["source_segments"] != 0).sum().astype(jnp.float32)
+        return loss_sum, {"target_tokens": count, "source_tokens": source_count}
+
+    return loss
+
+
+def dropout_of(config: Config, state: TrainState, batch: Batch) -> Dropout:
+    """The dropout of the step after `state`, for the rows of `batch`.
+
+    Randomness is decided by (seed, step, row): the same masks on any number of devices. Except rbg:
+    jax draws the numbers of all the rows at once from the key of the first.
+    """
+    h = state.hyperparameters
+    seed = jax.random.key(h.seed, impl=_RNG_IMPLEMENTATIONS[config.train.rng])
+    rng = jax.random.fold_in(seed, state.step)
+    rngs = jax.vmap(jax.random.fold_in, (None, 0))(rng, batch["row"])
+    return Dropout(rngs, h.dropout_rate, h.attention_dropout_rate)
+
+
+def make_train_step(
+    config: Config, model: Transformer, reduce: Reduce = lambda sums: sums
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """train_step(state, batch) -> (state, metrics), for the global batch or one replica's rows.
+
+    Args:
+      config: reads the schedule, the numbers of steps and of micro-batches, and what draws the
+        random numbers.
+      model: the model.
+      reduce: adds up sums over replicas (psum); the identity when one program sees all rows.
+
+    Raises:
+      UserError: if `model.attention` cannot run on these devices.
+    """
+    _refuse_attention_of_other_devices(config.model.attention)
+    loss_and_grads = jax.value_and_grad(make_loss(model, fused=True), has_aux=True)
+
+    def sums(state: TrainState, batch: Batch) -> tuple[tuple[Array, Metrics], Any]:
+        smoothing = state.hyperparameters.label_smoothing
+        return loss_and_grads(state.params, batch, smoothing, dropout_of(config, state, batch))
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        total = _sum_over_micro_batches(lambda b: sums(state, b), batch, config.train.accumulate)
+        (loss_sum, counts), grads = reduce(total)
+        # The only division, by the count over all rows of all replicas.
+        grads = jax.tree.map(lambda g: g / counts["target_tokens"], grads)
+        h, step = state.hyperparameters, state.step + 1
+        updates, opt_state = _optimizer(config, h, step).update(grads, state.opt_state)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {
+            "loss": loss_sum / counts["target_tokens"],
+            **counts,
+            "gradient_norm": optax.tree.norm(grads),
+            "update_norm": optax.tree.norm(updates),
+            "learning_rate": _learning_rate(config, h, step),
+        }
+        # A step that is not finite leaves everything as it was, except that it has been made.
+        told = [metrics[name] for name in FINITE]
+        finite = jnp.isfinite(jnp.stack(told)).all()
+        params, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (params, opt_state),
+            (state.params, state.opt_state),
+        )
+        return state.replace(step=step, params=params, opt_state=opt_state), metrics
+
+    return train_step
+
+
+def _refuse_attention_of_other_devices(attention: str) -> None:
+    backend, name = ATTENTION_BACKENDS.get(attention, ("", ""))
+    if backend and jax.default_backend() != backend:
+        raise UserError(
+            f"model.attention={attention!r} needs {name}, and this is a "
+            f"{jax.default_backend().upper()}: give --config.model.attention=xla"
+        )
+
+
+def _sum_over_micro_batches(sums: Callable[[Batch], Any], batch: Batch, number: int) -> Any:
+    if number == 1:
+        return sums(batch)
+    # Every number-th row, so that each device's rows are shared out evenly: a mesh moves none.
+    micro = jax.tree.map(lambda x: x.reshape(-1, number, *x.shape[1:]).swapaxes(0, 1), batch)
+    zero = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype),
+        jax.eval_shape(sums, jax.tree.map(lambda x: x[0], micro)),
+    )
+    add = lambda total, b: (jax.tree.map(jnp.add, total, sums(b)), None)  # noqa: E731
+    return jax.lax.scan(add, zero, micro)[0]

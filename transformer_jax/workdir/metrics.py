@@ -1,0 +1,172 @@
+"""What a run appends to as it goes, a JSON object a line: metrics.jsonl and samples.jsonl.
+
+This imports no jax.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformer_jax.errors import UserError
+from transformer_jax.storage import is_remote, write_whole
+
+METRICS_FILE = "metrics.jsonl"
+SAMPLES_FILE = "samples.jsonl"  # translations of the same few validation sentences, as it learns
+# A bucket's file is written whole each time.
+_SECONDS_BETWEEN_SAVES = 60
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file, without a last line that was cut short; none if it is not there.
+
+    Each has an integer "step", and in the groups "train" and "valid" numbers or null.
+
+    Raises:
+      UserError: if it is damaged elsewhere, or cannot be read.
+    """
+    if not path.exists():
+        return []
+    try:
+        # By "\n" alone: JSON may hold other characters that end a line for Python.
+        rows = [json.loads(line) for line in path.read_bytes().decode().split("\n")[:-1]]
+    except (ValueError, RecursionError):
+        rows = [None]
+    except OSError as e:
+        raise UserError(f"cannot read {path}: {e.strerror or e}") from None
+    if not all(map(_is_row, rows)):
+        raise UserError(f"{path} is damaged: remove it, and the run goes on without it")
+    return rows
+
+
+def _is_row(row: Any) -> bool:
+    if not isinstance(row, dict) or type(row.get("step")) is not int:
+        return False
+    if not 0 <= row["step"] < 2**53:
+        return False
+    groups = [row.get(name, {}) for name in ("train", "valid")]
+    return all(
+        isinstance(group, dict) and all(v is None or is_number(v) for v in group.values())
+        for group in groups
+    )
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is one that can be computed with; JSON has integers of any length, and so on."""
+    return type(value) in (int, float) and abs(value) < 1e100  # nan is not
+
+
+def bleu_scores(workdir: Path) -> dict[int, float]:
+    """Validation BLEU of a run so far, by step; {} if there is none."""
+    rows = [row for row in read_metrics(workdir / METRICS_FILE) if "valid" in row]
+    scores = {row["step"]: row["valid"].get("bleu") for row in rows}
+    return {step: bleu for step, bleu in scores.items() if bleu is not None}
+
+
+def skipped_steps(workdir: Path) -> int:
+    """How many steps a run has skipped so far."""
+    rows = [row["train"] for row in read_metrics(workdir / METRICS_FILE) if "train" in row]
+    return int(rows[-1].get("skipped") or 0) if rows else 0
+
+
+def forget_rows_after(path: Path, step: int) -> None:
+    """Removes the rows of later steps, which will be made again."""
+    keep_rows(path, lambda row: row["step"] <= step)
+
+
+def keep_rows(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
+    """Removes the rows that are not wanted, and a last line that was cut short."""
+    if path.is_file():
+        write_whole(path, "".join(_line(row) for row in read_metrics(path) if wanted(row)))
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+class Appender:
+    """Adds rows to a file. A full disk makes it wait, with a warning: the run goes on."""
+
+    def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
+        """Rows go to `path`, at the end of what is there; `warn` is told what goes wrong."""
+        self._path, self._warn = path, warn
+        self._file = _BucketFile(path) if is_remote(path) else _LocalFile(path)
+        self._waits = False
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Writes a row, whose numbers that JSON does not have (inf, nan) become null."""
+        self._file.add(_line(_finite(row)))
+        self._try(self._file.flush)
+
+    def save(self) -> None:
+        """Puts in its place what would be lost if the run ended now."""
+        self._try(self._file.save)
+
+    def close(self) -> None:
+        """Saves, and closes the file."""
+        self.save()
+        if self._waits:
+            self._warn(f"warning: {self._path.name} lacks its last rows")
+        self._file.close()
+
+    def _try(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+            self._waits = False
+        except (OSError, UserError) as e:
+            if not self._waits:
+                reason = getattr(e, "strerror", None) or e
+                self._warn(f"warning: {self._path.name} waits for its next rows: {reason}")
+            self._waits = True
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(v) for name, v in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class _LocalFile:
+    """Bytes at the end of a file. What there is no room for stays, and is written later."""
+
+    def __init__(self, path: Path) -> None:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        self._file, self._waiting = os.open(path, flags, 0o666), b""
+
+    def add(self, line: str) -> None:
+        self._waiting += line.encode()
+
+    def save(self) -> None:
+        while self._waiting:  # a disk may take only a part of it
+            self._waiting = self._waiting[os.write(self._file, self._waiting) :]
+
+    flush = save
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+class _BucketFile:
+    """Lines of text at the end of a file in a bucket, which is written anew now and then."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._saved_at = path, time.monotonic()
+        self._text = path.read_bytes().decode() if path.exists() else ""
+
+    def add(self, line: str) -> None:
+        self._text += line
+
+    def flush(self) -> None:
+        """Saves, unless it did within the last minute."""
+        if time.monotonic() - self._saved_at >= _SECONDS_BETWEEN_SAVES:
+            self.save()
+
+    def save(self) -> None:
+        write_whole(self._path, self._text)
+        self._saved_at = time.monotonic()
+
+    def close(self) -> None:
+        """Nothing is open."""
