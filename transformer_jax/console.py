@@ -4,23 +4,34 @@ import sys
 
 from tqdm import tqdm
 
-from transformer_jax.parallel import processes
+_silenced = False
+
+
+def silence() -> None:
+    """Prints nothing from here on: of several processes, one speaks for all."""
+    global _silenced
+    _silenced = True
+
+
+def is_silenced() -> bool:
+    """Whether `silence` was called."""
+    return _silenced
 
 
 def log(message: str) -> None:
-    """One line to standard error, above a progress bar if there is one; from one process."""
-    if not processes.is_writer():
-        return
-    tqdm.write(message, file=sys.stderr)
+    """Prints one line to standard error, above a progress bar if there is one."""
+    if not _silenced:
+        tqdm.write(message, file=sys.stderr)
 
 
 def progress_bar(total: int, description: str) -> tqdm:
     """A bar on a terminal, nothing elsewhere."""
-    disable = None if processes.is_writer() else True
+    disable = True if _silenced else None
     return tqdm(total=total, desc=description, disable=disable, leave=False, dynamic_ncols=True)
 
 
 def clock(seconds: float) -> str:
+    """Hours, minutes and seconds: "1:02:03"."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"

@@ -116,7 +116,7 @@ def _load_one(
 ) -> tuple[Tokenizers, Transformer, Any, list[int]]:
     tokenizers = Tokenizers.load(workdir)
     model = Transformer(config.model, tokenizers.target.vocab_size, tokenizers.source.vocab_size)
-    params_like = parameter_shapes(config, model)
+    params_like = parameter_shapes(model)
     scores = bleu_scores(workdir) if weights == "best" else {}
     t = config.train
     checkpoints = Checkpoints(

@@ -82,7 +82,7 @@ def import_marian(source: Path, workdir: Path) -> None:
         languages=_read_json(languages) if languages.exists() else {},
     )
     transformer = Transformer(model, len(vocabularies.target), len(vocabularies.source))
-    like = parameter_shapes(config, transformer)
+    like = parameter_shapes(transformer)
     for name in weights.unknown_tensors(tensors, like):
         raise UserError(f"{path} has a tensor that this architecture lacks: {name}")
     _check_positions(tensors, model.d_model)

@@ -4,15 +4,16 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from transformer_jax.config.options import Config
 from transformer_jax.model.transformer import Transformer
-from transformer_jax.training.step import create_state
 
 
-def parameter_shapes(config: Config, model: Transformer) -> Any:
+def parameter_shapes(model: Transformer) -> Any:
     """The parameters' shapes and dtypes. Allocates nothing."""
-    return jax.eval_shape(lambda: create_state(config, model)).params
+    tokens = jnp.ones((1, 1), jnp.int32)
+    return jax.eval_shape(model.init, jax.random.key(0), tokens, tokens)["params"]
 
 
 def count_parameters(params: Any) -> int:

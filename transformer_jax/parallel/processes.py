@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from transformer_jax import console
 from transformer_jax.errors import UserError
 
 _HEARTBEAT_SECONDS = 30
@@ -40,6 +41,8 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
         raise UserError(
             f"the processes of this run cannot join: {str(e).splitlines()[0]}"
         ) from None
+    if not is_writer():
+        console.silence()
 
 
 def joined() -> bool:

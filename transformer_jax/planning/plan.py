@@ -321,7 +321,7 @@ def _estimate(config: Config, accelerator: Accelerator) -> Program:
     chips = accelerator.num_chips
     layout.check_batch(config, chips)
     model = Transformer(config.model, config.data.vocab_size)
-    number = count_parameters(parameter_shapes(config, model))
+    number = count_parameters(parameter_shapes(model))
     memory = _estimate_memory(config, number, chips)
     gradients = roofline.Collective("all-reduce", 4 * number, chips)
     return Program(

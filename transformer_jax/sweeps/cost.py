@@ -77,7 +77,7 @@ def report(
 
 def _parameters(config: Config) -> int:
     model = Transformer(config.model, config.data.vocab_size)
-    return count_parameters(parameter_shapes(config, model))
+    return count_parameters(parameter_shapes(model))
 
 
 def _published(name: str) -> accelerators.Accelerator:

@@ -329,7 +329,7 @@ def describe(config: Config) -> str:
     """The table of parameters: path, shape, number, and the total. Allocates nothing."""
     check_config(config)
     model = Transformer(config.model, config.data.vocab_size)
-    params = parameter_shapes(config, model)
+    params = parameter_shapes(model)
     rows = [
         ("/".join(k.key for k in path), str(x.shape), f"{int(np.prod(x.shape)):,}")
         for path, x in jax.tree_util.tree_leaves_with_path(params)
