@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help train real test test-slow parity distributed lint benchmark clean
+.PHONY: help train real test test-slow parity distributed lint docs notebooks benchmark clean
 
 help:
 	@echo "make train        train the quickstart: Chinese to English in five minutes"
@@ -13,6 +13,8 @@ help:
 	@echo "make parity       the same numbers as PyTorch, Hugging Face and CTranslate2 give"
 	@echo "make distributed  several processes on this machine; programs compiled for TPUs"
 	@echo "make lint         ruff"
+	@echo "make docs         the documentation, as a site in site/"
+	@echo "make notebooks    runs the notebooks"
 	@echo "make benchmark    training speed beside PyTorch (needs --data, see benchmarks/)"
 
 train: $(VENV)/installed
@@ -41,6 +43,12 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --strict --quiet
+
+notebooks: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -q tests/test_notebooks.py $(PYTEST_FLAGS)
+
 benchmark: $(VENV)/installed
 	$(BIN)/pip install -q -r benchmarks/requirements.txt
 	$(BIN)/python benchmarks/train_step.py $(BENCHMARK_FLAGS)
@@ -53,8 +61,8 @@ $(VENV)/bin/pip:
 	    || { echo "Python's venv is missing: apt install python3-venv (Debian, Ubuntu)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/installed: requirements.txt pyproject.toml | $(VENV)/bin/pip
-	$(BIN)/pip install -q -e .
+$(VENV)/installed: requirements.txt pyproject.toml setup.py | $(VENV)/bin/pip
+	$(BIN)/pip install -q -e ".[hsk,tensorboard]"
 	@touch $@
 
 $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
@@ -63,6 +71,12 @@ $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 
 $(VENV)/installed-parity: requirements-parity.txt $(VENV)/installed-dev
 	$(BIN)/pip install -q -r requirements-parity.txt
+	@touch $@
+
+# An environment of its own: the site's tools read docstrings, and import nothing of ours.
+$(VENV)/installed-docs: requirements-docs.txt | $(VENV)/bin/pip
+	$(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/pip install -q -r requirements-docs.txt
 	@touch $@
 
 clean:

@@ -1,0 +1,10 @@
+"""Puts experiments/ into the wheel, as the package transformer_jax.experiments."""
+
+from setuptools import find_packages, setup
+
+EXPERIMENTS = "transformer_jax.experiments"
+setup(
+    packages=[*find_packages(include=["transformer_jax*"]), EXPERIMENTS],
+    package_dir={EXPERIMENTS: "experiments"},
+    package_data={"transformer_jax.report": ["*.html", "*.md"]},
+)
