@@ -323,7 +323,7 @@ def test_hsk_as_it_is():
 
 def test_hsk_that_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "hsk_sentences_audio", None)
-    assert "pip install hsk-sentences-audio" in refusal(DataConfig(corpus="hsk"))
+    assert "transformer_jax[hsk]" in refusal(DataConfig(corpus="hsk"))
 
 
 # ------------------------------------------------------------------------------------------- files
@@ -556,5 +556,5 @@ def test_tfds_without_such_a_dataset_or_split(tfds, monkeypatch):
 def test_tfds_that_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     message = refusal(wmt14())
-    assert "pip install tensorflow-datasets" in message
-    assert "pip install tensorflow-datasets" in message
+    assert "transformer_jax[wmt]" in message
+    assert "transformer_jax[wmt]" in message

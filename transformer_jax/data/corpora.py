@@ -54,25 +54,30 @@ def split_names(data: DataConfig) -> list[str]:
     raise UserError(f"data.corpus={data.corpus!r} is none of: {', '.join(_CORPORA)}{near}")
 
 
-def load_split(data: DataConfig, split: str) -> Corpus:
-    """Reads or generates one split, in the direction that `data` names.
+def load_splits(data: DataConfig, names: Sequence[str]) -> dict[str, Corpus]:
+    """Reads or generates splits by name, in the direction that `data` names; reads a text once.
 
-    A split is decided by `data` alone, training included, so that runs of every seed compare: a
-    corpus is data, not randomness.
+    `data` alone decides a split, training included, so that runs of every seed compare: a corpus
+    is data, not randomness.
 
     Raises:
-      UserError: if there is no such split, or its text cannot be had or read.
+      UserError: if there is no such split, or its text is missing or cannot be read.
     """
     known = split_names(data)
-    if split not in known:
-        raise UserError(
-            f"{data.corpus} has no split {split!r}, only {', '.join(known)}{nearest(split, known)}"
-        )
+    for name in names:
+        if name not in known:
+            near = nearest(name, known)
+            raise UserError(f"{data.corpus} has no split {name!r}, only {', '.join(known)}{near}")
     read = {"small_world": _small_world, "hsk": _hsk, "files": _files}.get(data.corpus, _tfds)
-    corpus = read(data, split)
-    if split == "train" and data.train_size:
-        corpus.pairs = corpus.pairs[: data.train_size]
-    return corpus
+    splits = read(data, names)
+    if "train" in splits and data.train_size:
+        splits["train"].pairs = splits["train"].pairs[: data.train_size]
+    return splits
+
+
+def load_split(data: DataConfig, split: str) -> Corpus:
+    """Reads or generates one split; see `load_splits`."""
+    return load_splits(data, [split])[split]
 
 
 def hold_out(pairs: Sequence[Pair], size: int, names: Sequence[str]) -> dict[str, list[Pair]]:
@@ -126,10 +131,17 @@ def _groups(pairs: Sequence[Pair]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _part(pairs: list[Pair], data: DataConfig, split: str, names: list[str]) -> list[Pair]:
-    if split != "train" and not data.held_out_size:
-        raise UserError(f"data.held_out_size=0 leaves no pairs for {split}: raise it")
-    return hold_out(pairs, data.held_out_size, names)[split] if names else list(pairs)
+def _held_out(
+    corpus: Corpus, data: DataConfig, missing: Sequence[str], names: Sequence[str]
+) -> dict[str, Corpus]:
+    """The splits `names` of a text from which the `missing` ones are cut."""
+    wanted = [name for name in names if name in missing]
+    if wanted and not data.held_out_size:
+        raise UserError(f"data.held_out_size=0 leaves no pairs for {wanted[0]}: raise it")
+    parts = {"train": corpus.pairs}
+    if missing:
+        parts = hold_out(corpus.pairs, data.held_out_size, missing)
+    return {name: Corpus(parts[name], corpus.empty if name == "train" else 0) for name in names}
 
 
 def _without_blanks(pairs: Iterable[Pair], origin: str, limit: int = 0) -> Corpus:
@@ -160,21 +172,23 @@ def _from_zh_en(pairs: list[Pair], data: DataConfig) -> list[Pair]:
     return pairs if direction == ("zh", "en") else [(en, zh) for zh, en in pairs]
 
 
-def _small_world(data: DataConfig, split: str) -> Corpus:
+def _small_world(data: DataConfig, names: Sequence[str]) -> dict[str, Corpus]:
     from transformer_jax.data.small_world.grammar import pairs
 
     _from_zh_en([], data)  # refuses other languages before seconds of work
     train_size = data.train_size or _SMALL_WORLD_TRAIN_SIZE
-    size = train_size if split == "train" else _SMALL_WORLD_HELD_OUT_SIZE
-    return Corpus(_from_zh_en(pairs(split, size=size), data), 0)
+    sizes = {name: train_size if name == "train" else _SMALL_WORLD_HELD_OUT_SIZE for name in names}
+    return {n: Corpus(_from_zh_en(pairs(n, size=size), data), 0) for n, size in sizes.items()}
 
 
-def _hsk(data: DataConfig, split: str) -> Corpus:
+def _hsk(data: DataConfig, names: Sequence[str]) -> dict[str, Corpus]:
     """4,354 real sentences; their word glosses join the training split."""
     try:
         import hsk_sentences_audio
     except ImportError:
-        raise UserError("data.corpus='hsk' needs: pip install hsk-sentences-audio") from None
+        raise UserError(
+            "data.corpus='hsk' needs hsk-sentences-audio: pip install 'transformer_jax[hsk]'"
+        ) from None
     records = hsk_sentences_audio.load_sentences()
     # 80 translations are "placeholder", "placeholder-p2" and the like: they are as good as empty.
     sentences = (
@@ -182,12 +196,14 @@ def _hsk(data: DataConfig, split: str) -> Corpus:
         for r in records
     )
     corpus = _without_blanks(sentences, data.corpus)
-    pairs = _part(corpus.pairs, data, split, ["valid", "test"])
-    if split == "train":
-        training = set(pairs)
+    splits = _held_out(corpus, data, ["valid", "test"], names)
+    if "train" in splits:
+        training = set(splits["train"].pairs)
         held_out = {text for pair in corpus.pairs if pair not in training for text in pair}
-        pairs += [pair for pair in _glosses(records) if held_out.isdisjoint(pair)]
-    return Corpus(_from_zh_en(pairs, data), corpus.empty if split == "train" else 0)
+        splits["train"].pairs += [p for p in _glosses(records) if held_out.isdisjoint(p)]
+    for split in splits.values():
+        split.pairs = _from_zh_en(split.pairs, data)
+    return splits
 
 
 def _glosses(records: Iterable[dict[str, Any]]) -> list[Pair]:
@@ -210,16 +226,17 @@ def first_sense(gloss: str) -> str:
 
 
 # ------------------------------------------------------------------------------- the user's files
-def _files(data: DataConfig, split: str) -> Corpus:
-    if split != "train" and getattr(data, split):
-        return _read_pairs(data, split)
+def _files(data: DataConfig, names: Sequence[str]) -> dict[str, Corpus]:
+    given = [name for name in names if name != "train" and getattr(data, name)]
+    splits = {name: _read_pairs(data, name) for name in given}
+    rest = [name for name in names if name not in given]
+    if not rest:
+        return splits
     if not data.train:
-        options = "data.train is" if split == "train" else f"data.{split} and data.train are"
-        raise UserError(f"{options} empty: give {_FILES_HINT}")
-    corpus = _read_pairs(data, "train")
+        empty = "data.train is" if rest[0] == "train" else f"data.{rest[0]} and data.train are"
+        raise UserError(f"{empty} empty: give {_FILES_HINT}")
     missing = [name for name in ("valid", "test") if not getattr(data, name)]
-    pairs = _part(corpus.pairs, data, split, missing)
-    return Corpus(pairs, corpus.empty if split == "train" else 0)
+    return splits | _held_out(_read_pairs(data, "train"), data, missing, rest)
 
 
 def _read_pairs(data: DataConfig, option: str) -> Corpus:
@@ -254,13 +271,18 @@ def _read_columns(path: Path) -> Iterator[Pair]:
 
 
 # ------------------------------------------------------------------------------------------- TFDS
-def _tfds(data: DataConfig, split: str) -> Corpus:
+def _tfds(data: DataConfig, names: Sequence[str]) -> dict[str, Corpus]:
+    return {name: _tfds_split(data, name) for name in names}
+
+
+def _tfds_split(data: DataConfig, split: str) -> Corpus:
     try:
         import tensorflow_datasets as tfds
         import tensorflow_datasets.translate  # without it wmt* is not registered
     except ImportError as e:
         raise UserError(
-            f"data.corpus={data.corpus!r} needs: pip install tensorflow-datasets array_record ({e})"
+            f"data.corpus={data.corpus!r} needs tensorflow-datasets and array-record: "
+            f"pip install 'transformer_jax[wmt]' ({e})"
         ) from None
     expression = getattr(data, split) or _TFDS_SPLITS[split]
     try:
