@@ -1,6 +1,7 @@
 """Scores of given translations: against decoding's own report, and whole-target logits."""
 
 import dataclasses
+import doctest
 import math
 
 import jax
@@ -11,8 +12,8 @@ import pytest
 from transformer_jax.config.options import BOS_ID, EOS_ID, DecodeConfig, ModelConfig
 from transformer_jax.data.small_world import grammar
 from transformer_jax.data.tokenizer import train_tokenizers
+from transformer_jax.inference import batching
 from transformer_jax.inference import scorer as inference_scorer
-from transformer_jax.inference import translator
 from transformer_jax.inference.scorer import Scorer, TokenScores, perplexity
 from transformer_jax.inference.translator import Translator
 from transformer_jax.model.transformer import Transformer
@@ -31,7 +32,7 @@ MODELS = [Transformer(config, V) for config in CONFIGS]
 def short():
     """Few shapes to compile, in small batches."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(translator, "SOURCE_LENGTHS", (13, 47))
+        patch.setattr(batching, "SOURCE_LENGTHS", (13, 47))
         patch.setattr(inference_scorer, "_BATCH_POSITIONS", 5 * 13)
         yield
 
@@ -98,3 +99,8 @@ def test_learned_positions_limit_what_can_be_scored():
 def test_perplexity():
     assert TokenScores(("a", "b"), (math.log(0.5), math.log(0.125))).perplexity == 4
     assert perplexity(-1e6, 1) == math.inf
+
+
+@pytest.mark.fast
+def test_batches_by_length_docstring_example():
+    assert doctest.testmod(batching) == (0, 1)

@@ -7,11 +7,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer_jax.inference import search as inference_search
+from transformer_jax.inference import search
 
 PAD, EOS = 0, 1
 BOS = 101  # outside these tiny vocabularies: 2, 3, … are words
 IDS = {"bos_id": BOS, "eos_id": EOS, "pad_id": PAD}
+
+
+def with_limits(run):
+    """A search that takes the fields of its Limits as keyword arguments."""
+
+    def call(decode_step, cache, **options):
+        fields = {name: options.pop(name) for name in search.Limits._fields if name in options}
+        return run(decode_step, cache, search.Limits(**fields), **options)
+
+    return call
+
+
+beam_search, greedy_search, sample = map(
+    with_limits, (search.beam_search, search.greedy_search, search.sample)
+)
 NUM_STATES = 997
 START = 11
 
@@ -106,9 +121,9 @@ def jit_to_numpy(static_argnames):
 
 @jit_to_numpy(static_argnames=("vocab_size", "beam_size", "max_length", "form"))
 def run_beam(sentences, limits, alpha, *, vocab_size, beam_size, max_length, form="gnmt"):
-    return inference_search.beam_search(
+    return beam_search(
         make_decode_step(model_table(vocab_size)),
-        inference_search.tile_beams(make_cache(sentences), beam_size),
+        search.tile_beams(make_cache(sentences), beam_size),
         batch_size=sentences.shape[0],
         beam_size=beam_size,
         max_length=max_length,
@@ -121,7 +136,7 @@ def run_beam(sentences, limits, alpha, *, vocab_size, beam_size, max_length, for
 
 @jit_to_numpy(static_argnames=("vocab_size", "max_length"))
 def run_greedy(sentences, limits, *, vocab_size, max_length):
-    return inference_search.greedy_search(
+    return greedy_search(
         make_decode_step(model_table(vocab_size)),
         make_cache(sentences),
         batch_size=sentences.shape[0],
@@ -133,7 +148,7 @@ def run_greedy(sentences, limits, *, vocab_size, max_length):
 
 @jit_to_numpy(static_argnames=("vocab_size", "max_length", "temperature", "top_k", "top_p"))
 def run_sample(rng, sentences, row_ids, limits, *, vocab_size, max_length, **options):
-    return inference_search.sample(
+    return sample(
         make_decode_step(model_table(vocab_size)),
         make_cache(sentences),
         rng=rng,
@@ -213,13 +228,13 @@ def test_early_stop_saves_exactly_the_steps_it_can():
         return jnp.log(jnp.tile(probs, (tokens.shape[0], 1))), cache
 
     @jax.jit
-    def search(alpha):
+    def find(alpha):
         options = {"batch_size": 1, "beam_size": 2, "max_length": 23, "length_limit": 23}
-        return inference_search.beam_search(decode_step, {}, length_penalty=alpha, **options, **IDS)
+        return beam_search(decode_step, {}, length_penalty=alpha, **options, **IDS)
 
     def count(alpha):
         calls.clear()
-        jax.block_until_ready(search(alpha))
+        jax.block_until_ready(find(alpha))
         jax.effects_barrier()
         return len(calls)
 
@@ -239,7 +254,7 @@ def test_early_stop_expects_the_shortest_where_length_is_punished():
         return jnp.tile(jnp.log(probs[position]), (tokens.shape[0], 1)), position + 1
 
     options = {"batch_size": 1, "beam_size": 2, "max_length": 23, "length_limit": 23}
-    search = functools.partial(inference_search.beam_search, decode_step, length_penalty=-1.0)
+    search = functools.partial(beam_search, decode_step, length_penalty=-1.0)
     result = jax.jit(lambda position: search(position, **options, **IDS))(jnp.int32(0))
     assert result.tokens[0, :, :3].tolist() == [[EOS, PAD, PAD], [2, 2, EOS]]
 
@@ -268,9 +283,9 @@ def test_one_beam_without_penalty_is_greedy_search():
 @pytest.mark.fast
 def test_allowed_tokens_docstring_example():
     prefix = jnp.array([[4, 3], [4, 0]])
-    allowed = inference_search.allowed_tokens(prefix, 1, 5, bos_id=2, pad_id=0)
+    allowed = search.allowed_tokens(prefix, 1, 5, bos_id=2, pad_id=0)
     assert allowed.astype(int).tolist() == [[0, 0, 0, 1, 0], [0, 1, 0, 1, 1]]
-    beyond = inference_search.allowed_tokens(prefix, 2, 5, bos_id=2, pad_id=0)
+    beyond = search.allowed_tokens(prefix, 2, 5, bos_id=2, pad_id=0)
     assert beyond.astype(int).tolist() == [[0, 1, 0, 1, 1]] * 2
 
 
@@ -280,11 +295,9 @@ def test_padding_and_bos_are_never_generated(search):
     probs = np.array([0.5, 0.03, 0.3, 0.1, 0.07])  # PAD, EOS, BOS, and two words
     options = {"max_length": 5, "length_limit": 5, "batch_size": 3}
     run = {
-        "greedy": inference_search.greedy_search,
-        "sample": functools.partial(
-            inference_search.sample, rng=jax.random.key(0), row_ids=jnp.arange(3)
-        ),
-        "beam": functools.partial(inference_search.beam_search, beam_size=2, length_penalty=0.0),
+        "greedy": greedy_search,
+        "sample": functools.partial(sample, rng=jax.random.key(0), row_ids=jnp.arange(3)),
+        "beam": functools.partial(beam_search, beam_size=2, length_penalty=0.0),
     }[search]
 
     def decode_step(cache, tokens):
@@ -306,9 +319,9 @@ def test_a_prefix_is_forced_and_the_search_goes_on_from_it():
     options = {"batch_size": 4, "max_length": 11, "length_limit": limits, "prefix": prefix, **IDS}
     step = make_decode_step(table)
     beam = jax.jit(
-        lambda: inference_search.beam_search(
+        lambda: beam_search(
             step,
-            inference_search.tile_beams(make_cache(sentences), 3),
+            search.tile_beams(make_cache(sentences), 3),
             beam_size=3,
             length_penalty_form="power",
             **options,
@@ -318,17 +331,13 @@ def test_a_prefix_is_forced_and_the_search_goes_on_from_it():
         expected = slow_beam_search(table, sentence, 3, limit, 0.6, "power", begins[row])
         check_row(beam, row, expected)
         assert expected[0][1][: len(begins[row])] == begins[row]
-    greedy = jax.jit(
-        lambda: inference_search.greedy_search(step, make_cache(sentences), **options)
-    )()
+    greedy = jax.jit(lambda: greedy_search(step, make_cache(sentences), **options))()
     one = jax.jit(
-        lambda: inference_search.beam_search(
-            step, make_cache(sentences), beam_size=1, length_penalty=0.0, **options
-        )
+        lambda: beam_search(step, make_cache(sentences), beam_size=1, length_penalty=0.0, **options)
     )()
     np.testing.assert_array_equal(greedy.tokens, one.tokens)
     drawn = jax.jit(
-        lambda: inference_search.sample(
+        lambda: sample(
             step, make_cache(sentences), rng=jax.random.key(1), row_ids=jnp.arange(4), **options
         )
     )()
@@ -377,7 +386,7 @@ def test_unfinished_hypotheses_come_after_finished_ones():
     """EOS is improbable: at the limit one is finished, and better unfinished ones follow it."""
     logits = jnp.log(jnp.array([1e-9, 0.1, 0.5, 0.4]))
     options = {"beam_size": 3, "max_length": 3, "length_limit": 1, "length_penalty": 0.0}
-    result = run_memoryless(inference_search.beam_search, logits, 1, **options)
+    result = run_memoryless(beam_search, logits, 1, **options)
     assert result.tokens[0, :, 0].tolist() == [EOS, 2, 3]
     np.testing.assert_allclose(np.exp(result.score[0]), [0.1, 0.5, 0.4], rtol=1e-5)
 
@@ -386,7 +395,7 @@ def test_impossible_tokens_are_never_chosen():
     """V=5, K=4, and three of the tokens impossible: one live hypothesis, one end per length."""
     logits = jnp.array([-jnp.inf, 0.0, jnp.log(3.0), -jnp.inf, -jnp.inf], jnp.bfloat16)
     options = {"beam_size": 4, "max_length": 2, "length_limit": 2, "length_penalty": 0.0}
-    result = run_memoryless(inference_search.beam_search, logits, 1, **options)
+    result = run_memoryless(beam_search, logits, 1, **options)
     assert result.log_prob.dtype == result.score.dtype == jnp.float32
     assert result.tokens[0].tolist() == [[EOS, PAD], [2, EOS], [2, 2], [PAD, PAD]]
     assert result.length[0].tolist() == [1, 2, 2, 0]
@@ -404,22 +413,20 @@ def test_a_dead_end_takes_no_place():
         return jnp.where(tokens[:, None] == 3, -jnp.inf, logits), cache
 
     options = {"batch_size": 1, "beam_size": 3, "max_length": 3, "length_limit": 3}
-    search = jax.jit(
-        lambda: inference_search.beam_search(decode_step, {}, length_penalty=0.0, **options, **IDS)
-    )
-    result = search()
+    find = jax.jit(lambda: beam_search(decode_step, {}, length_penalty=0.0, **options, **IDS))
+    result = find()
     assert result.tokens[0].tolist() == [[EOS, PAD, PAD], [2, EOS, PAD], [2, 2, EOS]]
     np.testing.assert_allclose(np.exp(result.score[0]), [0.1, 0.04, 0.016], rtol=1e-5)
     # Where top_k puts a nan depends on the platform, so there must be none.
     nothing = jnp.full((1, 2, 5), -jnp.inf)
-    found = inference_search._best_extensions(nothing, jnp.ones((1, 5), bool), jnp.zeros((1, 2)), 4)
+    found = search._best_extensions(nothing, jnp.ones((1, 5), bool), jnp.zeros((1, 2)), 4)
     assert np.all(found[2] == -np.inf)
 
 
 @pytest.mark.fast
 def test_beam_step_docstring_example():
     a, b = 2, 3
-    live = inference_search.SearchResult(
+    live = search.SearchResult(
         tokens=jnp.array([[[a, PAD], [b, PAD]]]),
         log_prob=jnp.log(jnp.array([[0.6, 0.4]])),
         score=jnp.zeros((1, 2)),
@@ -428,8 +435,8 @@ def test_beam_step_docstring_example():
     )
     finished = live._replace(score=jnp.full((1, 2), -jnp.inf))
     logits = jnp.log(jnp.array([[[0.0, 0.5, 0.3, 0.2], [0.0, 0.1, 0.8, 0.1]]]))
-    beam_step = jax.jit(inference_search.beam_step, static_argnames="eos_id")
-    allowed = inference_search.allowed_tokens(None, 1, 4, bos_id=BOS, pad_id=PAD)
+    beam_step = jax.jit(search.beam_step, static_argnames="eos_id")
+    allowed = search.allowed_tokens(None, 1, 4, bos_id=BOS, pad_id=PAD)
     live, parent, finished = beam_step(logits, allowed, live, finished, 1.0, step=1, eos_id=EOS)
     assert live.tokens.tolist() == [[[b, a], [a, a]]]
     assert parent.tolist() == [[1, 0]]
@@ -440,9 +447,7 @@ def test_beam_step_docstring_example():
 
 
 def test_the_scalar_of_a_cache_is_shared_and_the_rest_is_tiled():
-    tiled = inference_search.tile_beams(
-        {"x": jnp.arange(6).reshape(2, 3), "position": jnp.int32(5)}, 2
-    )
+    tiled = search.tile_beams({"x": jnp.arange(6).reshape(2, 3), "position": jnp.int32(5)}, 2)
     assert tiled["x"].tolist() == [[0, 1, 2], [0, 1, 2], [3, 4, 5], [3, 4, 5]]
     assert tiled["position"].shape == ()
 
@@ -475,7 +480,7 @@ def test_samples_follow_the_distribution(options, kept):
     probs = np.array([0.05, 0.15, 0.1, 0.301, 0.399])
     num_rows = 5003
     result = run_memoryless(
-        inference_search.sample,
+        sample,
         jnp.log(probs),
         num_rows,
         rng=jax.random.key(7),
@@ -513,7 +518,7 @@ def test_a_sample_is_decided_by_rng_row_and_position():
 def test_positions_of_a_sample_are_independent():
     """A model without memory: were positions to share their randomness, a row would repeat."""
     result = run_memoryless(
-        inference_search.sample,
+        sample,
         jnp.zeros(53).at[EOS].set(-jnp.inf),
         499,
         rng=jax.random.key(5),
@@ -533,25 +538,23 @@ def test_a_second_call_does_not_retrace():
         return make_decode_step(model_table(7))(cache, tokens)
 
     @jax.jit
-    def search(sentences, limits, alpha):
-        cache = inference_search.tile_beams(make_cache(sentences), 2)
+    def find(sentences, limits, alpha):
+        cache = search.tile_beams(make_cache(sentences), 2)
         options = {"batch_size": 2, "beam_size": 2, "max_length": 5, "length_limit": limits}
-        return inference_search.beam_search(
-            decode_step, cache, length_penalty=alpha, **options, **IDS
-        )
+        return beam_search(decode_step, cache, length_penalty=alpha, **options, **IDS)
 
-    search(np.array([3, 5]), np.array([5, 5]), 0.6)
+    find(np.array([3, 5]), np.array([5, 5]), 0.6)
     first = len(traces)
     assert first > 0
-    search(np.array([7, 11]), np.array([2, 3]), 1.0)
+    find(np.array([7, 11]), np.array([2, 3]), 1.0)
     assert len(traces) == first
 
 
 def test_length_normalizer_forms():
     length = jnp.array([1, 7, 13])
-    gnmt = inference_search.length_normalizer(length, length_penalty=0.5, form="gnmt")
+    gnmt = search.length_normalizer(length, length_penalty=0.5, form="gnmt")
     np.testing.assert_allclose(gnmt, [1, np.sqrt(2), np.sqrt(3)], rtol=1e-6)
-    power = inference_search.length_normalizer(length, length_penalty=2.0, form="power")
+    power = search.length_normalizer(length, length_penalty=2.0, form="power")
     np.testing.assert_allclose(power, [1, 49, 169], rtol=1e-6)
 
 
@@ -560,9 +563,9 @@ def test_errors_name_the_values():
         return jnp.zeros((tokens.shape[0], 5)), cache
 
     common = {"batch_size": 2, "max_length": 3, "length_limit": 3, **IDS}
-    beam = functools.partial(inference_search.beam_search, step, {}, **common)
+    beam = functools.partial(beam_search, step, {}, **common)
     draw = functools.partial(
-        inference_search.sample, step, {}, rng=jax.random.key(0), row_ids=jnp.arange(2), **common
+        sample, step, {}, rng=jax.random.key(0), row_ids=jnp.arange(2), **common
     )
     for call, message in (
         (lambda: beam(beam_size=0), "beam_size=0"),
@@ -573,11 +576,11 @@ def test_errors_name_the_values():
         (lambda: draw(top_p=0.0), "top_p=0.0"),
         (lambda: draw(top_p=1.5), "top_p=1.5"),
         (
-            lambda: inference_search.greedy_search(step, {}, **{**common, "max_length": 0}),
+            lambda: greedy_search(step, {}, **{**common, "max_length": 0}),
             "max_length=0",
         ),
     ):
         with pytest.raises(ValueError, match=message):
             call()
     with pytest.raises(ValueError, match=r"\(2, 7\).*= 6 rows"):
-        inference_search.beam_search(step, {"k": jnp.zeros((2, 7))}, beam_size=3, **common)
+        beam_search(step, {"k": jnp.zeros((2, 7))}, beam_size=3, **common)

@@ -92,7 +92,7 @@ def test_score_gives_what_translate_reported(other, source, tmp_path, monkeypatc
 
 def test_score_of_a_split_and_of_what_is_too_long(workdir, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("transformer_jax.data.corpora._SMALL_WORLD_HELD_OUT_SIZE", 7)
-    monkeypatch.setattr("transformer_jax.inference.translator.SOURCE_LENGTHS", (13,))
+    monkeypatch.setattr("transformer_jax.inference.batching.SOURCE_LENGTHS", (13,))
     rows = score(workdir, None, None, tmp_path / "scores", split="longer")
     assert len(rows) == 7
     assert [row["log_prob"] is None for row in rows] == [row["pieces"] is None for row in rows]

@@ -13,6 +13,7 @@ from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID, DecodeConfig,
 from transformer_jax.data.small_world import grammar
 from transformer_jax.data.tokenizer import train_tokenizers
 from transformer_jax.errors import UserError
+from transformer_jax.inference import batching
 from transformer_jax.inference import search as inference_search
 from transformer_jax.inference import translator as inference_translator
 from transformer_jax.inference.translator import Hypothesis, Translator, search_batch
@@ -37,7 +38,7 @@ def traced():
         return search(models, decode, params, source_tokens, *args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inference_translator, "SOURCE_LENGTHS", LENGTHS)
+        patch.setattr(batching, "SOURCE_LENGTHS", LENGTHS)
         patch.setattr(inference_translator, "search_batch", counted)
         yield shapes
 

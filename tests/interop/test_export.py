@@ -14,7 +14,7 @@ from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID, Config, Model
 from transformer_jax.data.small_world import grammar
 from transformer_jax.data.tokenizer import Tokenizer, Tokenizers, train_tokenizers
 from transformer_jax.errors import UserError
-from transformer_jax.inference.translator import SOURCE_LENGTHS
+from transformer_jax.inference.batching import SOURCE_LENGTHS
 from transformer_jax.interop import ctranslate2 as ct2
 from transformer_jax.interop.ctranslate2 import QUANTIZATIONS, export_ctranslate2
 from transformer_jax.interop.safetensors import export_safetensors, load_safetensors

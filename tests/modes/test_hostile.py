@@ -29,7 +29,7 @@ from transformer_jax.data import corpora
 from transformer_jax.data.small_world import grammar
 from transformer_jax.data.tokenizer import Tokenizer, train_tokenizers
 from transformer_jax.errors import UserError
-from transformer_jax.inference import translator as inference_translator
+from transformer_jax.inference import batching
 from transformer_jax.inference.trained import evaluate
 from transformer_jax.inference.translator import Translator
 from transformer_jax.model.transformer import Transformer
@@ -74,7 +74,7 @@ def translate():
     params = jax.tree.map(lambda x: 2 * x, params)  # or nearly equal logits, and rounding, decide
     decode = DecodeConfig(method="greedy", extra_length=3, batch_size=3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inference_translator, "SOURCE_LENGTHS", (16, 64))
+        patch.setattr(batching, "SOURCE_LENGTHS", (16, 64))
         translator = Translator([model], tokenizers, decode)
         yield lambda sentences: translator.translate([params], sentences)
 

@@ -15,8 +15,9 @@ from transformer_jax.config.options import BOS_ID, EOS_ID, Config, ModelConfig
 from transformer_jax.data import corpora
 from transformer_jax.data.small_world import grammar
 from transformer_jax.data.tokenizer import Tokenizer, Tokenizers, train_tokenizer
+from transformer_jax.inference.batching import SOURCE_LENGTHS, padded
 from transformer_jax.inference.trained import load_trained
-from transformer_jax.inference.translator import SOURCE_LENGTHS, Translator, padded
+from transformer_jax.inference.translator import Translator
 from transformer_jax.interop.ctranslate2 import export_ctranslate2
 from transformer_jax.model.transformer import Transformer
 

@@ -1,7 +1,6 @@
 """How probable given translations are: teacher-forced log-probabilities, in nats."""
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,7 +13,7 @@ import numpy as np
 from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID
 from transformer_jax.data.tokenizer import Tokenizers
 from transformer_jax.functional import probabilities
-from transformer_jax.inference.translator import padded, source_lengths
+from transformer_jax.inference.batching import by_length, padded, source_lengths
 from transformer_jax.model.transformer import Transformer
 from transformer_jax.parallel.devices import Rows, one_device
 
@@ -89,25 +88,20 @@ class Scorer:
         progress: Callable[[int], None] = lambda count: None,
     ) -> list[TokenScores | None]:
         """As `score`, of piece ids: the source's with <eos>, the translation's with or without."""
-
-        def shape(number: int) -> int:
-            longest = max(map(len, pairs[number]))
-            return next(length for length in self._lengths if length >= longest)
-
         scores: list[TokenScores | None] = [None] * len(pairs)
-        todo = [n for n, pair in enumerate(pairs) if max(map(len, pair)) <= self._lengths[-1]]
-        for length, members in itertools.groupby(sorted(todo, key=shape), key=shape):
-            numbers = list(members)
-            rows = self._rows.round_up(max(_BATCH_POSITIONS // length, 1))
-            for start in range(0, len(numbers), rows):
-                chunk = numbers[start : start + rows]
-                sides = [padded([pairs[n][i] for n in chunk], (rows, length)) for i in (0, 1)]
-                found = self._log_probs(tuple(params), *map(self._rows.put, sides))
-                found = jax.device_get(found)
-                for number, log_probs in zip(chunk, found[: len(chunk)], strict=True):
-                    scores[number] = self._named(pairs[number][1], log_probs)
-                progress(len(chunk))
+        sizes = {n: max(map(len, pair)) for n, pair in enumerate(pairs)}
+        todo = {n: size for n, size in sizes.items() if size <= self._lengths[-1]}
+        for length, chunk in by_length(todo, self._lengths, self._batch_rows):
+            shape = self._batch_rows(length), length
+            sides = [padded([pairs[n][i] for n in chunk], shape) for i in (0, 1)]
+            found = jax.device_get(self._log_probs(tuple(params), *map(self._rows.put, sides)))
+            for number, log_probs in zip(chunk, found[: len(chunk)], strict=True):
+                scores[number] = self._named(pairs[number][1], log_probs)
+            progress(len(chunk))
         return scores
+
+    def _batch_rows(self, length: int) -> int:
+        return self._rows.round_up(max(_BATCH_POSITIONS // length, 1))
 
     def _named(self, ids: Sequence[int], log_probs: np.ndarray) -> TokenScores:
         pieces = tuple(self.tokenizers.target.vocabulary[i] for i in ids)

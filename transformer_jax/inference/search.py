@@ -8,14 +8,6 @@ scalar leaf (the position) is shared by all rows and left alone. What all beams 
 (the encoded source, its keys and values) belongs in the closure of `decode_step`, not in the cache,
 where every step would copy it for nothing.
 
-Options of all three searches:
-  batch_size, max_length: B and T (the room for tokens in the result), static.
-  length_limit: int32 [B] or scalar, the most tokens a row may generate, at most T. A row of limit 0
-    (one that pads the batch) gets length 0 and delays nobody.
-  bos_id, eos_id, pad_id: what a row starts with, ends with, and is padded with.
-  prefix: int32 [B, P] or None, the tokens that each row has to begin with, padded with `pad_id`;
-    they count as generated, and their log-probs like any.
-
 `pad_id` and `bos_id` are never generated (`allowed_tokens`): they mean something else than text.
 The probability that a model gives them is not shared out among the rest, so that log-probs are the
 model's own, as in scoring a given text (Hugging Face's `bad_words_ids` does the same).
@@ -38,6 +30,28 @@ from jax.typing import ArrayLike
 Cache = Any
 DecodeStep = Callable[[Cache, jax.Array], tuple[jax.Array, Cache]]
 Choose = Callable[[jax.Array, jax.Array], jax.Array]  # (logits [B, V], step) -> tokens [B]
+
+
+class Limits(NamedTuple):
+    """Where every search starts and ends.
+
+    A row of limit 0 (one that pads the batch) gets length 0 and delays nobody.
+    """
+
+    batch_size: int  # B, static
+    max_length: int  # T, the room for tokens in the result, static
+    length_limit: ArrayLike  # int32 [B] or scalar, the most tokens a row may generate, at most T
+    bos_id: int  # what a row starts with,
+    eos_id: int  # ends with,
+    pad_id: int  # and is padded with
+    # int32 [B, P], the tokens that each row begins with, padded with pad_id; they count as
+    # generated, and their log-probs like any.
+    prefix: jax.Array | None = None
+
+    def allowed(self, step: ArrayLike, vocab_size: int) -> jax.Array:
+        """The tokens that may come at `step`; see `allowed_tokens`."""
+        ids = {"bos_id": self.bos_id, "pad_id": self.pad_id}
+        return allowed_tokens(self.prefix, step, vocab_size, **ids)
 
 
 class SearchResult(NamedTuple):
@@ -68,39 +82,22 @@ class _State(NamedTuple):
 def greedy_search(
     decode_step: DecodeStep,
     cache: Cache,
-    *,
-    batch_size: int,
-    max_length: int,
-    length_limit: ArrayLike,
-    bos_id: int,
-    eos_id: int,
-    pad_id: int,
-    prefix: jax.Array | None = None,
+    limits: Limits,
 ) -> SearchResult:
-    """Takes the most probable token at every step; see the module's docstring for the arguments."""
-    state = _start(cache, (batch_size, 1), max_length, length_limit, bos_id, pad_id)
-    allowed = partial(allowed_tokens, prefix, bos_id=bos_id, pad_id=pad_id)
-    return _search_rows(
-        decode_step, lambda x, step: jnp.argmax(x, axis=-1), state, allowed, eos_id, pad_id
-    )
+    """Takes the most probable token at every step."""
+    return _search_rows(decode_step, cache, limits, lambda x, step: jnp.argmax(x, axis=-1))
 
 
 def sample(
     decode_step: DecodeStep,
     cache: Cache,
+    limits: Limits,
     *,
     rng: jax.Array,
     row_ids: jax.Array,
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
-    batch_size: int,
-    max_length: int,
-    length_limit: ArrayLike,
-    bos_id: int,
-    eos_id: int,
-    pad_id: int,
-    prefix: jax.Array | None = None,
 ) -> SearchResult:
     """Draws every token from the model's distribution, sharpened and truncated as asked.
 
@@ -128,25 +125,17 @@ def sample(
         picks = jax.vmap(jax.random.categorical)(rngs, kept)
         return jnp.take_along_axis(tokens, picks[:, None], axis=1)[:, 0]
 
-    state = _start(cache, (batch_size, 1), max_length, length_limit, bos_id, pad_id)
-    allowed = partial(allowed_tokens, prefix, bos_id=bos_id, pad_id=pad_id)
-    return _search_rows(decode_step, choose, state, allowed, eos_id, pad_id)
+    return _search_rows(decode_step, cache, limits, choose)
 
 
 def beam_search(
     decode_step: DecodeStep,
     cache: Cache,
+    limits: Limits,
     *,
-    batch_size: int,
     beam_size: int,
-    max_length: int,
-    length_limit: ArrayLike,
     length_penalty: ArrayLike = 0.6,
     length_penalty_form: str = "gnmt",
-    bos_id: int,
-    eos_id: int,
-    pad_id: int,
-    prefix: jax.Array | None = None,
 ) -> SearchResult:
     """Beam search (Vaswani et al. 2017, section 6.1: beam 4, penalty 0.6, limit source + 50).
 
@@ -167,17 +156,17 @@ def beam_search(
     def body(state: _State) -> _State:
         step, length = state.step, state.step + 1
         logits, cache = decode_step(state.cache, state.last.reshape(-1))
-        logits = logits.reshape(batch_size, beam_size, -1)
+        logits = logits.reshape(limits.batch_size, beam_size, -1)
         live, parent, finished = beam_step(
             logits,
-            allowed_tokens(prefix, step, logits.shape[-1], bos_id=bos_id, pad_id=pad_id),
+            limits.allowed(step, logits.shape[-1]),
             state.live,
             state.finished,
             normalizer(length),
             step=step,
-            eos_id=eos_id,
+            eos_id=limits.eos_id,
         )
-        # A row that has stopped must not change while the others go on.
+        # A row that has stopped must not change while the others continue.
         live, finished = _select(state.active, (live, finished), (state.live, state.finished))
         # From here log_prob only falls, and the normalizer is monotonic in the length.
         best_normalizer = jnp.maximum(normalizer(length + 1), normalizer(state.limit))
@@ -186,9 +175,9 @@ def beam_search(
         last, cache = live.tokens[:, :, step], _reorder(cache, parent)
         return _State(length, state.limit, active, last, live, finished, cache)
 
-    state = _start(cache, (batch_size, beam_size), max_length, length_limit, bos_id, pad_id)
+    state = _start(cache, limits, beam_size)
     state = lax.while_loop(lambda state: jnp.any(state.active), body, state)
-    return _fill_free_slots(state.finished, state.live, pad_id)
+    return _fill_free_slots(state.finished, state.live, limits.pad_id)
 
 
 def beam_step(
@@ -284,45 +273,41 @@ def tile_beams(tree: Any, beam_size: int) -> Any:
     return jax.tree.map(lambda x: jnp.repeat(x, beam_size, axis=0) if jnp.ndim(x) else x, tree)
 
 
-def _start(
-    cache: Cache, shape: tuple[int, int], max_length: int, limit: ArrayLike, bos_id: int, pad: int
-) -> _State:
-    """The state before the first token; shape is (B, K)."""
+def _start(cache: Cache, limits: Limits, beam_size: int) -> _State:
+    """The state before the first token."""
+    shape, max_length = (limits.batch_size, beam_size), limits.max_length
     if max_length < 1:
         raise ValueError(f"{max_length=} must be at least 1")
-    limit = jnp.minimum(jnp.broadcast_to(jnp.int32(limit), shape[:1]), max_length)
-    tokens = jnp.full((*shape, max_length), pad, jnp.int32)
+    limit = jnp.minimum(jnp.broadcast_to(jnp.int32(limits.length_limit), shape[:1]), max_length)
+    tokens = jnp.full((*shape, max_length), limits.pad_id, jnp.int32)
     zeros = jnp.zeros(tokens.shape, jnp.float32)
     score, length = zeros[..., 0], jnp.zeros(shape, jnp.int32)
     # One beam starts; K equal ones would fill the beam with K copies of each hypothesis.
     live = SearchResult(tokens, score.at[:, 1:].set(-jnp.inf), score, length, zeros)
     finished = live._replace(score=score - jnp.inf)
-    return _State(jnp.int32(0), limit, limit > 0, length + bos_id, live, finished, cache)
+    return _State(jnp.int32(0), limit, limit > 0, length + limits.bos_id, live, finished, cache)
 
 
 def _search_rows(
-    decode_step: DecodeStep,
-    choose: Choose,
-    state: _State,
-    allowed: Callable[[jax.Array, int], jax.Array],
-    eos_id: int,
-    pad_id: int,
+    decode_step: DecodeStep, cache: Cache, limits: Limits, choose: Choose
 ) -> SearchResult:
-    """One hypothesis per row, of the tokens that `choose` picks among the `allowed` ones."""
+    """One hypothesis per row, of the tokens that `choose` picks among the allowed ones."""
 
     def body(state: _State) -> _State:
         step, live, active = state.step, state.live, state.active[:, None]
         logits, cache = decode_step(state.cache, state.last[:, 0])
         logits = logits.astype(jnp.float32)
-        choosable = jnp.where(allowed(step, logits.shape[-1]), logits, -jnp.inf)
-        token = jnp.where(active, choose(choosable, step)[:, None], pad_id).astype(jnp.int32)
+        choosable = jnp.where(limits.allowed(step, logits.shape[-1]), logits, -jnp.inf)
+        token = jnp.where(active, choose(choosable, step)[:, None], limits.pad_id)
+        token = token.astype(jnp.int32)
         token_log_prob = jnp.take_along_axis(jax.nn.log_softmax(logits), token, axis=1)
         token_log_prob = jnp.where(active, token_log_prob, 0.0)
         live = _append(live, step, token, token_log_prob)
         live = live._replace(score=live.log_prob, length=live.length + active)
-        goes_on = state.active & (token[:, 0] != eos_id) & (step + 1 < state.limit)
-        return _State(step + 1, state.limit, goes_on, token, live, state.finished, cache)
+        unfinished = state.active & (token[:, 0] != limits.eos_id) & (step + 1 < state.limit)
+        return _State(step + 1, state.limit, unfinished, token, live, state.finished, cache)
 
+    state = _start(cache, limits, 1)
     return lax.while_loop(lambda state: jnp.any(state.active), body, state).live
 
 
