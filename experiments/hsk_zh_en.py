@@ -7,22 +7,15 @@ enough to run the whole path on real text and far too little to learn to transla
 a few points. Pairs that share a sentence stay on one side of the split.
 """
 
-from transformer_jax.config.options import (
-    Config,
-    DataConfig,
-    DecodeConfig,
-    ModelConfig,
-    OptimizerConfig,
-    TrainConfig,
-)
+import transformer_jax as tj
 
 
-def get_config() -> Config:
+def get_config() -> tj.Config:
     """Small and heavily regularised, for a training set this small."""
-    return Config(
+    return tj.Config(
         name="hsk_zh_en",
         demo="我有一只猫。",
-        data=DataConfig(
+        data=tj.DataConfig(
             corpus="hsk",
             source_language="zh",
             target_language="en",
@@ -33,9 +26,11 @@ def get_config() -> Config:
             target_row_length=64,
             batch_rows=16,
         ),
-        model=ModelConfig(num_layers=3, d_model=160, d_ff=480, num_heads=4, dropout_rate=0.4),
-        optimizer=OptimizerConfig(schedule="cosine", learning_rate_scale=1.5e-3, warmup_steps=300),
-        train=TrainConfig(
+        model=tj.ModelConfig(num_layers=3, d_model=160, d_ff=480, num_heads=4, dropout_rate=0.4),
+        optimizer=tj.OptimizerConfig(
+            schedule="cosine", learning_rate_scale=1.5e-3, warmup_steps=300
+        ),
+        train=tj.TrainConfig(
             steps=2500,
             log_every=100,
             checkpoint_every=100,
@@ -43,5 +38,5 @@ def get_config() -> Config:
             evaluate_sentences=0,
             average_checkpoints=5,
         ),
-        decode=DecodeConfig(beam_size=4, length_penalty=0.6),
+        decode=tj.DecodeConfig(beam_size=4, length_penalty=0.6),
     )

@@ -7,22 +7,15 @@ The size is that of the "tiny" Transformer of Wu et al. 2021 ("Good for Misconce
 which found that larger ones overfit these captions.
 """
 
-from transformer_jax.config.options import (
-    Config,
-    DataConfig,
-    DecodeConfig,
-    ModelConfig,
-    OptimizerConfig,
-    TrainConfig,
-)
+import transformer_jax as tj
 
 
-def get_config() -> Config:
+def get_config() -> tj.Config:
     """Tiny, and an hour on two CPU cores."""
-    return Config(
+    return tj.Config(
         name="multi30k_en_de",
         demo="A man is riding a bicycle down the street.",
-        data=DataConfig(
+        data=tj.DataConfig(
             corpus="files",
             source_language="en",
             target_language="de",
@@ -37,9 +30,11 @@ def get_config() -> Config:
             # About 2,000 target tokens: many small steps learn faster here than few large ones.
             batch_rows=32,
         ),
-        model=ModelConfig(num_layers=4, d_model=128, d_ff=256, num_heads=4, dropout_rate=0.2),
-        optimizer=OptimizerConfig(schedule="cosine", learning_rate_scale=2.5e-3, warmup_steps=800),
-        train=TrainConfig(
+        model=tj.ModelConfig(num_layers=4, d_model=128, d_ff=256, num_heads=4, dropout_rate=0.2),
+        optimizer=tj.OptimizerConfig(
+            schedule="cosine", learning_rate_scale=2.5e-3, warmup_steps=800
+        ),
+        train=tj.TrainConfig(
             steps=9000,
             log_every=100,
             checkpoint_every=200,
@@ -47,5 +42,5 @@ def get_config() -> Config:
             evaluate_sentences=0,
             average_checkpoints=5,
         ),
-        decode=DecodeConfig(beam_size=4, length_penalty=0.6),
+        decode=tj.DecodeConfig(beam_size=4, length_penalty=0.6),
     )

@@ -9,20 +9,14 @@ One file of "source<TAB>target" lines does too (--config.data.train=pairs.tsv). 
 tens of thousands of sentences; with millions, see wmt14_en_de_base.py.
 """
 
-from transformer_jax.config.options import (
-    Config,
-    DataConfig,
-    ModelConfig,
-    OptimizerConfig,
-    TrainConfig,
-)
+import transformer_jax as tj
 
 
-def get_config() -> Config:
+def get_config() -> tj.Config:
     """A small model that learns from little text."""
-    return Config(
+    return tj.Config(
         name="parallel_text",
-        data=DataConfig(
+        data=tj.DataConfig(
             corpus="files",
             # For sacrebleu's tokenizer: it matters when the target is Chinese or Japanese.
             source_language="source",
@@ -32,7 +26,7 @@ def get_config() -> Config:
             target_row_length=96,
             batch_rows=48,
         ),
-        model=ModelConfig(num_layers=4, d_model=128, d_ff=256, num_heads=4, dropout_rate=0.3),
-        optimizer=OptimizerConfig(schedule="cosine", learning_rate_scale=3e-3, warmup_steps=600),
-        train=TrainConfig(steps=5000, checkpoint_every=250, evaluate_every=500),
+        model=tj.ModelConfig(num_layers=4, d_model=128, d_ff=256, num_heads=4, dropout_rate=0.3),
+        optimizer=tj.OptimizerConfig(schedule="cosine", learning_rate_scale=3e-3, warmup_steps=600),
+        train=tj.TrainConfig(steps=5000, checkpoint_every=250, evaluate_every=500),
     )

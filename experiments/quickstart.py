@@ -8,23 +8,15 @@ there is to know. It is for seeing a Transformer work, not for translating a new
 
 from typing import Any
 
-from transformer_jax.config.options import (
-    Config,
-    DataConfig,
-    DecodeConfig,
-    ModelConfig,
-    OptimizerConfig,
-    TrainConfig,
-)
-from transformer_jax.sweeps.points import grid
+import transformer_jax as tj
 
 
-def get_config() -> Config:
+def get_config() -> tj.Config:
     """The default experiment."""
-    return Config(
+    return tj.Config(
         name="quickstart",
         demo="我有一只猫",
-        data=DataConfig(
+        data=tj.DataConfig(
             corpus="small_world",
             source_language="zh",
             target_language="en",
@@ -37,10 +29,10 @@ def get_config() -> Config:
             batch_rows=40,
         ),
         # No dropout: the grammar writes more than such a model can learn by heart.
-        model=ModelConfig(num_layers=2, d_model=128, d_ff=512, num_heads=4, dropout_rate=0.0),
+        model=tj.ModelConfig(num_layers=2, d_model=128, d_ff=512, num_heads=4, dropout_rate=0.0),
         # A run this short ends before the paper's inverse square root has cooled down.
-        optimizer=OptimizerConfig(schedule="cosine", learning_rate_scale=2e-3, warmup_steps=100),
-        train=TrainConfig(
+        optimizer=tj.OptimizerConfig(schedule="cosine", learning_rate_scale=2e-3, warmup_steps=100),
+        train=tj.TrainConfig(
             steps=800,
             log_every=50,
             checkpoint_every=100,
@@ -48,11 +40,11 @@ def get_config() -> Config:
             evaluate_sentences=200,
             average_checkpoints=2,
         ),
-        decode=DecodeConfig(beam_size=4),
+        decode=tj.DecodeConfig(beam_size=4),
     )
 
 
 def sweep() -> list[dict[str, Any]]:
     """Four learning rates, with two seeds each."""
     rates = [5e-4, 1e-3, 2e-3, 4e-3]
-    return grid({"optimizer.learning_rate_scale": rates, "seed": [0, 1]})
+    return tj.grid({"optimizer.learning_rate_scale": rates, "seed": [0, 1]})

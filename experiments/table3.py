@@ -27,10 +27,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import transformer_jax as tj
 from experiments import multi30k_en_de, wmt14_en_de_base, wmt14_en_de_big
-from transformer_jax.config.options import Config
-from transformer_jax.errors import UserError
-from transformer_jax.sweeps.points import chain, grid, named
 
 
 class Row(NamedTuple):
@@ -115,18 +113,18 @@ _TABLE_2 = {
 }
 
 
-def get_config(scale: str = "") -> Config:
+def get_config(scale: str = "") -> tj.Config:
     """The first row: the paper's base model, or with "laptop" a small one on Multi30k.
 
     Raises:
-      UserError: if there is no such scale.
+      tj.UserError: if there is no such scale.
     """
     config = wmt14_en_de_base.get_config()
     config.name = "table3"
     if not scale:
         return config
     if scale != "laptop":
-        raise UserError(f"table3.py has no scale {scale!r}: write table3.py or table3.py:laptop")
+        raise tj.UserError(f"table3.py has no scale {scale!r}: write table3.py or table3.py:laptop")
     small = multi30k_en_de.get_config()
     config.name, config.demo, config.data = "table3_laptop", small.demo, small.data
     for name, divisor in _LAPTOP_DIVISORS.items():
@@ -152,8 +150,10 @@ def sweep(scale: str = "") -> Iterator[dict[str, Any]]:
             for option, value in row.overrides.items()
         }
         rows.append({"name": row.label, **scaled})
-    points = chain(*(grid(rows, {"seed": [seed]}) for seed in _LAPTOP_SEEDS)) if scale else rows
-    yield from named(points, prefix=get_config(scale).name)
+    points = (
+        tj.chain(*(tj.grid(rows, {"seed": [seed]}) for seed in _LAPTOP_SEEDS)) if scale else rows
+    )
+    yield from tj.named(points, prefix=get_config(scale).name)
 
 
 def paper(name: str) -> dict[str, Any] | None:

@@ -5,21 +5,15 @@
 DIR holds train.zh, train.en, valid.zh, valid.en, test.zh, test.en.
 """
 
-from transformer_jax.config.options import (
-    Config,
-    DataConfig,
-    ModelConfig,
-    OptimizerConfig,
-    TrainConfig,
-)
+import transformer_jax as tj
 
 
-def get_config() -> Config:
+def get_config() -> tj.Config:
     """As Multi30k's, for shorter sentences."""
-    return Config(
+    return tj.Config(
         name="tatoeba_zh_en",
         demo="我有一只猫。",
-        data=DataConfig(
+        data=tj.DataConfig(
             corpus="files",
             source_language="zh",
             target_language="en",
@@ -32,9 +26,9 @@ def get_config() -> Config:
             target_row_length=64,
             batch_rows=24,
         ),
-        model=ModelConfig(num_layers=4, d_model=128, d_ff=256, num_heads=4, dropout_rate=0.2),
-        optimizer=OptimizerConfig(schedule="cosine", learning_rate_scale=2e-3, warmup_steps=600),
-        train=TrainConfig(
+        model=tj.ModelConfig(num_layers=4, d_model=128, d_ff=256, num_heads=4, dropout_rate=0.2),
+        optimizer=tj.OptimizerConfig(schedule="cosine", learning_rate_scale=2e-3, warmup_steps=600),
+        train=tj.TrainConfig(
             steps=3500,
             log_every=100,
             checkpoint_every=100,

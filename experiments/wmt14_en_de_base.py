@@ -9,22 +9,15 @@ which downloads the corpus; no TensorFlow.
 
 from typing import Any
 
-from transformer_jax.config.options import (
-    Config,
-    DataConfig,
-    DecodeConfig,
-    ModelConfig,
-    OptimizerConfig,
-    TrainConfig,
-)
+import transformer_jax as tj
 
 
-def get_config() -> Config:
+def get_config() -> tj.Config:
     """Sections 3 and 5 and the first row of Table 3."""
-    return Config(
+    return tj.Config(
         name="wmt14_en_de_base",
         demo="I have a cat.",
-        data=DataConfig(
+        data=tj.DataConfig(
             corpus="tfds:wmt14_translate/de-en",
             source_language="en",
             target_language="de",
@@ -36,14 +29,14 @@ def get_config() -> Config:
             # 25000 source tokens and 25000 target tokens" (section 5.1); 16 devices divide it.
             batch_rows=208,
         ),
-        model=ModelConfig(
+        model=tj.ModelConfig(
             num_layers=6,
             d_model=512,
             d_ff=2048,
             num_heads=8,
             dropout_rate=0.1,
         ),
-        optimizer=OptimizerConfig(
+        optimizer=tj.OptimizerConfig(
             schedule="inverse_sqrt",
             warmup_steps=4000,
             beta1=0.9,
@@ -51,7 +44,7 @@ def get_config() -> Config:
             epsilon=1e-9,
             label_smoothing=0.1,
         ),
-        train=TrainConfig(
+        train=tj.TrainConfig(
             steps=100_000,
             # The paper averages the last 5 checkpoints, written every 10 minutes: on its machines
             # (0.4 s a step) that was every 1,500 steps.
@@ -59,7 +52,7 @@ def get_config() -> Config:
             average_checkpoints=5,
             evaluate_every=4500,
         ),
-        decode=DecodeConfig(beam_size=4, length_penalty=0.6, extra_length=50),
+        decode=tj.DecodeConfig(beam_size=4, length_penalty=0.6, extra_length=50),
     )
 
 

@@ -7,11 +7,11 @@ What differs from base is written here; the paper trained it on 8 P100s for 3.5 
 
 from typing import Any
 
+import transformer_jax as tj
 from experiments import wmt14_en_de_base
-from transformer_jax.config.options import Config
 
 
-def get_config() -> Config:
+def get_config() -> tj.Config:
     """The last row of Table 3."""
     config = wmt14_en_de_base.get_config()
     config.name = "wmt14_en_de_big"

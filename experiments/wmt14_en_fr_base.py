@@ -7,11 +7,11 @@
 
 from typing import Any
 
+import transformer_jax as tj
 from experiments import wmt14_en_de_base
-from transformer_jax.config.options import Config
 
 
-def get_config() -> Config:
+def get_config() -> tj.Config:
     """Base, with the French corpus and its vocabulary."""
     config = wmt14_en_de_base.get_config()
     config.name = "wmt14_en_fr_base"

@@ -7,11 +7,11 @@ As English → German, with the French corpus, its vocabulary, and less dropout.
 
 from typing import Any
 
+import transformer_jax as tj
 from experiments import wmt14_en_de_big
-from transformer_jax.config.options import Config
 
 
-def get_config() -> Config:
+def get_config() -> tj.Config:
     """Big, with the French corpus and its vocabulary."""
     config = wmt14_en_de_big.get_config()
     config.name = "wmt14_en_fr_big"

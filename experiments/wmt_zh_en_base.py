@@ -7,11 +7,11 @@ DIR holds train.zh, train.en (UN, news commentary, CWMT: some 20 million pairs),
 source points at a server that is gone.
 """
 
+import transformer_jax as tj
 from experiments import wmt14_en_de_base
-from transformer_jax.config.options import Config
 
 
-def get_config() -> Config:
+def get_config() -> tj.Config:
     """Base, with a source that has thousands of characters."""
     config = wmt14_en_de_base.get_config()
     config.name = "wmt_zh_en_base"

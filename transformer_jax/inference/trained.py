@@ -33,8 +33,9 @@ from transformer_jax.evaluation.scores import (
     warn_of_words,
     write_translations,
 )
+from transformer_jax.inference.batching import SOURCE_LENGTHS
 from transformer_jax.inference.scorer import Scorer, TokenScores, perplexity
-from transformer_jax.inference.translator import SOURCE_LENGTHS, Hypothesis, Translator, first_best
+from transformer_jax.inference.translator import Hypothesis, Translator, first_best
 from transformer_jax.model.size import parameter_shapes
 from transformer_jax.model.transformer import Transformer
 from transformer_jax.parallel import processes
