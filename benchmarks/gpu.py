@@ -5,7 +5,7 @@
 
 For each model and attention ("xla"; "cudnn" on a GPU) the rows of a batch grow until the memory is
 full. Batches are made up: rows full of three pairs each, so that every position but one in twenty
-is real, as packing gives. Model FLOPs are those the shapes need (`transformer_jax/roofline.py`);
+is real, as packing gives. Model FLOPs are those the shapes need (`transformer_jax/model/size.py`);
 MFU is their share of the speed of a large bfloat16 matrix product, measured in this same run. A
 line of JSON for each, then the table.
 """
@@ -17,6 +17,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -26,7 +27,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from experiments import wmt14_en_de_base, wmt14_en_de_big
-from transformer_jax.config.options import BOS_ID, EOS_ID, Config, ParallelConfig
+from transformer_jax.config.options import BOS_ID, EOS_ID, Config
 from transformer_jax.data.packing import pack
 from transformer_jax.data.tokens import TokenizedPairs
 from transformer_jax.model import size as model_size
@@ -76,11 +77,11 @@ def made_up_batch(config: Config) -> dict[str, np.ndarray]:
 def measure(config: Config, ceiling: float) -> dict[str, object]:
     """Trains some steps; the median second of one, tokens/s and MFU."""
     data = config.data
-    one = ParallelConfig(strategy="single")  # as the ceiling is one device's
-    devices = choose_devices(one, batch_rows=data.batch_rows)
+    config.parallel.strategy = "single"  # the ceiling is that of one device
+    devices = choose_devices(config)
     model = Transformer(config.model, data.vocab_size)
     state = devices.to_step(devices.create_state(lambda: create_state(config, model)))
-    step = devices.compile(lambda *reduce: make_train_step(config, model, *reduce))
+    step = devices.compile_step(partial(make_train_step, config, model))
     host = made_up_batch(config)
     batch = devices.put_batch(host)
     seconds = []

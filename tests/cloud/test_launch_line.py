@@ -153,7 +153,7 @@ def test_text_that_is_not_there_is_refused(checkout):
                 *("--target=tpu-vm", "--accelerator=v4-64", "--workdir=gs://b"),
                 *("--config.parallel.tensor=3",),
             ],
-            "parallel.tensor=3 do not fit 32 devices",
+            "parallel.tensor=3 must multiply to 32, the number of devices",
         ),
         (["--target=skypilot", "--workdir=gs://b"], "needs --accelerator=…"),
     ],

@@ -344,7 +344,6 @@ def test_the_training_step_takes_the_fused_function(monkeypatch):
         return jnp.zeros((*query.shape[:3], value.shape[-1]), value.dtype)
 
     monkeypatch.setitem(layers.FUSED, "splash", recorded)
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     config = Config(model=SPLASH)
     transformer = Transformer(SPLASH, V)
     state = jax.eval_shape(lambda: create_state(config, transformer))
@@ -359,14 +358,6 @@ def test_fused_attention_drops_no_weights_silently():
     rngs = jax.random.split(jax.random.key(1), 2)
     with pytest.raises(ValueError, match="'splash' has no attention dropout"):
         loss_of(SPLASH, batch, Dropout(rngs, 0.1, 0.1))(params)
-
-
-@pytest.mark.parametrize(("attention", "device"), [("cudnn", "an NVIDIA GPU"), ("splash", "a TPU")])
-def test_a_device_without_the_kernel_is_refused_before_the_first_step(attention, device):
-    config = Config(model=dataclasses.replace(MODEL, attention=attention))
-    message = f"model.attention='{attention}' needs {device}, and this is a CPU"
-    with pytest.raises(UserError, match=message):
-        make_train_step(config, Transformer(config.model, V))
 
 
 FITTING = {"attention": "cudnn", "compute_dtype": "bfloat16"}

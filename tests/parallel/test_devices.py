@@ -5,14 +5,15 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
 
 from transformer_jax.config.options import (
     Config,
+    DataConfig,
     ModelConfig,
     OptimizerConfig,
     ParallelConfig,
@@ -20,9 +21,8 @@ from transformer_jax.config.options import (
 )
 from transformer_jax.errors import UserError
 from transformer_jax.model.transformer import Transformer
-from transformer_jax.parallel import devices as parallel_devices
 from transformer_jax.parallel import layout
-from transformer_jax.parallel.devices import all_devices, choose_devices, parameter_spec
+from transformer_jax.parallel.devices import all_devices, choose_devices
 from transformer_jax.training.step import create_state, make_train_step
 
 V, ROWS, STEPS, EARLY = 24, 8, 20, 5  # all that is cut divides by 8 devices
@@ -78,18 +78,23 @@ def make_batch(seed):
     return {name: array.astype(np.int32) for name, array in batch.items()}
 
 
+def placed(config, options, rows):
+    """`config` with options of parallel, and so many rows in a batch."""
+    parallel, data = ParallelConfig(**options), DataConfig(batch_rows=rows)
+    return dataclasses.replace(config, parallel=parallel, data=data)
+
+
 def run(options, accumulate):
-    """What `experiment.train` does: the losses, and the parameters after some steps."""
+    """What a training run does: the losses, and the parameters after some steps."""
     config = dataclasses.replace(CONFIG, train=TrainConfig(accumulate=accumulate))
-    options = ParallelConfig(**options)
-    devices = choose_devices(options, batch_rows=ROWS, accumulate=accumulate)
+    devices = choose_devices(placed(config, options, ROWS))
     traces = []
 
-    def make_step(*reduce):
-        step = make_train_step(config, MODEL, *reduce)
+    def make_step(reduce):
+        step = make_train_step(config, MODEL, reduce)
         return lambda state, batch: traces.append(1) or step(state, batch)
 
-    step = devices.compile(make_step)
+    step = devices.compile_step(make_step)
     state = devices.create_state(lambda: create_state(config, MODEL))
     state, losses, tokens, early = devices.to_step(state), [], [], []
     for number in range(1, STEPS + 1):
@@ -98,7 +103,7 @@ def run(options, accumulate):
         losses.append(float(metrics["loss"]))
         tokens.append(float(metrics["target_tokens"]))
         if number == EARLY:
-            params = devices.spread.replicate(devices.from_step(state.params))
+            params = devices.data_parallel.replicate(devices.from_step(state.params))
             early = np.concatenate([np.ravel(x) for x in jax.tree.leaves(params)]).tolist()
     held = [x.addressable_shards[0].data.size for x in jax.tree.leaves(state.params)]
     return {
@@ -112,8 +117,9 @@ def run(options, accumulate):
 
 
 def error_of(options, rows, accumulate=1):
+    config = dataclasses.replace(CONFIG, train=TrainConfig(accumulate=accumulate))
     try:
-        choose_devices(ParallelConfig(**options), batch_rows=rows, accumulate=accumulate)
+        choose_devices(placed(config, options, rows))
     except UserError as e:
         return str(e)
 
@@ -121,7 +127,7 @@ def error_of(options, rows, accumulate=1):
 @pytest.fixture(scope="module")
 def runs():
     """{devices: {name: what `run` returns}}, from processes with so many devices."""
-    root = os.path.dirname(os.path.dirname(os.path.abspath(parallel_devices.__file__)))
+    root = str(Path(__file__).parents[2])
     path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
     results = {}
     for number in RUNS:
@@ -181,8 +187,10 @@ def test_rows_must_divide_by_the_devices(runs):
 
 def test_a_mesh_has_to_fit_the_devices(runs):
     errors = runs[2]["errors"]
-    assert "parallel.fsdp=3, parallel.tensor=1 do not fit 2 devices" in errors[2]
-    assert "parallel.data=1, parallel.fsdp=1, parallel.tensor=1 do not fit 2" in errors[3]
+    assert (
+        "parallel.fsdp=3, parallel.tensor=1 must multiply to 2, the number of devices" in errors[2]
+    )
+    assert "parallel.data=1, parallel.fsdp=1, parallel.tensor=1 must multiply to 2," in errors[3]
     assert "at most one of them can be -1" in errors[4]
 
 
@@ -196,10 +204,8 @@ def test_the_rest_of_the_devices():
 
 def test_what_does_not_divide_is_not_cut():
     sizes = {"data": 2, "fsdp": 4, "tensor": 16}
-    spec = parameter_spec("embedding", (37_000, 512), sizes)
-    assert spec == PartitionSpec(None, "fsdp")
-    spec = parameter_spec("w1", (512, 2048), sizes)
-    assert spec == PartitionSpec("fsdp", "tensor")
+    assert layout.parameter_axes("embedding", (37_000, 512), sizes) == (None, "fsdp")
+    assert layout.parameter_axes("w1", (512, 2048), sizes) == ("fsdp", "tensor")
 
 
 @pytest.mark.parametrize("norm", ["post", "pre"])
@@ -212,12 +218,20 @@ def test_every_parameter_has_a_rule(norm, tied):
     create = lambda: create_state(config, Transformer(model, V)).params  # noqa: E731
     sizes = {"data": 1, "fsdp": 2, "tensor": 2}
     for path, x in jax.tree_util.tree_leaves_with_path(jax.eval_shape(create)):
-        spec = parameter_spec(path[-1].key, x.shape, sizes)
-        assert any(spec) or x.size == CONFIG.model.d_model, path
-    with pytest.raises(ValueError, match="no rule for how to cut the parameter w3"):
-        parameter_spec("w3", (3, 5), sizes)
+        axes = layout.parameter_axes(path[-1].key, x.shape, sizes)
+        assert any(axes) or x.size == CONFIG.model.d_model, path
+    with pytest.raises(ValueError, match="no rule divides the parameter w3"):
+        layout.parameter_axes("w3", (3, 5), sizes)
     with pytest.raises(ValueError, match="no rule"):
-        parameter_spec("w1", (3,), sizes)
+        layout.parameter_axes("w1", (3,), sizes)
+
+
+@pytest.mark.parametrize(("attention", "device"), [("cudnn", "an NVIDIA GPU"), ("splash", "a TPU")])
+def test_a_device_without_the_attention_kernel_is_refused(attention, device):
+    config = Config(model=dataclasses.replace(CONFIG.model, attention=attention))
+    message = f"model.attention='{attention}' needs {device}, and this is a CPU"
+    with pytest.raises(UserError, match=message):
+        choose_devices(config)
 
 
 @pytest.mark.fast
@@ -225,8 +239,9 @@ def test_strategy_on_this_machine():
     """One device: plain jit, unless replicas are asked for."""
     if jax.local_device_count() > 1:
         pytest.skip("several devices")
-    assert choose_devices(ParallelConfig("auto"), batch_rows=7).description.endswith("jit")
-    assert choose_devices(ParallelConfig("pmap"), batch_rows=7).description.endswith("pmap")
+    for strategy, end in (("auto", "jit"), ("pmap", "pmap")):
+        devices = choose_devices(placed(CONFIG, {"strategy": strategy}, 7))
+        assert devices.description.endswith(end)
     rows = all_devices()
     assert rows.round_up(7) == 7
     np.testing.assert_array_equal(rows.put(np.arange(7)), np.arange(7))

@@ -306,7 +306,8 @@ def compiled():
 
 @pytest.fixture(scope="module")
 def programs():
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    path = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path)}
     command = [sys.executable, os.path.abspath(__file__)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -437,7 +438,7 @@ def test_a_plan_for_a_gpu_is_from_shapes():
         (["--accelerator=h100", "--config.model.num_heads=3"], "is not divisible by"),
         (
             [*LONG_ROWS, "--accelerator=h100", "--config.model.attention=splash"],
-            "does not run on h",
+            "model.attention='splash' needs a TPU, and h100 is a GPU",
         ),
         (["--accelerator=v4-8", "--config.parallel.strategy=single"], "all but one of the 4 chips"),
         (["--accelerator=v4-8", "--target=tpu-vm"], "is for --mode=train and evaluate, not"),

@@ -15,7 +15,7 @@ from transformer_jax.data.tokenizer import Tokenizers
 from transformer_jax.functional import probabilities
 from transformer_jax.inference.batching import by_length, padded, source_lengths
 from transformer_jax.model.transformer import Transformer
-from transformer_jax.parallel.devices import Rows, one_device
+from transformer_jax.parallel.devices import DataParallel, one_device
 
 # Positions in one batch, at most: what bounds the memory of its logits, [B, T, V] in float32.
 _BATCH_POSITIONS = 4096
@@ -55,13 +55,13 @@ class Scorer:
         models: Sequence[Transformer],
         tokenizers: Tokenizers,
         *,
-        rows: Rows | None = None,
+        devices: DataParallel | None = None,
     ) -> None:
-        """`models` share the tokenizers; `rows` spreads pairs over devices, None = the first."""
+        """`models` share the tokenizers; `devices` share the pairs, None = the first."""
         self.tokenizers = tokenizers
         self._lengths = source_lengths([model.config for model in models], extra_length=0)
-        self._rows = rows or one_device()
-        self._log_probs = self._rows.compile(partial(target_log_probs, tuple(models)))
+        self._devices = devices or one_device()
+        self._log_probs = self._devices.compile(partial(target_log_probs, tuple(models)))
 
     def score(
         self,
@@ -94,14 +94,14 @@ class Scorer:
         for length, chunk in by_length(todo, self._lengths, self._batch_rows):
             shape = self._batch_rows(length), length
             sides = [padded([pairs[n][i] for n in chunk], shape) for i in (0, 1)]
-            found = jax.device_get(self._log_probs(tuple(params), *map(self._rows.put, sides)))
+            found = jax.device_get(self._log_probs(tuple(params), *map(self._devices.put, sides)))
             for number, log_probs in zip(chunk, found[: len(chunk)], strict=True):
                 scores[number] = self._named(pairs[number][1], log_probs)
             progress(len(chunk))
         return scores
 
     def _batch_rows(self, length: int) -> int:
-        return self._rows.round_up(max(_BATCH_POSITIONS // length, 1))
+        return self._devices.round_up(max(_BATCH_POSITIONS // length, 1))
 
     def _named(self, ids: Sequence[int], log_probs: np.ndarray) -> TokenScores:
         pieces = tuple(self.tokenizers.target.vocabulary[i] for i in ids)

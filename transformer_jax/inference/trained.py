@@ -69,9 +69,8 @@ class Trained:
     @functools.cached_property
     def translator(self) -> Translator:
         """Translates with `params`."""
-        config = self.config
-        rows = all_devices()
-        return Translator(self.models, self.tokenizers, config.decode, seed=config.seed, rows=rows)
+        decode, seed = self.config.decode, self.config.seed
+        return Translator(self.models, self.tokenizers, decode, seed=seed, devices=all_devices())
 
     def translate(self, sentences: Sequence[str]) -> list[list[Hypothesis]]:
         """See `Translator.translate`."""
@@ -324,7 +323,7 @@ def score(
     else:
         pairs = corpora.load_split(config.data, split).pairs
     trained = load_trained(config, workdir, weights=weights, ensemble=ensemble)
-    scorer = Scorer(trained.models, trained.tokenizers, rows=all_devices())
+    scorer = Scorer(trained.models, trained.tokenizers, devices=all_devices())
     with progress_bar(len(pairs), "scoring") as bar:
         found = scorer.score(trained.params, pairs, progress=bar.update)
     _write(output_file, "".join(map(_score_line, pairs, found)))

@@ -22,7 +22,7 @@ from transformer_jax.inference.search import (
     sample,
 )
 from transformer_jax.model.transformer import Transformer
-from transformer_jax.parallel.devices import Rows, one_device
+from transformer_jax.parallel.devices import DataParallel, one_device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,25 +62,25 @@ class Translator:
         decode: DecodeConfig,
         *,
         seed: int = 0,
-        rows: Rows | None = None,
+        devices: DataParallel | None = None,
     ) -> None:
         """Takes `models` that share the tokenizers; `seed` decides what sampling draws.
 
-        `rows` spreads the sentences over devices; None = the first device.
+        `devices` share the sentences; None = the first device.
 
         Raises:
           UserError: if learned positions do not suffice for one source token and extra_length.
         """
         self.tokenizers, self.decode = tokenizers, decode
         self._lengths = source_lengths([model.config for model in models], decode.extra_length)
-        self._rows = rows or one_device()
+        self._devices = devices or one_device()
         self._seed = np.uint32(seed)
 
         def run(params: Any, *args: jax.Array) -> SearchResult:
             *arrays, seed = args
             return search_batch(models, decode, params, *arrays, jax.random.key(seed))
 
-        self._search = self._rows.compile(run)
+        self._search = self._devices.compile(run)
 
     def translate(
         self,
@@ -117,7 +117,7 @@ class Translator:
             if not r and len(ids[n]) <= self._lengths[-1] and room[n] > 0
         }
         # Two batch sizes, whatever is asked: one sentence (a prompt), or a full batch.
-        rows = self._rows.round_up(1 if len(todo) == 1 else self.decode.batch_size)
+        rows = self._devices.round_up(1 if len(todo) == 1 else self.decode.batch_size)
         for length, chunk in by_length(todo, self._lengths, lambda length: self.decode.batch_size):
             found = self._run(params, [(ids[n], begins[n]) for n in chunk], chunk, (rows, length))
             for number, hypotheses in zip(chunk, found, strict=True):
@@ -137,7 +137,7 @@ class Translator:
         prefix = padded(begins, (shape[0], shape[1] + self.decode.extra_length))
         row_ids = np.zeros(shape[0], np.int32)
         row_ids[: len(numbers)] = numbers
-        arrays = map(self._rows.put, (source_tokens, prefix, row_ids))
+        arrays = map(self._devices.put, (source_tokens, prefix, row_ids))
         found = jax.device_get(self._search(tuple(params), *arrays, self._seed))
         return [self._hypotheses(found, row) for row in range(len(rows))]
 

@@ -1,12 +1,14 @@
-"""Which devices share the work: the only file that knows devices, and processes, exist.
+"""Which devices run a training step, and how: jit, pmap, or jit over a mesh.
 
-`make_train_step` is written once, for a global batch. Here it runs under `jax.jit` on one device,
-under `jax.pmap` as replicas on several, each with its share of the rows, or under `jax.jit` over a
-mesh, where parameters are sharded too. Whichever it is, a state is a tree of global arrays when it
-is made, saved, restored and evaluated.
+`training.step.make_train_step` is written once, for a global batch. Here it is compiled with
+`jax.jit` for one device, with `jax.pmap` for replicas, each of which takes its share of the rows,
+or with `jax.jit` over a mesh, which divides the parameters as well. A state consists of global
+arrays whenever it is created, saved, restored or evaluated, whichever of the three runs the step.
 """
 
+import abc
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,150 +16,149 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from transformer_jax.config.options import ParallelConfig
+from transformer_jax.config.options import Config
 from transformer_jax.errors import UserError
 from transformer_jax.parallel import layout
-from transformer_jax.parallel.layout import DATA, FSDP, REPLICA, TENSOR
+from transformer_jax.parallel.layout import DATA, FSDP, REPLICA
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
-MakeStep = Callable[..., Step]
-# How a parameter is cut, by the last name of its path: the axes of the mesh that its dimensions are
-# divided among. "tensor" takes heads, the inner width of the feed-forward network and the
-# vocabulary, so that only activations of width D are exchanged (Shoeybi et al. 2019); "fsdp" takes
-# D (Rajbhandari et al. 2020). What is small is replicated.
-_RULES: dict[str, tuple[str | None, ...]] = {
-    "embedding": (TENSOR, FSDP),
-    "source_embedding": (TENSOR, FSDP),
-    "target_embedding": (TENSOR, FSDP),
-    "softmax": (TENSOR, FSDP),
-    "logits_bias": (TENSOR,),
-    "source_positions": (None, FSDP),
-    "target_positions": (None, FSDP),
-    "query_kernel": (FSDP, TENSOR, None),
-    "key_kernel": (FSDP, TENSOR, None),
-    "value_kernel": (FSDP, TENSOR, None),
-    "query_bias": (TENSOR, None),
-    "key_bias": (TENSOR, None),
-    "value_bias": (TENSOR, None),
-    "output_kernel": (TENSOR, None, FSDP),
-    "output_bias": (None,),
-    "w1": (FSDP, TENSOR),
-    "b1": (TENSOR,),
-    "w2": (TENSOR, FSDP),
-    "b2": (None,),
-    "scale": (None,),
-    "bias": (None,),
-}
+Reduce = Callable[[Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
-    """Spreads rows that do not know of each other (sentences to decode) over all devices.
+class DataParallel:
+    """Devices that share independent rows, such as sentences to decode.
 
-    Every process gives the same arrays, and gets the whole result.
+    Every process passes in the same arrays and gets the whole result.
     """
 
     mesh: Mesh
 
     def round_up(self, rows: int) -> int:
-        """The least number of rows, at least `rows`, that divides by the devices."""
+        """The smallest multiple of the number of devices that is at least `rows`."""
         return -(-rows // self.mesh.size) * self.mesh.size
 
     def put(self, rows: np.ndarray) -> jax.Array:
-        """[B, ...] on the host → shared out among the devices."""
-        return _global(rows, NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names)))
+        """Divides the rows of a host array [B, ...] among the devices."""
+        sharding = NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names))
+        return jax.make_array_from_callback(rows.shape, sharding, lambda index: rows[index])
 
     def replicate(self, tree: Any) -> Any:
-        """The same on every device."""
+        """Copies `tree` to every device."""
         return jax.device_put(tree, self.replicated)
 
     @property
     def replicated(self) -> NamedSharding:
-        """The sharding of what is the same on every device."""
+        """The sharding of arrays that every device holds whole."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     def compile(self, function: Callable) -> Callable:
-        """`jax.jit` whose results are on every device, hence readable in every process."""
+        """`jax.jit`, with results on every device, so that every process can read them."""
         return jax.jit(function, out_shardings=self.replicated)
 
 
+def one_device() -> DataParallel:
+    """The first device of this process."""
+    return DataParallel(Mesh(np.array(jax.local_devices()[:1]), ("device",)))
+
+
+def all_devices() -> DataParallel:
+    """Every device of every process."""
+    return DataParallel(_mesh({"device": jax.device_count()}, jax.devices()))
+
+
 @dataclasses.dataclass(frozen=True)
-class Devices:
-    """How to run a step, and how to move what it reads.
+class Devices(abc.ABC):
+    """The devices of a training run: how they compile the step, and hold its state and batches.
+
+    A training step from start to end:
+
+      step = devices.compile_step(make_step)
+      state = devices.to_step(devices.create_state(create))
+      batch = devices.put_batch(data.batch(0, devices.rows))
+      state, metrics = step(state, batch)
+      checkpoints.save(1, devices.from_step(state))
 
     Attributes:
-      mesh: of all devices.
-      compile: make_step → the compiled step; the state is donated. `make_step` takes `reduce`.
-      shardings: a state, or its shapes → where each of its arrays lives.
-      put_batch: this process's `rows` of a batch → as the step takes them.
-      batch_shapes: shapes of a global batch → as the step takes it, to compile without one.
-      to_step: a state of global arrays → as the step takes it. Nothing is copied.
-      from_step: the reverse.
-      rows: which rows of the global batch this process reads.
-      description: for a person.
+      mesh: all devices.
+      batch_rows: the number of rows of a global batch.
+      description: the devices and the strategy, for a person.
     """
 
     mesh: Mesh
-    compile: Callable[[MakeStep], Step]
-    shardings: Callable[[Any], Any]
-    put_batch: Callable[[Any], Any]
-    batch_shapes: Callable[[Any], Any]
-    to_step: Callable[[Any], Any]
-    from_step: Callable[[Any], Any]
-    rows: range
+    batch_rows: int
     description: str
 
+    @abc.abstractmethod
+    def compile_step(self, make_step: Callable[[Reduce], Step]) -> Step:
+        """Compiles `make_step(reduce)`, a function (state, batch) → (state, metrics).
+
+        `reduce` turns the sums over the rows that the function sees into sums over the global
+        batch. The compiled step donates the state: its buffers hold the new one.
+        """
+
+    @abc.abstractmethod
+    def shardings(self, state: Any) -> Any:
+        """Where each array of a state, or of its shapes, lives."""
+
+    @property
+    @abc.abstractmethod
+    def rows(self) -> range:
+        """The rows of the global batch that this process reads."""
+
+    @abc.abstractmethod
+    def put_batch(self, batch: Any) -> Any:
+        """Moves this process's `rows` of a batch to where the step reads them."""
+
+    @abc.abstractmethod
+    def batch_shapes(self, batch: Any) -> Any:
+        """The shapes that `put_batch` would give for a global batch of these shapes."""
+
+    def to_step(self, state: Any) -> Any:
+        """Turns a state of global arrays into what the step takes, without a copy."""
+        return state
+
+    def from_step(self, state: Any) -> Any:
+        """The inverse of `to_step`."""
+        return state
+
     def create_state(self, create: Callable[[], Any]) -> Any:
-        """What `create` returns, made where it lives: no device holds more than its share."""
+        """Calls `create` such that no device ever holds more than its share of the result."""
         shardings = self.shardings(jax.eval_shape(create))
         return jax.jit(create, out_shardings=shardings)()
 
     def put_state(self, state: Any) -> Any:
-        """A state, wherever it is, where it lives."""
+        """Moves a state to where it lives."""
         return jax.device_put(state, self.shardings(state))
 
     @property
-    def spread(self) -> Rows:
+    def data_parallel(self) -> DataParallel:
         """The same devices, for decoding."""
-        return Rows(self.mesh)
+        return DataParallel(self.mesh)
 
 
-def one_device() -> Rows:
-    """The first device of this process."""
-    return Rows(Mesh(np.array(jax.local_devices()[:1]), ("device",)))
-
-
-def all_devices() -> Rows:
-    """Every device of every process."""
-    return Rows(_mesh({"device": jax.device_count()}, jax.devices()))
-
-
-def choose_devices(
-    parallel: ParallelConfig,
-    *,
-    batch_rows: int,
-    accumulate: int = 1,
-    compile_for: Sequence[jax.Device] | None = None,
-) -> Devices:
-    """The devices that `parallel.strategy` asks for.
+def choose_devices(config: Config, *, compile_for: Sequence[jax.Device] | None = None) -> Devices:
+    """The devices that `config.parallel` selects.
 
     Args:
-      parallel: the strategy, and the sizes of a mesh.
-      batch_rows: rows of a global batch.
-      accumulate: micro-batches that each replica cuts its rows into.
-      compile_for: devices that need not be there, to compile for them and no more; None = those
-        that are here.
+      config: the experiment.
+      compile_for: devices to compile for, which need not exist; None = those of this machine.
 
     Raises:
-      UserError: if the rows of a batch do not divide by the replicas and their micro-batches, or
-        the sizes of the mesh do not fit the devices.
+      UserError: if the sizes of the mesh do not fit the devices, the rows of a batch do not divide
+        among them, or `model.attention` does not run on them.
     """
-    processes = jax.process_count()
+    parallel, processes = config.parallel, jax.process_count()
     devices = jax.devices() if compile_for is None else compile_for
+    layout.check_attention(config, devices[0].platform)
     if parallel.strategy == "single" and processes > 1:
-        raise UserError(f"parallel.strategy='single' is not for {processes} processes")
+        raise UserError(
+            f"parallel.strategy='single' is for one process, and there are {processes}: "
+            "give --config.parallel.strategy=auto"
+        )
     strategy = layout.strategy_of(parallel, len(devices))
     sizes = layout.sizes(parallel, len(devices))
+    layout.check_batch(config, len(devices))
     if strategy == "single":
         first = jax.local_devices()[:1] if compile_for is None else compile_for[:1]
         mesh = Mesh(np.array(first), (REPLICA,))
@@ -165,28 +166,12 @@ def choose_devices(
         mesh = Mesh(np.array(devices), (REPLICA,))
     else:
         mesh = _mesh(sizes, devices)
-    layout.check_rows(sizes, batch_rows=batch_rows, accumulate=accumulate)
-    build = _pmap if strategy == "pmap" else _jit
-    kind, number = devices[0].device_kind, mesh.size
     shape = ", ".join(f"{name} {size}" for name, size in sizes.items() if name != REPLICA)
     of = f" of {processes} processes" if processes > 1 else ""
     how = {"single": "jit", "pmap": "pmap", "mesh": f"jit over a mesh ({shape})"}[strategy]
-    description = f"{number} {kind} device{'s' if number > 1 else ''}{of}, {how}"
-    return dataclasses.replace(build(mesh, batch_rows), description=description)
-
-
-def parameter_spec(name: str, shape: tuple[int, ...], sizes: dict[str, int]) -> PartitionSpec:
-    """How the parameter of that (last) name is cut over a mesh of those sizes.
-
-    A dimension that does not divide by its axis is not cut: 37,000 pieces among 16.
-
-    Raises:
-      ValueError: for a name without a rule, or of another rank.
-    """
-    if name not in _RULES or len(_RULES[name]) != len(shape):
-        raise ValueError(f"there is no rule for how to cut the parameter {name} of shape {shape}")
-    cut = zip(_RULES[name], shape, strict=True)
-    return PartitionSpec(*(axis if axis and n % sizes[axis] == 0 else None for axis, n in cut))
+    number = f"{mesh.size} {devices[0].device_kind} device{'s' if mesh.size > 1 else ''}"
+    build = _Pmap if strategy == "pmap" else _Jit
+    return build(mesh, config.data.batch_rows, f"{number}{of}, {how}")
 
 
 def _mesh(sizes: dict[str, int], devices: Sequence[jax.Device]) -> Mesh:
@@ -195,80 +180,68 @@ def _mesh(sizes: dict[str, int], devices: Sequence[jax.Device]) -> Mesh:
     return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=types, devices=devices)
 
 
-def _global(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    """A global array of which every process gives the whole."""
-    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+class _Jit(Devices):
+    """One program over a mesh of one or many devices, which the compiler partitions."""
 
+    def compile_step(self, make_step: Callable[[Reduce], Step]) -> Step:
+        step = make_step(lambda sums: sums)  # the program sees every row
 
-def _jit(mesh: Mesh, batch_rows: int) -> Devices:
-    """One program over a mesh of one or many devices, partitioned by the compiler."""
-    sizes = dict(mesh.shape)
-    batch_axes = tuple(name for name in (DATA, FSDP) if name in sizes)
-    by_row = NamedSharding(mesh, PartitionSpec(batch_axes or None))
-    rows = _rows_of_this_process(by_row, batch_rows)
-
-    def sharding(path: tuple[Any, ...], x: Any) -> NamedSharding:
-        spec = PartitionSpec()
-        if x.ndim and mesh.size > 1:
-            spec = parameter_spec(path[-1].key, x.shape, sizes)
-        return NamedSharding(mesh, spec)
-
-    def shardings(state: Any) -> Any:
-        return jax.tree_util.tree_map_with_path(sharding, state)
-
-    def gathered(path: tuple[Any, ...], x: Any) -> Any:
-        cut = [None if axis == FSDP else axis for axis in sharding(path, x).spec]
-        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*cut)))
-
-    def compile_step(make_step: MakeStep) -> Step:
-        step = make_step()
-
-        def kept(state: Any, batch: Any) -> tuple[Any, Any]:
-            # Whole along fsdp while they are used, or the compiler cuts activations by their width,
-            # and every device sees every row.
-            params = jax.tree_util.tree_map_with_path(gathered, state.params)
+        def sharded_step(state: Any, batch: Any) -> tuple[Any, Any]:
+            # Parameters are whole along fsdp while they are used. Otherwise the compiler divides
+            # activations by their width, and every device sees every row.
+            params = jax.tree_util.tree_map_with_path(self._gathered, state.params)
             state, metrics = step(state.replace(params=params), batch)
-            # Or the compiler might leave the new state elsewhere than the old one was.
-            return jax.lax.with_sharding_constraint(state, shardings(state)), metrics
+            # The new state lives where the old one did, which the compiler need not choose.
+            return jax.lax.with_sharding_constraint(state, self.shardings(state)), metrics
 
-        return jax.jit(kept, donate_argnums=0)
+        return jax.jit(sharded_step, donate_argnums=0)
 
-    def put_batch(batch: Any) -> Any:
+    def shardings(self, state: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(self._sharding, state)
+
+    def _sharding(self, path: tuple[Any, ...], x: Any) -> NamedSharding:
+        axes: tuple[str | None, ...] = ()
+        if x.ndim and self.mesh.size > 1:
+            axes = layout.parameter_axes(path[-1].key, x.shape, dict(self.mesh.shape))
+        return NamedSharding(self.mesh, PartitionSpec(*axes))
+
+    def _gathered(self, path: tuple[Any, ...], x: Any) -> Any:
+        axes = [None if axis == FSDP else axis for axis in self._sharding(path, x).spec]
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec(*axes)))
+
+    @property
+    def _by_row(self) -> NamedSharding:
+        axes = tuple(name for name in (DATA, FSDP) if name in self.mesh.shape)
+        return NamedSharding(self.mesh, PartitionSpec(axes or None))
+
+    @functools.cached_property
+    def rows(self) -> range:
+        indices = self._by_row.addressable_devices_indices_map((self.batch_rows,)).values()
+        bounds = [index[0].indices(self.batch_rows)[:2] for index in indices]
+        return range(min(start for start, _ in bounds), max(stop for _, stop in bounds))
+
+    def put_batch(self, batch: Any) -> Any:
         def put(x: np.ndarray) -> jax.Array:
             def read(index: tuple[slice, ...]) -> np.ndarray:
-                start, stop, _ = index[0].indices(batch_rows)
-                return x[start - rows.start : stop - rows.start]
+                start, stop, _ = index[0].indices(self.batch_rows)
+                return x[start - self.rows.start : stop - self.rows.start]
 
-            return jax.make_array_from_callback((batch_rows, *x.shape[1:]), by_row, read)
+            shape = self.batch_rows, *x.shape[1:]
+            return jax.make_array_from_callback(shape, self._by_row, read)
 
         return jax.tree.map(put, batch)
 
-    def shapes(batch: Any) -> Any:
+    def batch_shapes(self, batch: Any) -> Any:
         return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=by_row), batch
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._by_row), batch
         )
 
-    return Devices(mesh, compile_step, shardings, put_batch, shapes, _same, _same, rows, "")
 
+class _Pmap(Devices):
+    """One program per device, for its share of the rows; every device holds the whole state."""
 
-def _same(state: Any) -> Any:
-    return state
-
-
-def _rows_of_this_process(sharding: NamedSharding, batch_rows: int) -> range:
-    indices = sharding.addressable_devices_indices_map((batch_rows,)).values()
-    bounds = [index[0].indices(batch_rows)[:2] for index in indices]
-    return range(min(start for start, _ in bounds), max(stop for _, stop in bounds))
-
-
-def _pmap(mesh: Mesh, batch_rows: int) -> Devices:
-    """A program on each device, for its rows; the state is the same on all of them."""
-    share = batch_rows // jax.process_count()
-    first = share * jax.process_index()
-    replicated = NamedSharding(mesh, PartitionSpec())
-
-    def compile_step(make_step: MakeStep) -> Step:
-        # Sums and counts are added over replicas; the step divides once, by the global count.
+    def compile_step(self, make_step: Callable[[Reduce], Step]) -> Step:
+        # Sums and counts are added over the replicas; the step divides once, by the global count.
         step = make_step(lambda sums: jax.lax.psum(sums, REPLICA))
         return jax.pmap(
             step,
@@ -276,35 +249,41 @@ def _pmap(mesh: Mesh, batch_rows: int) -> Devices:
             in_axes=(None, 0),
             out_axes=(None, None),
             donate_argnums=0,
-            devices=list(mesh.devices.flat),
+            devices=list(self.mesh.devices.flat),
         )
 
-    def split(x: np.ndarray) -> np.ndarray:
-        return x.reshape(jax.local_device_count(), -1, *x.shape[1:])
+    def shardings(self, state: Any) -> Any:
+        return jax.tree.map(lambda x: self.data_parallel.replicated, state)
 
-    def split_shape(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        shape = mesh.size, batch_rows // mesh.size, *x.shape[1:]
-        return jax.ShapeDtypeStruct(shape, x.dtype)
+    @property
+    def rows(self) -> range:
+        share = self.batch_rows // jax.process_count()
+        first = share * jax.process_index()
+        return range(first, first + share)
 
-    def seen_over(sharding: NamedSharding) -> Callable[[Any], Any]:
-        """The same replicas, seen as an array over other devices: the process's own, or all."""
+    def put_batch(self, batch: Any) -> Any:
+        return jax.tree.map(lambda x: x.reshape(jax.local_device_count(), -1, *x.shape[1:]), batch)
 
-        def see(x: jax.Array) -> jax.Array:
-            shards = [shard.data for shard in x.addressable_shards]
-            return jax.make_array_from_single_device_arrays(x.shape, sharding, shards)
+    def batch_shapes(self, batch: Any) -> Any:
+        leading = self.mesh.size, self.batch_rows // self.mesh.size
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((*leading, *x.shape[1:]), x.dtype), batch
+        )
 
-        return lambda state: jax.tree.map(see, state)
+    def to_step(self, state: Any) -> Any:
+        # pmap takes arrays that belong to this process alone.
+        own = Mesh(np.array(jax.local_devices()), (REPLICA,))
+        return _over(NamedSharding(own, PartitionSpec()), state)
 
-    # To pmap, an array is of this process alone.
-    own = NamedSharding(Mesh(np.array(jax.local_devices()), (REPLICA,)), PartitionSpec())
-    return Devices(
-        mesh,
-        compile_step,
-        shardings=lambda state: jax.tree.map(lambda x: replicated, state),
-        put_batch=lambda batch: jax.tree.map(split, batch),
-        batch_shapes=lambda batch: jax.tree.map(split_shape, batch),
-        to_step=seen_over(own),
-        from_step=seen_over(replicated),
-        rows=range(first, first + share),
-        description="",
-    )
+    def from_step(self, state: Any) -> Any:
+        return _over(self.data_parallel.replicated, state)
+
+
+def _over(sharding: NamedSharding, state: Any) -> Any:
+    """The same replicas of each array, seen as an array over other devices."""
+
+    def see(x: jax.Array) -> jax.Array:
+        shards = [shard.data for shard in x.addressable_shards]
+        return jax.make_array_from_single_device_arrays(x.shape, sharding, shards)
+
+    return jax.tree.map(see, state)

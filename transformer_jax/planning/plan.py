@@ -10,6 +10,7 @@ import importlib.util
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -32,7 +33,7 @@ from transformer_jax.parallel.devices import choose_devices
 from transformer_jax.planning import accelerators, roofline
 from transformer_jax.planning.accelerators import Accelerator
 from transformer_jax.training.prepared import DATA_FILE
-from transformer_jax.training.step import ATTENTION_BACKENDS, create_state, make_train_step
+from transformer_jax.training.step import create_state, make_train_step
 
 # Share of positions that are not padding, where no workdir tells: what packing gives (README.md).
 ASSUMED_REAL_SHARE = 0.95
@@ -86,10 +87,7 @@ def plan(config: Config, name: str, *, workdir: Path, chip_hour_price: float | N
     accelerator = accelerators.find(name)
     if accelerator.platform == "cpu":
         accelerator = _this_machine(accelerator)
-    attention = config.model.attention
-    backend, _ = ATTENTION_BACKENDS.get(attention, (accelerator.platform, ""))
-    if backend != accelerator.platform:
-        raise UserError(f"model.attention={attention!r} does not run on {name}: give xla")
+    layout.check_attention(config, accelerator.platform, name)
     if config.parallel.strategy == "single" and accelerator.num_chips > 1:
         raise UserError(
             f"parallel.strategy='single' would leave all but one of the {accelerator.num_chips} "
@@ -266,17 +264,9 @@ def _compile(config: Config, accelerator: Accelerator) -> Program:
     Raises:
       OutOfMemory: if the compiler finds no way to fit it.
     """
-    devices = choose_devices(
-        config.parallel,
-        batch_rows=config.data.batch_rows,
-        accumulate=config.train.accumulate,
-        compile_for=_targets(accelerator),
-    )
+    devices = choose_devices(config, compile_for=_targets(accelerator))
     model = Transformer(config.model, config.data.vocab_size)
-    # make_train_step asks whether the devices that are here can run the attention, and they need
-    # not: the model brings its own.
-    plain = dataclasses.replace(config, model=dataclasses.replace(config.model, attention="xla"))
-    step = devices.compile(lambda *reduce: make_train_step(plain, model, *reduce))
+    step = devices.compile_step(partial(make_train_step, config, model))
     state = jax.eval_shape(lambda: create_state(config, model))
     place = lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)  # noqa: E731
     state = jax.tree.map(place, state, devices.shardings(state))

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,8 @@ class Prepared:
         )
 
     def compile_step(self) -> Step:
-        """The training step, for these devices."""
-        return self.devices.compile(
-            lambda *reduce: make_train_step(self.config, self.model, *reduce)
-        )
+        """The training step, compiled for these devices."""
+        return self.devices.compile_step(partial(make_train_step, self.config, self.model))
 
     def batches(self, first_step: int) -> Iterator[Any]:
         """The batch of each step after `first_step`, on the devices."""

@@ -29,7 +29,7 @@ from transformer_jax.evaluation.scores import warn_of_words
 from transformer_jax.model.size import count_parameters, parameter_shapes
 from transformer_jax.model.transformer import Transformer
 from transformer_jax.parallel import processes
-from transformer_jax.parallel.devices import Devices, choose_devices
+from transformer_jax.parallel.devices import choose_devices
 from transformer_jax.training import health, preemption, replay
 from transformer_jax.training.loop import run_steps
 from transformer_jax.training.prepared import Prepared, prepare
@@ -57,7 +57,7 @@ def train(config: Config, workdir: Path, *, profile: str | None = None) -> None:
     started = time.monotonic()
     check_config(config)
     saved_config(config, workdir)  # a mistake is told before anything is read
-    devices = devices_of(config)
+    devices = choose_devices(config)
     with processes.writer_first():
         corpus = corpora.load_split(config.data, "train")
         valid = corpora.load_split(config.data, "valid")
@@ -95,7 +95,7 @@ def replay_step(config: Config, workdir: Path, step: int) -> str:
     if not 1 <= step <= config.train.steps:
         raise UserError(f"--step={step} is none of 1 … train.steps={config.train.steps}")
     corpus, valid = (corpora.load_split(config.data, split) for split in ("train", "valid"))
-    devices = devices_of(config)
+    devices = choose_devices(config)
     prepared = prepare(config, workdir, devices, corpus, valid, begun=True)
     data, state = prepared.data, prepared.create_state()
     with Checkpoints(workdir, keep=config.train.average_checkpoints) as checkpoints:
@@ -109,16 +109,10 @@ def replay_step(config: Config, workdir: Path, step: int) -> str:
     state, batches = devices.to_step(state), prepared.batches(first_step)
     for _ in range(first_step, step - 1):
         state, _ = train_step(state, next(batches))
-    state = jax.device_get(devices.spread.replicate(devices.from_step(state)))
+    state = jax.device_get(devices.data_parallel.replicate(devices.from_step(state)))
     pairs = data.batch_pairs(step - 1)
     texts = lambda row: " | ".join(" → ".join(corpus.pairs[n]) for n in pairs[row])  # noqa: E731
     return replay.report(config, prepared.model, state, data.batch(step - 1), texts)
-
-
-def devices_of(config: Config) -> Devices:
-    """What an experiment runs on; see `parallel.choose`."""
-    rows, accumulate = config.data.batch_rows, config.train.accumulate
-    return choose_devices(config.parallel, batch_rows=rows, accumulate=accumulate)
 
 
 class Run:
@@ -261,7 +255,7 @@ def from_word_vectors(prepared: Prepared, state: TrainState) -> TrainState:
     if not config.pretrained_embeddings:
         return state
     params, summary = word_vectors.initialise(
-        jax.device_get(devices.spread.replicate(state.params)),
+        jax.device_get(devices.data_parallel.replicate(state.params)),
         Path(config.pretrained_embeddings).expanduser(),
         prepared.tokenizers,
         stddev=config.embedding_stddev or config.d_model**-0.5,

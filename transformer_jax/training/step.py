@@ -11,7 +11,6 @@ import optax
 from jax import Array
 
 from transformer_jax.config.options import NONE_IF_ZERO, PAD_ID, TRACED, Config, flatten
-from transformer_jax.errors import UserError
 from transformer_jax.functional.losses import label_smoothed_cross_entropy
 from transformer_jax.model.layers import Dropout
 from transformer_jax.model.transformer import Transformer
@@ -22,7 +21,6 @@ Metrics = dict[str, Array]
 Reduce = Callable[[Any], Any]
 _RNG_IMPLEMENTATIONS = {"threefry": "threefry2x32", "rbg": "rbg"}  # train.rng: jax's name of it
 FINITE = ("loss", "gradient_norm", "update_norm")  # metrics; or else a step is skipped
-ATTENTION_BACKENDS = {"cudnn": ("gpu", "an NVIDIA GPU"), "splash": ("tpu", "a TPU")}
 
 
 @flax.struct.dataclass
@@ -159,11 +157,7 @@ def make_train_step(
         random numbers.
       model: the model.
       reduce: adds up sums over replicas (psum); the identity when one program sees all rows.
-
-    Raises:
-      UserError: if `model.attention` cannot run on these devices.
     """
-    _refuse_attention_of_other_devices(config.model.attention)
     loss_and_grads = jax.value_and_grad(make_loss(model, fused=True), has_aux=True)
 
     def sums(state: TrainState, batch: Batch) -> tuple[tuple[Array, Metrics], Any]:
@@ -196,15 +190,6 @@ def make_train_step(
         return state.replace(step=step, params=params, opt_state=opt_state), metrics
 
     return train_step
-
-
-def _refuse_attention_of_other_devices(attention: str) -> None:
-    backend, name = ATTENTION_BACKENDS.get(attention, ("", ""))
-    if backend and jax.default_backend() != backend:
-        raise UserError(
-            f"model.attention={attention!r} needs {name}, and this is a "
-            f"{jax.default_backend().upper()}: give --config.model.attention=xla"
-        )
 
 
 def _sum_over_micro_batches(sums: Callable[[Batch], Any], batch: Batch, number: int) -> Any:

@@ -23,10 +23,13 @@ class Validation:
         config, model = prepared.config, prepared.model
         self._target_language = config.data.target_language
         self._pairs = prepared.valid.pairs[: config.train.evaluate_sentences or None]
-        self._rows, self._batches = prepared.devices.spread, prepared.validation.one_epoch()
-        self._loss = self._rows.compile(lambda p, b: make_loss(model)(p, b, 0.0, NO_DROPOUT))
+        self._devices, self._batches = (
+            prepared.devices.data_parallel,
+            prepared.validation.one_epoch(),
+        )
+        self._loss = self._devices.compile(lambda p, b: make_loss(model)(p, b, 0.0, NO_DROPOUT))
         greedy = dataclasses.replace(config.decode, method="greedy")
-        self._translator = Translator([model], prepared.tokenizers, greedy, rows=self._rows)
+        self._translator = Translator([model], prepared.tokenizers, greedy, devices=self._devices)
 
     def __call__(self, params: Any) -> tuple[dict[str, float], list[dict[str, str]]]:
         """Loss (nats per token) and BLEU, and some of the translations.
@@ -48,6 +51,6 @@ class Validation:
 
     def _put(self, batch: Batch) -> Batch:
         # Rows of padding fill it up to what the devices divide.
-        rows = self._rows.round_up(len(batch["row"])) - len(batch["row"])
+        rows = self._devices.round_up(len(batch["row"])) - len(batch["row"])
         pad = lambda x: np.pad(x, ((0, rows), *[(0, 0)] * (x.ndim - 1)))  # noqa: E731
-        return {name: self._rows.put(pad(x)) for name, x in batch.items()}
+        return {name: self._devices.put(pad(x)) for name, x in batch.items()}
