@@ -4,7 +4,6 @@ import pytest
 
 from transformer_jax.config.files import load_config
 from transformer_jax.data import corpora
-from transformer_jax.evaluation import scores
 from transformer_jax.evaluation.scores import corpus_bleu
 from transformer_jax.training import validation
 from transformer_jax.training.run import train
@@ -23,7 +22,7 @@ def test_samples_are_spread_over_what_was_scored(workdir, few_held_out, monkeypa
         scored.append(list(zip(references, translations, strict=True)))
         return bleu(translations, references, **options)
 
-    monkeypatch.setattr(scores, "corpus_bleu", recorded)
+    monkeypatch.setattr(validation, "corpus_bleu", recorded)
     config = load_config(workdir / "config.json")
     config.train.steps, config.train.evaluate_every = 8, 2
     config.train.evaluate_sentences = 11
