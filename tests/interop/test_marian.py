@@ -12,9 +12,9 @@ from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID, UNK_ID, Confi
 from transformer_jax.data.small_world import grammar
 from transformer_jax.data.tokenizer import Tokenizers, train_tokenizer, train_tokenizers
 from transformer_jax.errors import UserError
-from transformer_jax.interop.formats import require
 from transformer_jax.interop.marian import export_marian, import_marian
 from transformer_jax.interop.marian_weights import SpecialIds, export_order, import_order
+from transformer_jax.interop.requirements import require_package
 from transformer_jax.model.transformer import Transformer
 from transformer_jax.training.step import create_state
 from transformer_jax.workdir.checkpoints import Checkpoints
@@ -552,4 +552,4 @@ def test_every_option_that_marian_lacks_is_named_at_once(tmp_path):
 
 def test_what_is_not_installed_is_named():
     with pytest.raises(UserError, match="pip install no_such_package"):
-        require("no_such_package.numpy")
+        require_package("no_such_package.numpy")

@@ -1,6 +1,6 @@
 """A trained model in the format of CTranslate2, which translates fast on CPU and GPU without JAX.
 
-The folder suffices alone; pieces are given without <s> and </s>, which the model adds itself:
+The exported folder is all it needs. Pieces are given without <s> and </s>, which the model adds:
 
   translator = ctranslate2.Translator("exported")
   source = sentencepiece.SentencePieceProcessor("exported/source.spm")
@@ -13,17 +13,17 @@ The folder suffices alone; pieces are given without <s> and </s>, which the mode
   )
   target.decode(results[0].hypotheses[0])
 
-Its beam search and ours differ so:
-- It may generate <pad> and <s>, which we never do: hence `suppress_sequences`. It then shares out
-  their probability among the other pieces, and we do not. The format has no place for this, and
-  a bias that excludes them would change every log-probability.
+CTranslate2's beam search differs from ours:
+- It may generate <pad> and <s>, which ours never does, unless `suppress_sequences` forbids it. It
+  then divides their probability among the other pieces, and ours does not. The format cannot store
+  this, and a bias that excludes the two would change every log-probability.
 - Its length penalty is our `length_penalty_form="power"`; it has no "gnmt".
-- With a length penalty it stops once `beam_size * patience` translations have ended, and we once
-  no other can be better. What it so misses is never worse; `patience=5` all but makes up for it.
-- It never gives an empty translation, and we do if none is more probable: `min_decoding_length=0`
-  allows it.
-- It allows `max_decoding_length` pieces and </s> whatever the source, and we the source's and
-  `extra_length` more; it cuts a source at `max_input_length`, and we leave such a sentence out.
+- With a length penalty it stops when `beam_size * patience` translations have ended, and ours when
+  no other can be better. It may miss a better translation; with `patience=5` it hardly ever does.
+- It never returns an empty translation without `min_decoding_length=0`; ours does if none is more
+  probable.
+- It allows `max_decoding_length` pieces and </s> for every source, and ours `extra_length` more
+  than the source has. It truncates a source at `max_input_length`, and ours skips such a sentence.
 """
 
 from collections.abc import Sequence
@@ -38,21 +38,22 @@ from transformer_jax.config.options import BOS_ID, EOS_ID, UNK_ID, Config, Model
 from transformer_jax.data.tokenizer import Tokenizers
 from transformer_jax.errors import UserError
 from transformer_jax.functional.positions import sinusoidal_positions
-from transformer_jax.interop.formats import SIDES, refuse_not_finite, refuse_used, require
+from transformer_jax.interop.requirements import require_empty, require_finite, require_package
 from transformer_jax.storage import make_folder
 
-# What the weights can be stored as, besides float32. The name after the underscore is the dtype of
-# what is not quantised (biases, positions), float32 without one. A device that lacks a dtype
-# computes in another, with a warning.
+# The dtypes of stored weights, besides float32. After the underscore comes the dtype of what is not
+# quantised (biases, positions); without one it is float32. A device that lacks a dtype computes in
+# another one, with a warning.
 QUANTIZATIONS = ("int8", "int8_float16", "int8_bfloat16", "int16", "float16", "bfloat16")
-# How many sinusoidal positions are written down: the longest source that we translate has 1024
-# pieces, and a translation may be longer. CTranslate2's own sinusoids have other frequencies.
+# How many sinusoids the file holds: our longest source has 1024 pieces, and a translation
+# may be longer. CTranslate2's own sinusoids have other frequencies.
 SINUSOIDAL_POSITIONS = 2048
 TOKENIZER_FILES = ("source.spm", "target.spm")
 
-# Which of our projections each of its linear layers holds.
+# The projections of ours that each linear layer of CTranslate2 holds.
 _SELF_ATTENTION = (("query", "key", "value"), ("output",))
 _CROSS_ATTENTION = (("query",), ("key", "value"), ("output",))
+_SIDES = ("source", "target")
 
 
 def export_ctranslate2(
@@ -61,10 +62,8 @@ def export_ctranslate2(
     """Writes a folder that ctranslate2.Translator loads, with the SentencePiece models.
 
     Args:
-      config: of the model.
-      params: its parameters.
-      tokenizers: its tokenizers.
-      output: a folder, empty or not there yet.
+      config, params, tokenizers: of the model.
+      output: a folder that is empty or does not exist.
       quantization: one of `QUANTIZATIONS`; "" = float32.
 
     Raises:
@@ -74,13 +73,13 @@ def export_ctranslate2(
     if quantization and quantization not in QUANTIZATIONS:
         raise UserError(
             f"--quantization={quantization} is none of: {', '.join(QUANTIZATIONS)} "
-            "(without it, float32)"
+            "(leave it out for float32)"
         )
-    specs = require("ctranslate2.specs")
+    specs = require_package("ctranslate2.specs")
     if quantization.endswith("bfloat16"):
-        require("torch")  # numpy has no bfloat16
+        require_package("torch")  # numpy has no bfloat16
     params = jax.device_get(params)
-    refuse_not_finite(params)
+    require_finite(params)
     spec = _model_spec(specs, config.model, params)
     spec.register_source_vocabulary(tokenizers.source.vocabulary)
     spec.register_target_vocabulary(tokenizers.target.vocabulary)
@@ -91,7 +90,7 @@ def export_ctranslate2(
     spec.config.layer_norm_epsilon = config.model.layer_norm_epsilon
     spec.validate()
     spec.optimize(quantization=quantization or None)
-    refuse_used(output, "--output")
+    require_empty(output, "--output")
     make_folder(output)
     try:
         spec.save(str(output))
@@ -108,15 +107,15 @@ def _model_spec(specs: Any, model: ModelConfig, params: Any) -> Any:
         "num_heads": model.num_heads,
         "head_dim": _head_width(model),
         "pre_norm": model.norm == "pre",
-        # Its GELU is the exact one too; the approximation is GELUTanh.
+        # GELU is the exact one, as ours; GELUTanh is the approximation.
         "activation": specs.Activation[model.activation.upper()],
     }
     encoder = specs.transformer_spec.TransformerEncoderSpec(**options)
     decoder = specs.transformer_spec.TransformerDecoderSpec(**options)
-    source, target = (params.get(f"{s}_embedding", params.get("embedding")) for s in SIDES)
+    source, target = (params.get(f"{s}_embedding", params.get("embedding")) for s in _SIDES)
     encoder.embeddings[0].weight, decoder.embeddings.weight = _copy(source), _copy(target)
     _set_linear(decoder.projection, params.get("softmax", target).T, params.get("logits_bias"))
-    for spec, side, part in zip((encoder, decoder), SIDES, ("encoder", "decoder"), strict=True):
+    for spec, side, part in zip((encoder, decoder), _SIDES, ("encoder", "decoder"), strict=True):
         spec.scale_embeddings = model.scale_embeddings
         spec.position_encodings.encodings = _positions(model, params, side)
         if model.norm == "pre":
@@ -131,14 +130,14 @@ def _head_width(model: ModelConfig) -> int:
     d_key, d_value = model.d_key or width, model.d_value or width
     if d_key != d_value:
         raise UserError(
-            f"CTranslate2 has one width for keys and values: model.d_key={d_key} and "
+            f"CTranslate2 has one width for keys and values, but model.d_key={d_key} and "
             f"model.d_value={d_value} differ"
         )
     return d_key
 
 
 def _positions(model: ModelConfig, params: Any, side: str) -> np.ndarray:
-    """[P, D], what is added to the embedding at each position."""
+    """The encodings [P, D] that are added to the embeddings."""
     if model.positions == "learned":
         return _copy(params[f"{side}_positions"])
     positions = jnp.arange(SINUSOIDAL_POSITIONS)
@@ -146,7 +145,6 @@ def _positions(model: ModelConfig, params: Any, side: str) -> np.ndarray:
 
 
 def _set_layer(spec: Any, params: Any) -> None:
-    """Sets an encoder's or a decoder's layer."""
     _set_attention(spec.self_attention, params, "self_attention", _SELF_ATTENTION)
     if "cross_attention" in params:
         _set_attention(spec.attention, params, "cross_attention", _CROSS_ATTENTION)
@@ -184,5 +182,5 @@ def _set_norm(spec: Any, params: Any) -> None:
 
 
 def _copy(weight: Any) -> np.ndarray:
-    # Quantisation writes into what it is given, and saving takes its memory as it lies.
+    # Quantisation writes into its argument, and saving reads the memory in the order it has.
     return np.array(weight, np.float32, order="C")

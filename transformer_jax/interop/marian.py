@@ -2,22 +2,22 @@
 
 A Marian model is this Transformer with other conventions, which import undoes and export restores:
 Linear weights are [out, in]; sinusoids come in halves; attention and logits have biases; and ids
-are in another order, eos first and pad last, without a <bos>: translations start with pad. Of five
-words and their rows in the tables, with `decoder_start_token_id` 5:
+have another order, eos first and pad last. Marian has no <bos>: its translations start with pad.
+An example of the rows of the tables, with `decoder_start_token_id` 5:
 
   Marian  0 </s>   1 <unk>  2 ▁a    3 ▁cat   4 ▁dog  5 <pad>
   ours    0 <pad>  1 <unk>  2 <s>   3 </s>   4 ▁a    5 ▁cat   6 ▁dog
 
-Our row of <s> is a copy of the row of <pad>, so that translations start as Marian's do, and its
-bias on the logits is -100, so that its probability is nothing and the others' are as they were.
-Export drops such a copy; a <s> of our own stays, as a last piece before <pad>, and becomes
-`decoder_start_token_id`. No weight is ever rounded: import and export are each other's inverse,
-except that export writes a bias that our model lacks as zeros, and puts rows in Marian's usual
-order if they were in another.
+Our row of <s> is a copy of the row of <pad>, so that translations start as Marian's do. Its bias on
+the logits is -100, which leaves it no probability and does not change that of the other pieces.
+Export drops such a copy. A <s> that is no copy becomes the last piece before <pad>, and
+`decoder_start_token_id`. No weight is ever rounded, and import and export are inverses, with two
+exceptions: export writes zeros for a bias that our model lacks, and it writes the rows in Marian's
+usual order.
 
-Hugging Face's own `generate` differs from ours where generation_config.json has
-renormalize_logits (Helsinki-NLP's have): the small probability of <pad> is then shared out among
-the other pieces. Its tokenizer also normalises punctuation, if sacremoses is installed.
+Hugging Face's `generate` differs from our search if generation_config.json has renormalize_logits,
+as Helsinki-NLP's files have: it divides the small probability of <pad> among the other pieces. Its
+tokenizer also normalises punctuation, if sacremoses is installed.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ from transformer_jax.errors import UserError
 from transformer_jax.functional.positions import sinusoidal_positions
 from transformer_jax.interop import marian_config as options
 from transformer_jax.interop import marian_weights as weights
-from transformer_jax.interop.formats import SIDES, refuse_not_finite, refuse_used, require
+from transformer_jax.interop.requirements import require_empty, require_finite, require_package
 from transformer_jax.model.size import parameter_shapes
 from transformer_jax.model.transformer import Transformer
 from transformer_jax.storage import make_folder, write_whole
@@ -48,24 +48,24 @@ from transformer_jax.workdir.checkpoints import Checkpoints
 _GENERATION_FILE, _WEIGHTS_FILE = "generation_config.json", "model.safetensors"
 _TOKENIZER_FILE = "tokenizer_config.json"
 _SPM_FILES, _VOCABULARY_FILES = ("source.spm", "target.spm"), ("vocab.json", "target_vocab.json")
-# In the order of our ids; Marian has no <s> unless it starts its translations.
+# In the order of our ids. Marian has <s> only if translations start with it.
 _SPECIAL_PIECES = ("<pad>", "<unk>", "<s>", "</s>")
 
 
 def import_marian(source: Path, workdir: Path) -> None:
-    """Makes a workdir of a Marian model, to translate, evaluate and score with.
+    """Makes a workdir of a Marian model, which can translate, evaluate and score.
 
     Args:
-      source: a folder with config.json and model.safetensors, and for texts source.spm, target.spm
-        and vocab.json; or the path of its .safetensors file.
-      workdir: empty, or not there yet.
+      source: a folder with config.json and model.safetensors, and to translate text also
+        source.spm, target.spm and vocab.json; or the path of its .safetensors file.
+      workdir: a folder that is empty or does not exist.
 
     Raises:
       UserError: naming the file, option or tensor that is missing, damaged or not supported.
     """
     path = source if source.suffix == ".safetensors" else source / _WEIGHTS_FILE
     folder = path.parent
-    refuse_used(workdir, "--workdir")
+    require_empty(workdir, "--workdir")
     theirs = _read_json(folder / CONFIG_FILE)
     tensors = _read_tensors(path)
     model = options.to_model_config(theirs, one_table=weights.has_one_table(tensors))
@@ -77,7 +77,7 @@ def import_marian(source: Path, workdir: Path) -> None:
         model,
         vocab_size=len(vocabularies.target),
         shared_vocabulary=vocabularies.shared,
-        # Early versions have these options in config.json.
+        # Early versions store these options in config.json.
         generation=theirs | (_read_json(generation) if generation.exists() else {}),
         languages=_read_json(languages) if languages.exists() else {},
     )
@@ -96,7 +96,7 @@ def import_marian(source: Path, workdir: Path) -> None:
     make_folder(workdir)
     if tokenizers:
         tokenizers.save(workdir)
-    # Without Adam's moments, which Marian's files have not and translating needs not.
+    # Marian's files have no moments of Adam, and translating needs none.
     state = TrainState(jnp.zeros((), jnp.int32), params, (), None)
     checkpoints = Checkpoints(workdir, keep=1)
     checkpoints.save(0, state)
@@ -105,12 +105,12 @@ def import_marian(source: Path, workdir: Path) -> None:
 
 
 class _Vocabularies:
-    """How the ids of a Marian model become ours.
+    """The vocabularies of a Marian model, and how their ids become ours.
 
     Attributes:
-      source, target: Marian's row for each of our rows.
+      source, target: the row of Marian's table for each row of ours.
       shared: whether both sides have one vocabulary.
-      borrowed: whether our <bos> is a copy of another of the target's rows.
+      borrowed: whether our <bos> copies another row of the target's table.
     """
 
     def __init__(self, folder: Path, theirs: dict[str, Any]) -> None:
@@ -137,30 +137,22 @@ class _Vocabularies:
         self.source = _order(ids if self.shared else self._source_ids(ids), sizes[0])
 
     def _source_ids(self, target: weights.SpecialIds) -> weights.SpecialIds:
-        """The ids in config.json are the target's; a source of its own has names in vocab.json."""
-        pieces = self._pieces[0]
-        if pieces is None:
-            return target
-        pad, unk, eos = (
-            pieces.get(piece, default)
-            for piece, default in (
-                ("<pad>", target.pad),
-                ("<unk>", target.unk),
-                ("</s>", target.eos),
-            )
-        )
-        # Nothing begins with it in a source.
-        start = {"pad": pad, "unk": unk, "eos": eos, None: pieces.get("<s>", pad)}
-        return weights.SpecialIds(pad, unk, eos, start[target.borrowed])
+        """Ids of a separate source vocabulary: config.json has the target's, vocab.json these."""
+        pieces = self._pieces[0] or {}
+        pad, unk = pieces.get("<pad>", target.pad), pieces.get("<unk>", target.unk)
+        eos = pieces.get("</s>", target.eos)
+        own = pieces.get("<s>", pad) if pieces else target.start  # no source begins with it
+        start = {"pad": pad, "unk": unk, "eos": eos, None: own}[target.borrowed]
+        return weights.SpecialIds(pad, unk, eos, start)
 
     def tokenizers(self, folder: Path) -> Tokenizers | None:
-        """Of the imported pieces, or None, said aloud, without the files."""
+        """Tokenizers of the imported pieces; logs and returns None if their files are missing."""
         needed = [folder / name for name in (*_SPM_FILES, _VOCABULARY_FILES[not self.shared])]
         missing = [path.name for path in needed if not path.exists()]
         if missing or None in self._pieces:
             log(
-                f"{folder} has no {', '.join(missing)}: the workdir gets no tokenizer, "
-                "so it cannot translate text"
+                f"{folder} has no {', '.join(missing)}: the workdir gets no tokenizer "
+                "and cannot translate text"
             )
             return None
         sides = zip(_SPM_FILES, self._pieces, (self.source, self.target), strict=True)
@@ -194,7 +186,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{path.parent} has no {path.name}: give a Marian model's folder") from None
+        raise UserError(
+            f"{path.parent} has no {path.name}: give --input the folder of a Marian model"
+        ) from None
     except OSError as e:
         raise UserError(f"{path} cannot be read: {e.strerror}") from None
     except ValueError as e:
@@ -208,8 +202,8 @@ def _read_vocabulary(path: Path, size: int) -> dict[str, int]:
     pieces = _read_json(path)
     if sorted(map(str, pieces.values())) != sorted(map(str, range(size))):
         raise UserError(
-            f"{path} has {len(pieces)} pieces, and not one for each of the ids 0 to {size - 1}, "
-            "as config.json has it"
+            f"{path} has {len(pieces)} pieces, but config.json asks for one for each of the ids "
+            f"0 to {size - 1}"
         )
     return pieces
 
@@ -217,15 +211,15 @@ def _read_vocabulary(path: Path, size: int) -> dict[str, int]:
 def _read_tensors(path: Path) -> weights.Tensors:
     if not path.exists() and list(path.parent.glob("*.bin")):
         raise UserError(
-            f"{path.parent} has its weights in a .bin file, which may run code when read: convert "
-            "it with transformers, model.save_pretrained(folder, safe_serialization=True)"
+            f"the weights in {path.parent} are a .bin file, which may run code when it is read: "
+            "convert it with transformers, model.save_pretrained(folder, safe_serialization=True)"
         )
     if not path.exists():
         raise UserError(f"{path.parent} has no {path.name}")
-    safetensors = require("safetensors.numpy")
+    safetensors = require_package("safetensors.numpy")
     try:
         return safetensors.load_file(path)
-    except (require("safetensors").SafetensorError, OSError) as e:
+    except (require_package("safetensors").SafetensorError, OSError) as e:
         raise UserError(f"{path} cannot be read: {e}") from None
 
 
@@ -233,23 +227,24 @@ def export_marian(config: Config, params: Any, tokenizers: Tokenizers | None, ou
     """Writes a folder that transformers' MarianMTModel.from_pretrained loads.
 
     Args:
-      config: of the model.
-      params: its parameters.
-      tokenizers: its tokenizers, for MarianTokenizer; None = the model alone.
-      output: a folder, empty or not there yet.
+      config, params: of the model.
+      tokenizers: its tokenizers, which become files of MarianTokenizer; None = none are written.
+      output: a folder that is empty or does not exist.
 
     Raises:
       UserError: naming every option that Marian does not have, or if the folder is not empty.
     """
-    options.refuse_incompatible(config.model)
-    refuse_used(output, "--output")
-    safetensors = require("safetensors.numpy")
+    options.check_exportable(config.model)
+    require_empty(output, "--output")
+    safetensors = require_package("safetensors.numpy")
     params = jax.device_get(params)
-    refuse_not_finite(params)
-    tables = [params.get(f"{side}_embedding", params.get("embedding")) for side in SIDES]
+    require_finite(params)
+    tables = [
+        params.get(f"{side}_embedding", params.get("embedding")) for side in ("source", "target")
+    ]
     copy = weights.borrowed_bos(params)
     sizes = [len(table) - (copy is not None) for table in tables]
-    pad = min(sizes) - 1  # Marian has one id for both sides
+    pad = min(sizes) - 1  # Marian has one id of <pad> for both sides
     orders = [weights.export_order(len(t), drop_bos=copy is not None, pad=pad) for t in tables]
     start = orders[1].index(BOS_ID if copy is None else copy)
     make_folder(output)

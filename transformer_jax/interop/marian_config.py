@@ -1,4 +1,4 @@
-"""The options of Marian models in Hugging Face's config.json ↔ our configuration."""
+"""The options of a Marian model in Hugging Face's config.json ↔ our configuration."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,16 +9,16 @@ from transformer_jax.console import log
 from transformer_jax.errors import UserError
 
 _ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "swish": "swish", "silu": "swish"}
-# Where our model has one number, Marian has one for each side.
+# Options that are one number of ours, and in Marian one for each side.
 _SIDES = {"layers": "num_layers", "attention_heads": "num_heads", "ffn_dim": "d_ff"}
-# share_encoder_decoder_embeddings and tie_word_embeddings.
+# (share_encoder_decoder_embeddings, tie_word_embeddings) for each model.tied_embeddings.
 _TIED = {
     "all": (True, True),
     "source_target": (True, False),
     "target_softmax": (False, True),
     "none": (False, False),
 }
-# Options of early versions, and the only value that they may have.
+# Options of early versions, and the only value of each that is supported.
 _FIXED = {
     "normalize_before": False,
     "normalize_embedding": False,
@@ -29,7 +29,7 @@ _FIXED = {
 
 
 def to_model_config(theirs: dict[str, Any], *, one_table: bool) -> ModelConfig:
-    """Our architecture.
+    """Translates config.json into our architecture.
 
     Args:
       theirs: the content of config.json.
@@ -59,7 +59,7 @@ def to_model_config(theirs: dict[str, Any], *, one_table: bool) -> ModelConfig:
         )
     shared = get(theirs, "share_encoder_decoder_embeddings", bool, True)
     softmax = get(theirs, "tie_word_embeddings", bool, True)
-    # Some versions tie all or nothing, whatever the first option says.
+    # Some versions tie everything or nothing, whatever the first option is.
     tied = (shared and (softmax or one_table), softmax)
     return ModelConfig(
         **both,
@@ -91,10 +91,10 @@ def to_config(
     Args:
       name: of the experiment.
       model: its architecture.
-      vocab_size: of the target, in our rows.
-      shared_vocabulary: whether both sides have one.
+      vocab_size: the number of our rows of the target's table.
+      shared_vocabulary: whether both sides have one vocabulary.
       generation: the content of generation_config.json, or of an early version's config.json.
-      languages: the content of tokenizer_config.json, or nothing.
+      languages: the content of tokenizer_config.json, or {}.
 
     Raises:
       UserError: if the values cannot work together.
@@ -121,10 +121,10 @@ def to_config(
 
 
 def get(options: dict[str, Any], name: str, kind: type, default: Any = None) -> Any:
-    """The option `name` of that type, or its default where it is missing or null.
+    """An option's value, which must be a `kind`, or its default if it is missing or null.
 
     Raises:
-      UserError: if it is missing and has no default, or is of another type.
+      UserError: if it is missing and has no default, or has another type.
     """
     value = options.get(name)
     value = default if value is None else value
@@ -135,7 +135,7 @@ def get(options: dict[str, Any], name: str, kind: type, default: Any = None) -> 
     return kind(value)
 
 
-def refuse_incompatible(model: ModelConfig) -> None:
+def check_exportable(model: ModelConfig) -> None:
     """Raises UserError, naming every option with a value that Marian does not have."""
     width = model.d_model // model.num_heads
     needed = {
@@ -153,11 +153,11 @@ def refuse_incompatible(model: ModelConfig) -> None:
     ]
     if model.d_model % model.num_heads:
         wrong.append(
-            f"model.d_model={model.d_model} (Marian has a multiple of "
+            f"model.d_model={model.d_model} (Marian needs a multiple of "
             f"model.num_heads={model.num_heads})"
         )
     if wrong:
-        raise UserError(f"this cannot be a Marian model: {', '.join(wrong)}")
+        raise UserError(f"this model cannot be exported to Marian: {', '.join(wrong)}")
 
 
 def to_marian(
@@ -167,8 +167,8 @@ def to_marian(
 
     Args:
       model: our architecture.
-      sizes: rows of the source's and the target's table.
-      order: which of our rows each of the target's is.
+      sizes: the number of rows of the source's and the target's table.
+      order: our row for each row of the target's table.
       start: the row that begins a translation.
     """
     one_table, softmax = _TIED[model.tied_embeddings]
@@ -193,7 +193,7 @@ def to_marian(
         "scale_embedding": model.scale_embeddings,
         "share_encoder_decoder_embeddings": one_table,
         "tie_word_embeddings": softmax,
-        # Sinusoids that transformers computes; ours have no last one.
+        # How many sinusoids transformers computes; ours are unlimited.
         "max_position_embeddings": 1024,
         **_their_ids(order, start),
     }
@@ -219,7 +219,7 @@ def to_generation(decode: DecodeConfig, order: Sequence[int], start: int) -> dic
         **_their_ids(order, start),
         "num_beams": decode.beam_size if decode.method == "beam" else 1,
         "bad_words_ids": [[token] for token in sorted(never)],
-        # 20 in transformers unless said, which cuts sentences.
+        # The default of transformers is 20, which truncates sentences.
         "max_length": 512,
     }
     if options["num_beams"] > 1:
@@ -228,7 +228,7 @@ def to_generation(decode: DecodeConfig, order: Sequence[int], start: int) -> dic
         return options | {"length_penalty": decode.length_penalty}
     if options["num_beams"] > 1 and decode.length_penalty:
         log(
-            f"decode.length_penalty_form={decode.length_penalty_form!r} has no like in "
-            "transformers, whose length_penalty is left at 1"
+            f"transformers has no decode.length_penalty_form={decode.length_penalty_form!r}: "
+            "its length_penalty keeps the default, 1"
         )
     return options

@@ -1,4 +1,4 @@
-"""Marian's tensors ↔ our parameters: names, layouts, and the order of the vocabulary's rows."""
+"""Marian's tensors ↔ our parameters: names, layouts, and the order of the vocabulary."""
 
 import dataclasses
 import math
@@ -13,13 +13,13 @@ from transformer_jax.errors import UserError
 
 Tensors = Mapping[str, np.ndarray]
 
-# Of a <bos> that is a copy of another row: exp(-100) is nothing beside any other probability, and
-# unlike -inf it survives a cast to float16 and arithmetic.
+# The bias of a <bos> that copies another row: exp(-100) is negligible beside any other probability,
+# and unlike -inf it survives arithmetic and a cast to float16.
 BORROWED_BIAS = -100.0
 FINAL_BIAS = "final_logits_bias"
 SHARED, SOFTMAX = "model.shared.weight", "lm_head.weight"
 SOURCE, TARGET = "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight"
-# A function of the position alone, which some files have all the same.
+# Some files store the sinusoids, which are a function of the position alone.
 POSITIONS = ("model.encoder.embed_positions.weight", "model.decoder.embed_positions.weight")
 
 _SUBLAYERS = {
@@ -47,7 +47,7 @@ _TABLES = {
 
 @dataclasses.dataclass(frozen=True)
 class SpecialIds:
-    """The ids that Marian gives to what has a meaning of its own; `start` begins a translation."""
+    """Marian's ids of the special pieces; `start` begins a translation."""
 
     pad: int
     unk: int
@@ -56,14 +56,14 @@ class SpecialIds:
 
     @property
     def borrowed(self) -> str | None:
-        """Which of the others `start` is, "pad" as a rule; None = a token of its own."""
+        """The special piece that `start` is, usually "pad"; None = a piece of its own."""
         return next((n for n in ("pad", "unk", "eos") if getattr(self, n) == self.start), None)
 
 
 def import_order(size: int, ids: SpecialIds) -> list[int]:
-    """Which of Marian's rows each of ours is: pad, unk, bos, eos, and then the rest as they are.
+    """Marian's row for each of ours: pad, unk, bos, eos, and then the others in Marian's order.
 
-    A `start` that is borrowed gives two of our rows, so that ours are one more.
+    A `start` that is borrowed appears twice, so that we have one row more.
 
     >>> import_order(6, SpecialIds(pad=5, unk=1, eos=0, start=5))
     [5, 1, 5, 0, 2, 3, 4]
@@ -74,9 +74,9 @@ def import_order(size: int, ids: SpecialIds) -> list[int]:
 
 
 def export_order(size: int, *, drop_bos: bool, pad: int) -> list[int]:
-    """Which of our rows each of Marian's is: eos, unk, and the rest, with (bos and) pad in it.
+    """Our row for each of Marian's: eos, unk, and then the others.
 
-    Pad gets the id `pad`, and bos, unless it is dropped, the one before.
+    Pad gets the id `pad`, and bos, unless it is dropped, the id before that.
 
     >>> export_order(7, drop_bos=True, pad=5)
     [3, 1, 4, 5, 6, 0]
@@ -90,7 +90,7 @@ def export_order(size: int, *, drop_bos: bool, pad: int) -> list[int]:
 
 
 def borrowed_bos(params: Any) -> int | None:
-    """Which of our rows <bos> is a copy of in every table, and never generated; None = of none."""
+    """The row that <bos> copies in every table, if it is never generated; None = it is no copy."""
     bias = params.get("logits_bias")
     if bias is None or float(bias[BOS_ID]) != BORROWED_BIAS:
         return None
@@ -110,13 +110,13 @@ def to_params(
 
     Args:
       tensors: Marian's.
-      like: our parameters' shapes, the vocabulary in our order.
-      source: Marian's row for each row of the source's table, from `import_order`.
-      target: of the target's, and of a shared one.
+      like: the shapes of our parameters.
+      source: from `import_order`, for the source's table.
+      target: from `import_order`, for the target's table or a shared one.
       borrowed: whether the target's <bos> is a copy, which must not be generated.
 
     Raises:
-      UserError: naming a tensor that is missing, of another shape, or not finite.
+      UserError: naming a tensor that is missing, has another shape, or is not finite.
     """
 
     def convert(path: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -140,12 +140,12 @@ def to_params(
 
 
 def to_tensors(params: Any, source: list[int], target: list[int]) -> dict[str, np.ndarray]:
-    """Marian's tensors, float32; a bias that we lack is zero.
+    """Marian's tensors, float32, with zeros for biases that we lack; the inverse of `to_params`.
 
     Args:
       params: ours.
-      source: our row for each of Marian's of the source's table, from `export_order`.
-      target: of the target's, and of a shared one.
+      source: from `export_order`, for the source's table.
+      target: from `export_order`, for the target's table or a shared one.
     """
     flat = traverse_util.flatten_dict(params, sep="/")
     tensors = {FINAL_BIAS: np.zeros((1, len(target)), np.float32)}
@@ -155,7 +155,7 @@ def to_tensors(params: Any, source: list[int], target: list[int]) -> dict[str, n
             tensors[FINAL_BIAS] = array[None, target]
         elif path in _TABLES:
             tensors[_TABLES[path]] = array[source if path == "source_embedding" else target]
-            if path == "embedding" and "softmax" in flat:  # what is not all tied has every name
+            if path == "embedding" and "softmax" in flat:  # every name is stored
                 tensors |= {name: tensors[SHARED].copy() for name in (SOURCE, TARGET)}
         elif array.ndim == 1 or path.endswith("bias"):
             tensors[_name(path)] = array.reshape(-1)
@@ -168,13 +168,13 @@ def to_tensors(params: Any, source: list[int], target: list[int]) -> dict[str, n
 
 
 def has_one_table(tensors: Tensors) -> bool:
-    """Whether source and target have the same embeddings, by whatever names."""
+    """Whether source and target have the same embeddings, under whatever names."""
     tables = [tensors[name] for name in (SHARED, SOURCE, TARGET) if name in tensors]
     return all(np.array_equal(table, tables[0]) for table in tables[1:])
 
 
 def unknown_tensors(tensors: Tensors, like: Any) -> Iterator[str]:
-    """Tensors that no parameter of ours stands for: signs of another architecture."""
+    """The names of tensors that are no parameter of ours, as another architecture would have."""
     paths = traverse_util.flatten_dict(like, sep="/")
     known = {_name(path) for path in paths if path not in _TABLES and path != "logits_bias"}
     known |= {FINAL_BIAS, SHARED, SOFTMAX, SOURCE, TARGET, *POSITIONS}
@@ -182,7 +182,7 @@ def unknown_tensors(tensors: Tensors, like: Any) -> Iterator[str]:
 
 
 def _stored(tensors: Tensors, path: str) -> str:
-    """Where a table is: a file has one copy of what is tied, under any of its names."""
+    """The name under which a file has a table: one of several, if tables are tied."""
     others = {"embedding": (TARGET, SOURCE, SOFTMAX), "softmax": ()}.get(path, (SHARED,))
     return next((n for n in (_TABLES[path], *others) if n in tensors), _TABLES[path])
 
@@ -194,19 +194,19 @@ def _name(path: str) -> str:
 
 
 def _matrix(path: str, shape: tuple[int, ...]) -> tuple[int, int]:
-    """[in, out] of a kernel, which has an axis for the heads on one of the two sides."""
+    """(in, out) of a kernel, which has an axis for the heads on one of the two sides."""
     split = len(shape) - 1 if path.endswith("output_kernel") else 1
     return math.prod(shape[:split]), math.prod(shape[split:])
 
 
 def _checked(tensors: Tensors, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A tensor as float32, a copy."""
+    """Copies a tensor to float32, after a check of its shape and values."""
     if name not in tensors:
         raise UserError(f"the model has no tensor {name}")
     tensor = tensors[name]
     if tensor.shape != shape:
-        raise UserError(f"tensor {name} has shape {tensor.shape}, but config.json makes it {shape}")
+        raise UserError(f"tensor {name} has shape {tensor.shape}, but config.json gives {shape}")
     tensor = np.array(tensor, np.float32)
     if not np.isfinite(tensor).all():
-        raise UserError(f"tensor {name} has numbers that are not finite")
+        raise UserError(f"tensor {name} has values that are not finite")
     return tensor
