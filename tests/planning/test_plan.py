@@ -19,7 +19,8 @@ from transformer_jax.errors import UserError
 from transformer_jax.model import size
 from transformer_jax.planning import accelerators, roofline
 from transformer_jax.planning.accelerators import Accelerator, Chip, find
-from transformer_jax.planning.roofline import Collective
+from transformer_jax.planning.collectives import Collective, collectives
+from transformer_jax.workdir import manifest
 
 B, S, T, D, N, H, HV, F, V, L = 3, 5, 7, 22, 11, 2, 13, 17, 19, 2
 PRIMES = Config(
@@ -64,12 +65,10 @@ def test_product_names_are_the_topologies_that_libtpu_knows():
 
 
 def test_the_number_in_a_name_is_of_chips_or_of_cores():
-    for name in accelerators._KNOWN:
-        kind, _, number = name.partition("-")
-        if kind in ("v4", "v5p"):
-            assert find(name).num_chips == int(number) // 2
-        elif number:
-            assert find(name).num_chips == int(number)
+    for number in (8, 32, 512):
+        assert find(f"v4-{number}").num_chips == find(f"v5p-{number}").num_chips == number // 2
+    for number in (1, 8, 256):
+        assert find(f"v5litepod-{number}").num_chips == find(f"v6e-{number}").num_chips == number
     assert (find("h100").num_chips, find("h100:8").num_chips) == (1, 8)
 
 
@@ -124,13 +123,13 @@ def traced_step(config):
     import jax
 
     from transformer_jax.model.transformer import Transformer
-    from transformer_jax.planning import plan as planning_plan
+    from transformer_jax.planning.program import batch_shapes
     from transformer_jax.training.step import create_state, make_train_step
 
     model = Transformer(config.model, config.data.vocab_size)
     state = jax.eval_shape(lambda: create_state(config, model))
     step = make_train_step(config, model)
-    return jax.jit(step), state, planning_plan._batch_shapes(config)
+    return jax.jit(step), state, batch_shapes(config)
 
 
 @pytest.mark.parametrize("remat", [False, True])
@@ -158,20 +157,20 @@ def test_operations_are_about_what_jax_estimates():
 
 # ------------------------------------------------------------------------------------------- memory
 def test_memory_by_hand():
-    """Two rows, float32: 5 source and 7 target positions, of 22 numbers."""
-    memory = roofline.estimate_memory(PRIMES, 1000, 2)
+    """Three rows on one chip, float32: 5 source and 7 target positions, of 22 numbers."""
+    memory = roofline.estimate_memory(PRIMES, 1000, 1)
     assert (memory.parameters, memory.optimizer_state, memory.gradients) == (4000, 8000, 4000)
-    assert memory.logits == 4 * 2 * T * V
+    assert memory.logits == 4 * B * T * V
     residual = 9 * D  # two float32 and a bool for each number
     encoder = 4 * S * 2 * N * (H + HV) + N * S * S * 8 + S * residual + 4 * S * F + S * residual
     decoder = 4 * 2 * T * N * (H + HV) + N * T * T * 8 + T * residual
     decoder += 4 * (S + T) * N * (H + HV) + N * T * S * 8 + T * residual
     decoder += 4 * T * F + T * residual
-    assert memory.activations == 2 * L * (encoder + decoder)
+    assert memory.activations == B * L * (encoder + decoder)
     assert memory.total == 12000 + memory.activations + memory.logits
     passes = 3 * memory.activations + 6 * memory.logits
     assert roofline.memory_traffic(PRIMES, memory) == 4 * 4000 + 2 * 4000 + 2 * 8000 + passes
-    accumulating = changed(PRIMES, train={"accumulate": 3})
+    accumulating = changed(PRIMES, data={"batch_rows": 2 * 3 * B}, train={"accumulate": 3})
     assert roofline.estimate_memory(accumulating, 1000, 2).total == memory.total + 4000
 
 
@@ -179,11 +178,11 @@ def test_what_saves_memory():
     deep = changed(PRIMES, model={"num_layers": 13})
 
     def activations(**model):
-        return roofline.estimate_memory(changed(deep, model=model), 1000, 2).activations
+        return roofline.estimate_memory(changed(deep, model=model), 1000, 1).activations
 
     assert activations(remat=True) < activations() / 5
     assert activations(compute_dtype="bfloat16") < activations()
-    stored = 2 * 13 * N * (S * S + T * T + T * S) * 8
+    stored = B * 13 * N * (S * S + T * T + T * S) * 8
     assert activations() - activations(attention="splash") == stored
 
 
@@ -227,7 +226,7 @@ ENTRY %main.9 (a: f32[2]) -> f32[2] {
 
 def test_collectives_are_read_off_a_program():
     """A loop's are repeated, and those of single chips are none."""
-    assert roofline.collectives(PROGRAM, chips=8, loops=3) == [
+    assert collectives(PROGRAM, chips=8, loops=3) == [
         Collective("all-reduce", 60, 2, False, times=3 + 1),
         Collective("all-reduce", 7 * 4 + 22 * 2, 8),
         Collective("all-gather", 8 * 13 * 4, 4, asynchronous=True),
@@ -286,16 +285,16 @@ def tiny(**parallel):
 def compiled():
     """{name: what libtpu makes of a step}, in a process with its environment."""
     os.environ.update(accelerators.COMPILE_ONLY)
-    from transformer_jax.planning import plan as planning_plan
+    from transformer_jax.planning.program import OutOfMemory, compile_program
 
     def program(name, config):
-        found = planning_plan._compile(config, find(name))
+        found = compile_program(config, find(name))
         return dataclasses.asdict(found) | {"total": found.total}
 
     huge = changed(tiny(), data={"batch_rows": 2**23}, train=dataclasses.asdict(TrainConfig()))
     try:
         error = program("v5litepod-1", huge)
-    except planning_plan.OutOfMemory as e:
+    except OutOfMemory as e:
         error = str(e)
     return {
         "v5litepod-8": program("v5litepod-8", tiny()),
@@ -368,6 +367,7 @@ def tokenized(tmp_path):
     for side, offsets in (("source", [0, 3, 5, 6, 15]), ("target", [0, 2, 4, 6, 7])):
         np.save(folder / f"{side}.npy", np.full(offsets[-1], 5, np.int32))
         np.save(folder / f"{side}_offsets.npy", np.array(offsets))
+    manifest.write(folder)
     (tmp_path / "training_data.sha256").write_text("0123abcd\n")
     return tmp_path
 
@@ -388,7 +388,7 @@ def test_a_plan_for_this_machine(tokenized):
     report = plan("--accelerator=cpu", f"--workdir={tokenized}")
     assert "1 cpu device, jit" in report and "compiled for cpu" in report
     assert ": fits, " in report and "exchange between chips: none" in report
-    padding = number(r"padding: ([\d.]+)% of positions \(of the workdir's packed text\)", report)
+    padding = number(r"padding: ([\d.]+)% of positions \(in the workdir\)", report)
     assert padding == pytest.approx(100 * (1 - 22 / 112), abs=0.06)
 
 
@@ -444,7 +444,7 @@ def test_a_plan_for_a_gpu_is_from_shapes():
         (["--accelerator=v4-8", "--target=tpu-vm"], "is for --mode=train and evaluate, not"),
     ],
 )
-def test_what_cannot_be_planned_is_told_in_one_line(given, message):
+def test_a_plan_that_cannot_be_made_gives_a_one_line_error(given, message):
     assert message in refusal("--mode=plan", *FLAGS, *given)
 
 

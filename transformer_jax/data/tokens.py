@@ -68,7 +68,7 @@ def tokenize_pairs(
     if cache_dir is None:
         return TokenizedPairs(*_encode(pairs, tokenizers, progress))
     folder = cache_dir / content_hash(pairs, tokenizers)
-    cached = _read_cache(folder)
+    cached = read_tokens(folder)
     if cached is None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, array in zip(_NAMES, _encode(pairs, tokenizers, progress), strict=True):
@@ -76,19 +76,19 @@ def tokenize_pairs(
             np.save(content, array)
             write_whole(folder / f"{name}.npy", content.getvalue())
         manifest.write(folder)
-        cached = _read_cache(folder)
-    return TokenizedPairs(*cached)
+        cached = read_tokens(folder)
+    return cached
 
 
-def _read_cache(folder: Path) -> list[np.ndarray] | None:
-    """What was encoded before; None if something of it is missing or damaged."""
+def read_tokens(folder: Path) -> TokenizedPairs | None:
+    """Reads the tokens in a folder of the cache; None if a file is missing or damaged."""
     files = [folder / f"{name}.npy" for name in _NAMES]
     if not manifest.exists(folder) or manifest.damaged(folder):
         return None
     try:
         if is_remote(folder):
-            return [np.load(io.BytesIO(file.read_bytes())) for file in files]
-        return [np.load(file, mmap_mode="r") for file in files]
+            return TokenizedPairs(*(np.load(io.BytesIO(file.read_bytes())) for file in files))
+        return TokenizedPairs(*(np.load(file, mmap_mode="r") for file in files))
     except (OSError, EOFError, ValueError):
         return None
 

@@ -1,93 +1,74 @@
-"""Accelerators that an experiment can be planned for: what they are called, and what they can do.
+"""Accelerators that an experiment can be planned for: their names, chips and networks.
 
-The figures are their makers': what is possible, not what a program reaches. This imports no jax,
-whose environment `COMPILE_ONLY` has to be there before it.
+The speeds are published peaks, which no program reaches. This file imports no jax, because the
+variables of `COMPILE_ONLY` must be in the environment before jax is imported.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 from transformer_jax.errors import UserError, nearest
 
-# The environment in which jax compiles for a TPU that is not there: libtpu must not look for one,
-# nor for the service that tells a Cloud TPU what it is.
+# The environment in which jax compiles for a TPU that is not there: libtpu must look neither for a
+# TPU nor for Cloud TPU's metadata service.
 COMPILE_ONLY = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-8",  # any: without one it complains
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",  # any: libtpu warns without one
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_LOG_DIR": "disabled",
     "TPU_MIN_LOG_LEVEL": "3",
     "TPU_STDERR_LOG_LEVEL": "3",
-    # A third of the time; memory and exchange are nearly the same (docs/scaling.md).
+    # Takes a third of the time; memory and exchange are nearly the same (docs/scaling.md).
     "JAX_OPTIMIZATION_LEVEL": "O0",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What one chip can do.
-
-    Attributes:
-      name: for a person.
-      bfloat16_flops: floating-point operations a second in matmuls of bfloat16.
-      float32_flops: the same where arrays are float32, by jax's default precision.
-      memory: bytes of its own memory.
-      memory_speed: bytes a second, from and to it.
-      link_speed: bytes a second over one link to another chip, one way; 0 = it has none.
-    """
+    """What one chip can do."""
 
     name: str
-    bfloat16_flops: float
-    float32_flops: float
-    memory: float
-    memory_speed: float
-    link_speed: float
+    bfloat16_flops: float  # per second, in matmuls of bfloat16 arrays
+    float32_flops: float  # of float32 arrays, in jax's default precision
+    memory: float  # bytes
+    memory_speed: float  # bytes per second
+    link_speed: float  # bytes per second over one link to another chip, one way; 0 = no links
 
 
-# Cloud TPU's documentation (docs.cloud.google.com/tpu/docs/v4, /v5e, /v5p, /v6e), except the links
-# of v4: 6 of 50 GB/s each way (Jouppi et al. 2023, "TPU v4: An Optically Reconfigurable
-# Supercomputer", table 4). Theirs is the sum of all links and both ways: 400 GB/s over the 4 links
-# of v5e, 1200 over the 6 of v5p, 800 over the 4 of v6e. A TPU multiplies float32 in bfloat16 unless
-# told otherwise. H100: NVIDIA's datasheet of the SXM5, dense; float32 is TF32; NVLink one way.
+# TPUs: Cloud TPU's documentation (docs.cloud.google.com/tpu/docs/v4, /v5e, /v5p, /v6e), which sums
+# all links in both directions: 400 GB/s over the 4 links of v5e, 1200 over the 6 of v5p, 800 over
+# the 4 of v6e. The links of v4: 6 of 50 GB/s each way (Jouppi et al. 2023, "TPU v4: An Optically
+# Reconfigurable Supercomputer", table 4). By default, a TPU multiplies float32 in bfloat16.
+# H100: NVIDIA's datasheet of the SXM5, dense; float32 is TF32; NVLink one way.
 _V4 = Chip("TPU v4", 275e12, 275e12, 32 * 2**30, 1200e9, 50e9)
 _V5E = Chip("TPU v5e", 197e12, 197e12, 16 * 2**30, 819e9, 50e9)
 _V5P = Chip("TPU v5p", 459e12, 459e12, 95 * 2**30, 2765e9, 100e9)
 _V6E = Chip("TPU v6e", 918e12, 918e12, 32 * 2**30, 1638e9, 100e9)
 _H100 = Chip("H100", 989e12, 494e12, 80e9, 3350e9, 450e9)
-_CPU = Chip("this machine's CPU", 0, 0, 0, 0, 0)  # to be measured, by whoever plans for it
+_CPU = Chip("this machine's CPU", 0, 0, 0, 0, 0)  # `plan` measures it
 
 
 @dataclasses.dataclass(frozen=True)
 class Accelerator:
-    """Chips that one names together.
+    """A number of equal chips, connected by a network."""
 
-    Attributes:
-      name: as given to --accelerator.
-      platform: "tpu", "gpu" or "cpu".
-      chip: each of them.
-      shape: how many chips there are along each axis of the network between them.
-      rings: which of the axes are rings, not lines.
-    """
-
-    name: str
-    platform: str
+    name: str  # as given to --accelerator
+    platform: str  # "tpu", "gpu" or "cpu"
     chip: Chip
-    shape: tuple[int, ...]
-    rings: tuple[bool, ...]
+    shape: tuple[int, ...]  # the number of chips along each axis of the network
+    rings: tuple[bool, ...]  # whether each axis is a ring, or else a line
 
     @property
     def num_chips(self) -> int:
-        """All of them."""
-        chips = 1
-        for n in self.shape:
-            chips *= n
-        return chips
+        """The number of chips along all axes."""
+        return math.prod(self.shape)
 
     @property
     def links(self) -> int:
-        """Links of a chip that a collective of all chips can keep busy: two of a ring, else one.
+        """The links of a chip that a collective keeps busy: two per ring, one per line.
 
         >>> find("v5litepod-256").links, find("v5litepod-8").links, find("v5litepod-1").links
         (4, 2, 0)
@@ -96,19 +77,19 @@ class Accelerator:
 
     @property
     def topology(self) -> dict[str, Any]:
-        """Arguments of `jax.experimental.topologies.get_topology_desc`, of a TPU."""
+        """The arguments of `jax.experimental.topologies.get_topology_desc` for a TPU."""
         kind = self.name.rpartition("-")[0]
         size = "x".join(map(str, self.shape))
         options: dict[str, Any] = {}
         if kind == "v4":
-            options = {"chip_config_name": "megacore"}  # two cores that are one device
+            options = {"chip_config_name": "megacore"}  # two cores form one device
         elif self.shape in ((1, 1), (2, 4)):
             options = {"chips_per_host_bounds": [*self.shape, 1]}  # one host, not several of 2x2
         kind = kind.replace("v5litepod", "v5e")
         return {"topology_name": f"{kind}:{size}", "platform": "tpu", **options}
 
 
-# Cloud TPU's number is of chips for v5e and v6e, and of cores, two to a chip, for v4 and v5p.
+# The number in a name counts chips of v5e and v6e, and cores of v4 and v5p, two to a chip.
 _FLAT = {
     **{1: (1, 1), 4: (2, 2), 8: (2, 4), 16: (4, 4), 32: (4, 8)},
     **{64: (8, 8), 128: (8, 16), 256: (16, 16)},
@@ -120,7 +101,7 @@ _CUBES = {
 
 
 def _rings(kind: str, shape: tuple[int, ...]) -> tuple[bool, ...]:
-    # Of v5e and v6e an axis of all 16 is a ring; of v4 and v5p every axis, of whole cubes of 4.
+    # On v5e and v6e an axis of 16 is a ring; on v4 and v5p every axis of whole cubes of 4.
     if kind in ("v4", "v5p"):
         return (all(n % 4 == 0 for n in shape),) * 3
     return tuple(n == 16 for n in shape)
@@ -144,10 +125,10 @@ _KNOWN = {
 
 
 def find(name: str) -> Accelerator:
-    """The accelerator of that name.
+    """The accelerator called `name`.
 
     Raises:
-      UserError: if there is none; it lists those there are.
+      UserError: if there is none; the message lists the known ones.
     """
     if name not in _KNOWN:
         sizes = [f"{kind}-{{{','.join(map(str, _KINDS[kind][1]))}}}" for kind in _KINDS]

@@ -90,8 +90,7 @@ def _published(name: str) -> accelerators.Accelerator:
 def _step_seconds(config: Config, chips: accelerators.Accelerator, parameters: int) -> float:
     """Of replicas, as `--mode=plan` has it for GPUs; but where that compiles, this estimates."""
     n = chips.num_chips
-    rows = config.data.batch_rows / (n * config.train.accumulate)
-    memory = roofline.estimate_memory(config, parameters, rows)
-    exchanged = [roofline.Collective("all-reduce", 4 * parameters, n)] if n > 1 else []
+    memory = roofline.estimate_memory(config, parameters, n)
+    exchanged = roofline.replicas_exchange(parameters, n)
     traffic = roofline.memory_traffic(config, memory)
     return roofline.step_time(config, chips, traffic, exchanged).step
