@@ -7,17 +7,19 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from compiling import use_cache
 from hypothesis import settings
+from launching import FLAGS, launch
 
 # Before jax is imported. Nearly all of a tiny test's time is compiling, and this halves it; the
-# subprocesses that tests start inherit it. JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests what users run.
+# subprocesses that tests start inherit both. JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests what users run.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 # Before ctranslate2 is. Where a CPU has no VNNI, its other int8 kernels overflow: see the README.
 if platform.machine() == "x86_64":
     os.environ.setdefault("CT2_USE_MKL", "1")
 
-from launching import FLAGS, launch
+use_cache()
 
 # Compiling in the first example takes longer than hypothesis thinks that one should.
 settings.register_profile("default", max_examples=200, deadline=None)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from launching import ROOT
 
 from transformer_jax.data.batches import PackedDataset
+from transformer_jax.training import replay
 from transformer_jax.training import step as training_step
 
 # The launcher, which sends itself signals when it comes to a function for the nth time.
@@ -90,4 +91,5 @@ def poison(monkeypatch, *, step, row):
         return with_nan
 
     monkeypatch.setattr(PackedDataset, "batch", marked)
-    monkeypatch.setattr(training_step, "make_loss", poisoned)
+    for module in (training_step, replay):
+        monkeypatch.setattr(module, "make_loss", poisoned)

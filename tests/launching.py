@@ -9,6 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 TINY = {
     "data.train_size": 500,
+    "data.held_out_size": 30,
     "data.vocab_size": 701,
     "data.batch_rows": 4,
     "model.num_layers": 1,
@@ -16,6 +17,7 @@ TINY = {
     "model.d_ff": 14,
     "model.num_heads": 2,
     "train.steps": 4,
+    "train.tensorboard": False,
     "train.log_every": 1,
     "train.checkpoint_every": 2,
     "train.evaluate_every": 4,

@@ -124,6 +124,7 @@ def test_small_world_sizes_and_its_one_seed(asked):
         load_split(DataConfig(), split)
     load_split(DataConfig(train_size=7), "train")
     load_split(DataConfig(train_size=7), "test")
+    load_split(DataConfig(held_out_size=5), "longer")
     assert asked == [
         ("train", 60_000, 0),
         ("valid", 1000, 0),
@@ -131,7 +132,9 @@ def test_small_world_sizes_and_its_one_seed(asked):
         ("longer", 1000, 0),
         ("train", 7, 0),
         ("test", 1000, 0),
+        ("longer", 5, 0),
     ]
+    assert "data.held_out_size=0 leaves no pairs" in refusal(DataConfig(held_out_size=0), "valid")
 
 
 def test_small_world_directions(asked):

@@ -15,7 +15,7 @@ from transformer_jax.config.options import (
     ModelConfig,
     TrainConfig,
 )
-from transformer_jax.data import corpora, word_vectors
+from transformer_jax.data import word_vectors
 from transformer_jax.data.small_world import grammar
 from transformer_jax.data.tokenizer import Tokenizers, train_tokenizer
 from transformer_jax.errors import UserError
@@ -259,13 +259,12 @@ def test_vectors_that_help_nothing_are_refused(tmp_path, content, part):
 
 # -------------------------------------------------------------------------------------- a training
 @pytest.fixture
-def config(tmp_path, monkeypatch):
+def config(tmp_path):
     """Of a training too slow to move an embedding by a thousandth."""
-    monkeypatch.setattr(corpora, "_SMALL_WORLD_HELD_OUT_SIZE", 30)
     vectors = {word: vector[:8] for word, vector in words_of(SHARED.vocabulary).items()}
     path = write(tmp_path, text_of(list(vectors.items()), header=True), name="vectors.vec.gz")
     config = Config(
-        data=DataConfig(train_size=500, vocab_size=701, batch_rows=4),
+        data=DataConfig(train_size=500, held_out_size=30, vocab_size=701, batch_rows=4),
         model=ModelConfig(num_layers=1, d_model=8, d_ff=14, num_heads=2),
         train=TrainConfig(steps=1, checkpoint_every=1, evaluate_every=0, tensorboard=False),
         decode=DecodeConfig(method="greedy", extra_length=2, batch_size=2),

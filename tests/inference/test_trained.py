@@ -91,10 +91,9 @@ def test_score_gives_what_translate_reported(other, source, tmp_path, monkeypatc
 
 
 def test_score_of_a_split_and_of_what_is_too_long(workdir, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("transformer_jax.data.corpora._SMALL_WORLD_HELD_OUT_SIZE", 7)
     monkeypatch.setattr("transformer_jax.inference.batching.SOURCE_LENGTHS", (13,))
     rows = score(workdir, None, None, tmp_path / "scores", split="longer")
-    assert len(rows) == 7
+    assert len(rows) == 30
     assert [row["log_prob"] is None for row in rows] == [row["pieces"] is None for row in rows]
     too_long = sum(row["log_prob"] is None for row in rows)
     assert too_long > 0 and f"{too_long} pairs too long to score" in capsys.readouterr().err
@@ -110,7 +109,7 @@ def test_files_to_score_that_do_not_go_together(workdir, source, tmp_path):
 
 
 # ----------------------------------------------------------------------------------------- ensemble
-def test_an_ensemble_translates_evaluates_and_scores(workdir, other, source, tmp_path, monkeypatch):
+def test_an_ensemble_translates_evaluates_and_scores(workdir, other, source, tmp_path):
     alone = [translate(w, source, tmp_path / "out", weights="latest") for w in (workdir, other)]
     options = {"ensemble": [other], "weights": "latest"}
     both = translate(workdir, source, tmp_path / "out", **options)
@@ -126,7 +125,6 @@ def test_an_ensemble_translates_evaluates_and_scores(workdir, other, source, tmp
     for a, b, mean in zip(*scores, strict=True):
         expected = (np.exp(a["log_probs"]) + np.exp(b["log_probs"])) / 2
         np.testing.assert_allclose(np.exp(mean["log_probs"]), expected, rtol=1e-4)
-    monkeypatch.setattr("transformer_jax.data.corpora._SMALL_WORLD_HELD_OUT_SIZE", 7)
     before = (workdir / "evaluation" / "test" / "scores.json").read_bytes()
     evaluate(config_of(workdir), workdir, split="test", **options)
     report = json.loads((workdir / "evaluation" / "test-ensemble" / "scores.json").read_text())

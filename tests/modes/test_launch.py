@@ -18,11 +18,6 @@ from transformer_jax.training import health
 from transformer_jax.training.run import replay_step, train
 
 
-@pytest.fixture
-def few_held_out(monkeypatch):
-    monkeypatch.setattr(corpora, "_SMALL_WORLD_HELD_OUT_SIZE", 30)
-
-
 def config_of(workdir):
     return load_config(workdir / "config.json")
 
@@ -54,6 +49,16 @@ def test_training_evaluates_and_shows_the_demo(trained):
     assert scores["sentences"] == len(rows(workdir / "evaluation" / "test" / "translations.jsonl"))
 
 
+def test_a_training_with_tensorboard_and_all_the_held_out_pairs(tmp_path):
+    """Which the other trainings of the tests leave out."""
+    options = ["--config.train.tensorboard=True", "--config.data.held_out_size=1000"]
+    done = launch(f"--workdir={tmp_path}", *FLAGS, *options, "--config.train.evaluate_every=2")
+    assert done.returncode == 0, done.stderr
+    assert len(rows(tmp_path / "evaluation" / "test" / "translations.jsonl")) == 1000
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert events.name.startswith("events.out.tfevents")
+
+
 @pytest.mark.fast
 def test_three_lines_in_three_lines_out(workdir):
     done = launch("--mode=translate", f"--workdir={workdir}", text="我有一只猫\n\n他是老师。\n")
@@ -74,7 +79,7 @@ def test_describe():
 
 
 # --------------------------------------------------------------------------------------- train on
-def test_training_goes_on_from_its_step(workdir, few_held_out, capsys, monkeypatch):
+def test_training_goes_on_from_its_step(workdir, capsys, monkeypatch):
     config = config_of(workdir)
     config.train.steps, config.train.evaluate_every = 6, 0
     steps, batch = [], PackedDataset.batch
@@ -94,7 +99,7 @@ def test_training_goes_on_from_its_step(workdir, few_held_out, capsys, monkeypat
     assert trained_on.steps == ([6],)
 
 
-def test_fewer_steps_than_are_made_are_refused(workdir, few_held_out):
+def test_fewer_steps_than_are_made_are_refused(workdir):
     config = config_of(workdir)
     config.train.steps = 2
     before = (workdir / "config.json").read_bytes()
@@ -105,7 +110,7 @@ def test_fewer_steps_than_are_made_are_refused(workdir, few_held_out):
         train(config_of(workdir), workdir, profile="somewhere")
 
 
-def test_a_workdir_without_checkpoint_may_be_removed(workdir, few_held_out):
+def test_a_workdir_without_checkpoint_may_be_removed(workdir):
     shutil.rmtree(workdir / "checkpoints")
     config = config_of(workdir)
     config.model.d_ff = 15
@@ -128,13 +133,13 @@ def test_weights_of_another_shape_are_refused(workdir):
         load_trained(config, workdir, weights="latest")
 
 
-def test_another_training_text_is_refused(workdir, few_held_out):
+def test_another_training_text_is_refused(workdir):
     (workdir / "training_data.sha256").write_text("0123456789abcdef\n")
     with pytest.raises(UserError, match="the training text is not the one"):
         train(config_of(workdir), workdir)
 
 
-def test_the_tokenizer_of_a_workdir_is_used(workdir, tmp_path, few_held_out):
+def test_the_tokenizer_of_a_workdir_is_used(workdir, tmp_path):
     given = (workdir / "tokenizer.model").read_bytes()
     config = config_of(workdir)
     config.data.train_size = 300  # enough text to train another
@@ -152,7 +157,7 @@ def test_the_tokenizer_of_a_workdir_is_used(workdir, tmp_path, few_held_out):
         assert (fresh / "tokenizer.model").read_bytes() == given
 
 
-def test_checkpoints_without_their_config_are_not_gone_on_with(workdir, few_held_out, capsys):
+def test_checkpoints_without_their_config_are_not_gone_on_with(workdir, capsys):
     config = config_of(workdir)
     config.train.steps, config.train.evaluate_every = 6, 0
     (workdir / "config.json").rename(workdir / "elsewhere")
@@ -165,9 +170,7 @@ def test_checkpoints_without_their_config_are_not_gone_on_with(workdir, few_held
     assert (workdir / "training_data.sha256").exists()
 
 
-def test_a_run_that_stops_names_the_last_checkpoint_that_was_good(
-    workdir, few_held_out, monkeypatch
-):
+def test_a_run_that_stops_names_the_last_checkpoint_that_was_good(workdir, monkeypatch):
     def check(self, step, metrics):
         if step == 8:
             raise health.TrainingStopped("the loss diverged", 5)
@@ -179,9 +182,9 @@ def test_a_run_that_stops_names_the_last_checkpoint_that_was_good(
         train(config, workdir)
 
 
-def test_too_many_skipped_steps_stop_the_run_and_can_be_replayed(tmp_path, few_held_out):
+def test_too_many_skipped_steps_stop_the_run_and_can_be_replayed(tmp_path):
     config = Config(
-        data=DataConfig(train_size=500, vocab_size=701, batch_rows=4),
+        data=DataConfig(train_size=500, held_out_size=30, vocab_size=701, batch_rows=4),
         model=ModelConfig(num_layers=1, d_model=8, d_ff=14, num_heads=2),
         train=TrainConfig(
             steps=9, checkpoint_every=2, max_skipped=4, evaluate_every=0, tensorboard=False
@@ -204,10 +207,10 @@ def test_too_many_skipped_steps_stop_the_run_and_can_be_replayed(tmp_path, few_h
     assert columns[0][1] in told or columns[-1][1] in told
 
 
-def test_a_row_that_is_not_finite_is_skipped_and_found(tmp_path, few_held_out, monkeypatch):
+def test_a_row_that_is_not_finite_is_skipped_and_found(tmp_path, monkeypatch):
     """NaN in one row at step 3: the others train on, and replaying names the row."""
     config = Config(
-        data=DataConfig(train_size=500, vocab_size=701, batch_rows=4),
+        data=DataConfig(train_size=500, held_out_size=30, vocab_size=701, batch_rows=4),
         model=ModelConfig(num_layers=1, d_model=8, d_ff=14, num_heads=2, dropout_rate=0.1),
         train=TrainConfig(steps=5, log_every=1, evaluate_every=0, tensorboard=False),
     )
@@ -223,7 +226,7 @@ def test_a_row_that_is_not_finite_is_skipped_and_found(tmp_path, few_held_out, m
     assert lines[2].split()[:2] == ["1", "nan"]
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_serves(workdir, few_held_out, capsys):
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_serves(workdir, capsys):
     for path in (workdir / "checkpoints" / "4" / "params").rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
@@ -239,7 +242,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_serves(workdir, few
     assert load_trained(config, workdir, weights="average").steps == ([4, 6],)
 
 
-def test_a_stretched_schedule_is_said(workdir, few_held_out, capsys):
+def test_a_stretched_schedule_is_said(workdir, capsys):
     config = config_of(workdir)
     config.optimizer.schedule = "cosine"
     save_config(config, workdir / "config.json")
@@ -248,7 +251,7 @@ def test_a_stretched_schedule_is_said(workdir, few_held_out, capsys):
     assert "the rest of the cosine schedule is stretched" in capsys.readouterr().err
 
 
-def test_a_profile_of_a_few_steps(workdir, few_held_out, tmp_path):
+def test_a_profile_of_a_few_steps(workdir, tmp_path):
     config = config_of(workdir)
     config.train.steps = 20
     train(config, workdir, profile=str(tmp_path / "trace"))
@@ -266,7 +269,7 @@ def test_the_prompt(workdir, question, monkeypatch, capsys):
     assert out.startswith("too long to translate\n") == (len(question) > 1000)
 
 
-def test_evaluate(workdir, few_held_out, capsys):
+def test_evaluate(workdir, capsys):
     split, weights = "longer", "best"
     scores = evaluate(config_of(workdir), workdir, split=split, weights=weights)
     assert scores.sentences == 30

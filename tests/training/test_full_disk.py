@@ -5,7 +5,6 @@ from failures import poison
 from launching import fill
 
 from transformer_jax.config.options import Config, DataConfig, ModelConfig, TrainConfig
-from transformer_jax.data import corpora
 from transformer_jax.errors import UserError
 from transformer_jax.training.run import train
 from transformer_jax.workdir.checkpoints import Checkpoints
@@ -14,10 +13,9 @@ from transformer_jax.workdir.tracking import Tracker
 
 
 @pytest.fixture
-def config(monkeypatch):
-    monkeypatch.setattr(corpora, "_SMALL_WORLD_HELD_OUT_SIZE", 30)
+def config():
     return Config(
-        data=DataConfig(train_size=500, vocab_size=701, batch_rows=4),
+        data=DataConfig(train_size=500, held_out_size=30, vocab_size=701, batch_rows=4),
         model=ModelConfig(num_layers=1, d_model=8, d_ff=14, num_heads=2),
         train=TrainConfig(
             steps=9, log_every=1, checkpoint_every=2, evaluate_every=4, evaluate_sentences=3

@@ -10,12 +10,7 @@ from transformer_jax.training.run import train
 from transformer_jax.workdir.metrics import read_metrics
 
 
-@pytest.fixture
-def few_held_out(monkeypatch):
-    monkeypatch.setattr(corpora, "_SMALL_WORLD_HELD_OUT_SIZE", 30)
-
-
-def test_samples_are_spread_over_what_was_scored(workdir, few_held_out, monkeypatch):
+def test_samples_are_spread_over_what_was_scored(workdir, monkeypatch):
     scored, bleu = [], corpus_bleu
 
     def recorded(translations, references, **options):

@@ -27,11 +27,6 @@ EVALUATION = {"split": "test", "weights": "average", "steps": [2, 4], "decode": 
 
 
 @pytest.fixture
-def few_held_out(monkeypatch):
-    monkeypatch.setattr(corpora, "_SMALL_WORLD_HELD_OUT_SIZE", 30)
-
-
-@pytest.fixture
 def prepared(tmp_path):
     """What a card asks of an experiment, with 7 and 11 tokens in each step."""
     data = SimpleNamespace(tokens_seen=lambda steps: (7 * steps, 11 * steps))
@@ -103,7 +98,7 @@ def test_the_card_of_a_training(trained):
     assert measured["bleu_interval"] > 0 and "tok:13a" in measured["bleu_signature"]
 
 
-def test_a_resumed_run_counts_everything(workdir, few_held_out):
+def test_a_resumed_run_counts_everything(workdir):
     before, config = card.read(workdir), load_config(workdir / "config.json")
     config.train.steps = 7
     training_run.train(config, workdir)
@@ -117,7 +112,7 @@ def test_a_resumed_run_counts_everything(workdir, few_held_out):
     assert found["results"]["evaluations"] == before["results"]["evaluations"]
 
 
-def test_evaluating_again_takes_the_place_of_the_same(workdir, few_held_out):
+def test_evaluating_again_takes_the_place_of_the_same(workdir):
     config = load_config(workdir / "config.json")
     for split, weights in (("test", "average"), ("valid", "latest"), ("valid", "latest")):
         evaluate(config, workdir, split=split, weights=weights)
@@ -129,7 +124,7 @@ def test_evaluating_again_takes_the_place_of_the_same(workdir, few_held_out):
     assert [e["sentences"] for e in listed] == [30, 30]
 
 
-def test_a_damaged_card_stops_what_would_write_it(workdir, few_held_out):
+def test_a_damaged_card_stops_what_would_write_it(workdir):
     (workdir / "card.json").write_text("{")
     error = refusal("--mode=evaluate", f"--workdir={workdir}")
     assert "card.json is damaged: remove it" in error

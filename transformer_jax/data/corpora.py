@@ -17,7 +17,6 @@ from transformer_jax.errors import UserError, nearest
 Pair = tuple[str, str]
 _CORPORA = ["small_world", "hsk", "files", "tfds:<name>"]
 _SMALL_WORLD_TRAIN_SIZE = 60_000
-_SMALL_WORLD_HELD_OUT_SIZE = 1000
 _TFDS_SPLITS = {"train": "train", "valid": "validation", "test": "test"}
 _FILES_HINT = '"a.en,a.de" (two files, source first) or "pairs.tsv" (source, tab, target)'
 # Glosses that do not translate: "used in 自個兒|自个儿[zi4 ge3 r5]", and "surname Du" for 都 (all).
@@ -177,7 +176,10 @@ def _small_world(data: DataConfig, names: Sequence[str]) -> dict[str, Corpus]:
 
     _from_zh_en([], data)  # refuses other languages before seconds of work
     train_size = data.train_size or _SMALL_WORLD_TRAIN_SIZE
-    sizes = {name: train_size if name == "train" else _SMALL_WORLD_HELD_OUT_SIZE for name in names}
+    held_out = [name for name in names if name != "train"]
+    if held_out and not data.held_out_size:
+        raise UserError(f"data.held_out_size=0 leaves no pairs for {held_out[0]}: raise it")
+    sizes = {name: train_size if name == "train" else data.held_out_size for name in names}
     return {n: Corpus(_from_zh_en(pairs(n, size=size), data), 0) for n, size in sizes.items()}
 
 
