@@ -1,13 +1,13 @@
 """Training speed of the paper's base and big models on one accelerator, against a matmul ceiling.
 
     python benchmarks/gpu.py                 # base and big, bfloat16, packed rows of 256
-    python benchmarks/gpu.py --toy           # a toy size, anywhere: that the script runs
+    python benchmarks/gpu.py --toy           # a toy size, which shows that the script runs
 
 For each model and attention ("xla"; "cudnn" on a GPU) the rows of a batch grow until the memory is
-full. Batches are made up: rows full of three pairs each, so that every position but one in twenty
-is real, as packing gives. Model FLOPs are those the shapes need (`transformer_jax/model/size.py`);
-MFU is their share of the speed of a large bfloat16 matrix product, measured in this same run. A
-line of JSON for each, then the table.
+full. Batches are synthetic: each row holds three pairs, and 95 % of its positions are real, as in
+packed text. Model FLOPs are counted from shapes (`transformer_jax/model/size.py`); MFU is their
+share of the speed of a large bfloat16 matrix product, measured in the same run. The script prints a
+line of JSON for each combination, then a table.
 """
 
 import argparse
@@ -39,7 +39,7 @@ WARM_UP, MEASURED = 3, 10
 
 
 def matmul_ceiling(size: int) -> float:
-    """FLOP/s of a product of two bfloat16 matrices, the best of a few."""
+    """The FLOP/s of a product of two bfloat16 matrices, the fastest of five."""
     x = jax.random.normal(jax.random.key(0), (size, size), jnp.bfloat16)
     product = jax.jit(jnp.matmul)
     product(x, x).block_until_ready()
@@ -54,7 +54,7 @@ def matmul_ceiling(size: int) -> float:
     return 2 * size**3 / min(seconds)
 
 
-def made_up_batch(config: Config) -> dict[str, np.ndarray]:
+def synthetic_batch(config: Config) -> dict[str, np.ndarray]:
     """Rows of three pairs that fill 95 % of their positions."""
     data, rng = config.data, np.random.default_rng(0)
     lengths = [int(0.95 * n / 3) for n in (data.source_row_length, data.target_row_length)]
@@ -75,14 +75,14 @@ def made_up_batch(config: Config) -> dict[str, np.ndarray]:
 
 
 def measure(config: Config, ceiling: float) -> dict[str, object]:
-    """Trains some steps; the median second of one, tokens/s and MFU."""
+    """Trains some steps; returns the median seconds of one, tokens/s and MFU."""
     data = config.data
     config.parallel.strategy = "single"  # the ceiling is that of one device
     devices = choose_devices(config)
     model = Transformer(config.model, data.vocab_size)
     state = devices.to_step(devices.create_state(lambda: create_state(config, model)))
     step = devices.compile_step(partial(make_train_step, config, model))
-    host = made_up_batch(config)
+    host = synthetic_batch(config)
     batch = devices.put_batch(host)
     seconds = []
     for _ in range(WARM_UP + MEASURED):
@@ -105,7 +105,7 @@ def measure(config: Config, ceiling: float) -> dict[str, object]:
 
 
 def toy(config: Config) -> Config:
-    """The same, of a size that any machine trains."""
+    """The same experiment, small enough for any machine."""
     small = {"num_layers": 1, "d_model": 32, "d_ff": 64, "num_heads": 2}
     return dataclasses.replace(
         config,
@@ -115,7 +115,7 @@ def toy(config: Config) -> Config:
 
 
 def sweep(config: Config, ceiling: float, rows: list[int]) -> Iterator[dict[str, object]]:
-    """A result for each number of rows, until the memory is full."""
+    """Yields a result for each number of rows, until the memory is full."""
     for number in rows:
         config.data.batch_rows = number
         try:
@@ -130,7 +130,7 @@ def sweep(config: Config, ceiling: float, rows: list[int]) -> Iterator[dict[str,
 def main() -> None:
     """Prints a line of JSON for each combination, then the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--toy", action="store_true", help="a toy size, anywhere")
+    parser.add_argument("--toy", action="store_true", help="use a toy size")
     parser.add_argument("--row_length", type=int, default=256)
     arguments = parser.parse_args()
     device = jax.devices()[0]

@@ -1,4 +1,4 @@
-"""How long it takes to tokenise a corpus and to plan an epoch, and how full the rows are.
+"""The time it takes to tokenise a corpus and to plan an epoch, and how full the rows are.
 
 python benchmarks/packing.py --train=a.en,a.de --vocab_size=8000 --row_lengths=124,128
 """
@@ -20,11 +20,11 @@ from transformer_jax.data.tokens import tokenize_pairs
 
 
 def main() -> None:
-    """Prints the seconds of each part, and the share of real positions."""
+    """Prints the seconds of each part and the share of real positions."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--train", required=True, help="a.en,a.de or pairs.tsv")
+    parser.add_argument("--train", required=True, help="training files: a.en,a.de or pairs.tsv")
     parser.add_argument("--vocab_size", type=int, default=8000)
-    parser.add_argument("--row_lengths", default="124,128", help="source,target")
+    parser.add_argument("--row_lengths", default="124,128", help="positions per row: source,target")
     flags = parser.parse_args()
     data = DataConfig(corpus="files", train=flags.train, valid=flags.train, test=flags.train)
     source_row, target_row = map(int, flags.row_lengths.split(","))

@@ -4,16 +4,16 @@
     python benchmarks/train_step.py --data=DIR
 
 DIR holds train.en and train.de (Multi30k). Three loops train the same architecture on batches of
-the same number of pairs, in turn, round after round; machines are noisy, so what counts is the
-median of the ratios within a round. Speed is real (non-padding) source and target tokens a second.
+the same number of pairs, in turn, round after round; because machines are noisy, the result is the
+median of the ratios within a round. Speed counts real (non-padding) tokens, of both sides.
 
     random    PyTorch, random batches padded to their longest sentence: what tutorials do
     bucketed  PyTorch, batches of sentences of similar length
     packed    transformer_jax: several pairs in each row of fixed shape
 
-The share of the arithmetic limit is the floating-point operations that the real tokens need (the
-matrix products of forward and backward pass, counted from the shapes) over what the same seconds
-would hold at the speed of a large matrix product, measured in every round.
+The share of the arithmetic limit is the number of operations that the real tokens need (the matrix
+products of forward and backward pass, counted from shapes), divided by what a large matrix product,
+measured in every round, would compute in the same time.
 """
 
 import argparse
@@ -48,9 +48,9 @@ class Loop:
     """One contestant.
 
     Attributes:
-      name: what the report calls it.
-      step: trains on the next batch; gives its real tokens and operations.
-      finish: waits for what is in flight, which belongs to the time measured.
+      name: its name in the report.
+      step: trains on the next batch; returns the number of its real tokens and operations.
+      finish: waits for the work in flight, which belongs to the time measured.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Loop:
 def operations(
     model: ModelConfig, vocab_size: int, source: np.ndarray, target: np.ndarray
 ) -> float:
-    """Multiply-adds ×2, forward and backward (×3), that sentences of these lengths need."""
+    """The FLOPs that sentences of these lengths need, forward and backward."""
     d, f, layers = model.d_model, model.d_ff, model.num_layers
     encoder = layers * (4 * d * d + 2 * d * f) * source
     decoder = layers * (6 * d * d + 2 * d * f) * target + layers * 2 * d * d * source
@@ -70,7 +70,7 @@ def operations(
 
 
 class TorchTransformer(torch.nn.Module):
-    """nn.Transformer with tied embeddings and sinusoids, as in its tutorials."""
+    """nn.Transformer with tied embeddings and sinusoids, as in PyTorch's tutorials."""
 
     def __init__(self, model: ModelConfig, vocab_size: int) -> None:
         super().__init__()
@@ -89,8 +89,8 @@ class TorchTransformer(torch.nn.Module):
             model.dropout_rate,
             batch_first=True,
         )
-        # The paper drops sub-layer outputs alone; nn.Transformer would also drop attention weights
-        # and the feed-forward's hidden units, which is more work than packed does.
+        # The paper applies dropout to sub-layer outputs only. nn.Transformer also applies it to
+        # attention weights and to the feed-forward's hidden units: more work than `packed` does.
         for layer in (*self.transformer.encoder.layers, *self.transformer.decoder.layers):
             layer.dropout = torch.nn.Identity()
             layer.self_attn.dropout = 0.0
@@ -177,7 +177,7 @@ def bucketed_batches(lengths: np.ndarray, size: int) -> Iterator[np.ndarray]:
 
 
 def jax_loop(config: Config, vocab_size: int, data: PackedDataset) -> Loop:
-    """The training step of this project, with metrics read one step late, as its loop does."""
+    """This project's training step, with metrics read one step late, as in its loop."""
     model = Transformer(config.model, vocab_size)
     train_step = jax.jit(make_train_step(config, model), donate_argnums=0)
     held = {"state": create_state(config, model), "step": 0, "metrics": None}
@@ -195,7 +195,7 @@ def jax_loop(config: Config, vocab_size: int, data: PackedDataset) -> Loop:
 
 
 def matmul_peak() -> float:
-    """Operations a second of a 1024² float32 matrix product, the faster of JAX and PyTorch."""
+    """The FLOP/s of a 1024² float32 matrix product, by JAX or PyTorch, whichever is faster."""
     a = np.random.default_rng(0).standard_normal((1024, 1024), np.float32)
     product = jax.jit(jnp.matmul)
     x, t = jnp.asarray(a), torch.from_numpy(a)
@@ -210,7 +210,7 @@ def matmul_peak() -> float:
 
 
 def measure(loop: Loop, steps: int) -> tuple[float, float]:
-    """(real tokens a second, operations a second) over some steps."""
+    """Trains some steps; returns real tokens per second and operations per second."""
     start = time.perf_counter()
     work = [loop.step() for _ in range(steps)]
     loop.finish()
@@ -253,7 +253,7 @@ def parse_flags() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--row_lengths", default="62,64", help="source,target")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=3, help="of each loop in each round")
+    parser.add_argument("--steps", type=int, default=3, help="steps of each loop in each round")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""The benchmark for accelerators runs where there is none."""
+"""The benchmark for accelerators runs on a CPU, at a toy size."""
 
 import json
 import os

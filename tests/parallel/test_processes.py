@@ -188,7 +188,7 @@ def test_a_mistake_stops_them_all(tmp_path):
 
 def test_a_mistyped_coordinator():
     join = ["--coordinator=localhost", "--num_processes=1", "--process_id=0"]
-    assert "--coordinator=localhost has to be host:port" in refusal("--mode=evaluate", *join)
+    assert "--coordinator=localhost must be host:port" in refusal("--mode=evaluate", *join)
 
 
 def test_flags_that_go_together():

@@ -1,4 +1,4 @@
-"""The processes of one run: joining them, the one that writes, barriers."""
+"""The processes of one run: how they join, which of them writes, barriers."""
 
 import contextlib
 import glob
@@ -19,10 +19,10 @@ _HEARTBEAT_SECONDS = 30
 
 
 def initialize(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Joins the processes of one run, before anything else asks jax for its devices.
+    """Joins the processes of one run; must come before anything else asks jax for devices.
 
-    With `coordinator` ("host:port" of process 0) as told; else, under Slurm or on a Cloud TPU, as
-    the environment tells; else there is one process.
+    `coordinator` is "host:port" of process 0. Without it, Slurm's or Cloud TPU's environment
+    describes the processes; elsewhere there is only one.
 
     Raises:
       UserError: if only some of the three are given, or the others cannot be reached.
@@ -31,16 +31,15 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
     if any(x is not None for x in given) and any(x is None for x in given):
         raise UserError("--coordinator, --num_processes and --process_id go together")
     if coordinator is not None and not re.fullmatch(r"\S+:\d+", coordinator):
-        raise UserError(f"--coordinator={coordinator} has to be host:port, e.g. localhost:1234")
+        raise UserError(f"--coordinator={coordinator} must be host:port, e.g. localhost:1234")
     if coordinator is None and not _in_a_cluster():
         return
     try:
-        # Whoever finds a process dead for that long stops too, and says so.
+        # A process stops with an error when another one has been dead for that long.
         jax.distributed.initialize(*given, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
     except (RuntimeError, ValueError) as e:
-        raise UserError(
-            f"the processes of this run cannot join: {str(e).splitlines()[0]}"
-        ) from None
+        reason = str(e).splitlines()[0]
+        raise UserError(f"the processes of this run cannot join: {reason}") from None
     if not is_writer():
         console.silence()
 
@@ -61,23 +60,23 @@ def _in_a_cluster() -> bool:
 
 @contextlib.contextmanager
 def writer_first() -> Iterator[None]:
-    """The writer goes through the block first, and the others after it: they find its files."""
+    """Lets the writer run the block first, so that the other processes find its files."""
     if not is_writer():
         barrier("writer first")
     try:
         yield
-    finally:  # also when it failed: the others then fail as it did, and do not wait for it
+    finally:  # also after an error: the others then raise it too, instead of waiting
         if is_writer():
             barrier("writer first")
 
 
 def is_writer() -> bool:
-    """Whether this process is the one that writes files and speaks."""
+    """Whether this process is the one that writes files and logs."""
     return jax.process_index() == 0
 
 
 def facts() -> dict[str, Any]:
-    """What the devices are: {"platform": "tpu", "kind": "TPU v4", "number": 8, "processes": 2}."""
+    """The devices: {"platform": "tpu", "kind": "TPU v4", "number": 8, "processes": 2}."""
     devices = jax.devices()
     kinds = sorted({device.device_kind for device in devices})
     return {
@@ -89,13 +88,13 @@ def facts() -> dict[str, Any]:
 
 
 def barrier(name: str) -> None:
-    """Waits until every process is here."""
+    """Waits until every process arrives."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def agreed(number: int) -> int:
-    """The first process's `number`, in all of them."""
+    """Returns the first process's `number` in every process."""
     if jax.process_count() == 1:
         return number
     return int(multihost_utils.broadcast_one_to_all(np.int64(number)))
