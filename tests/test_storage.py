@@ -193,6 +193,24 @@ def test_what_runs_elsewhere_needs_no_bucket_here(monkeypatch, tmp_path):
         assert config == Config()
 
 
+@pytest.mark.parametrize("kind", ["a link", "a loop of links", "a pipe"])
+def test_a_workdir_with_anything_but_files_and_folders_is_refused(tmp_path, kind):
+    folder = tmp_path / "run" / "checkpoints" / "4" / "params"
+    folder.mkdir(parents=True)
+    (folder / "array").write_text("x")
+    storage.check_workdir(tmp_path / "run")
+    odd = folder / "odd"
+    if kind == "a pipe":
+        os.mkfifo(odd)
+    else:
+        odd.symlink_to(folder / "array" if kind == "a link" else tmp_path / "run")
+    with pytest.raises(UserError, match=f"^{odd} is neither a file nor a folder of its own"):
+        storage.check_workdir(tmp_path / "run")
+    (tmp_path / "link").symlink_to(tmp_path / "run" / "checkpoints" / "4")
+    odd.unlink()
+    storage.check_workdir(tmp_path / "link")
+
+
 # ------------------------------------------------------------------------------------- whole files
 def test_a_file_in_a_bucket_is_written_once_under_its_own_name(bucket):
     write_whole(storage.path("gs://bucket/a/b.txt"), "你好\n")

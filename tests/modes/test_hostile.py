@@ -37,7 +37,7 @@ from transformer_jax.modes import command_line
 from transformer_jax.storage import write_whole
 from transformer_jax.training.run import replay_step, train
 from transformer_jax.workdir import manifest
-from transformer_jax.workdir.metrics import Appender, bleu_scores, forget_rows_after, skipped_steps
+from transformer_jax.workdir.metrics import Appender, bleu_scores, remove_rows_after, skipped_steps
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))  # unpaired surrogates and NUL, too
 NEIGHBOURS = ["我有一只猫。", "他是老师。"]
@@ -220,7 +220,7 @@ def test_any_metrics_in_a_workdir(tmp_path_factory, content):
     scores = one_line(bleu_scores, folder)
     assert all(isinstance(value, float | int) for value in (scores or {}).values())
     assert isinstance(one_line(skipped_steps, folder), int | None)
-    one_line(forget_rows_after, folder / "metrics.jsonl", 3)
+    one_line(remove_rows_after, folder / "metrics.jsonl", 3)
 
 
 @given(st.binary(max_size=100))
@@ -306,7 +306,7 @@ def test_a_workdir_is_loaded_and_trained_on_and_nothing_of_it_is_run(workdir, tm
 
 LINKS = [
     *("config.json.tmp", "metrics.jsonl", "samples.jsonl", "card.json", "training_data.sha256"),
-    *("checkpoints/9", "damaged", "tokens", "evaluation", "tensorboard", "skipped/step_1.tsv"),
+    *("checkpoints/9", "checkpoints/4/params/x", "damaged", "tokens", "evaluation", "tensorboard"),
 ]
 
 

@@ -256,9 +256,7 @@ def test_translating_does_without_the_damaged(three, tmp_path, capsys):
     (name,) = [n for n in files_of(workdir, 3) if n == "params/_METADATA"]
     truncate(workdir / "checkpoints" / "3" / name)
     assert params_in(workdir, "average", keep=3)[1] == [2, 5]
-    assert (
-        f"step 3 is damaged ({name} is not what was written); it is left" in capsys.readouterr().err
-    )
+    assert f"step 3 is damaged ({name} has been altered); it is left" in capsys.readouterr().err
     flip_a_bit(workdir / "checkpoints" / "5" / name)
     assert params_in(workdir, "latest")[1] == [2]
     remove(workdir / "checkpoints" / "2" / name)

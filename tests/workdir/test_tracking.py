@@ -10,7 +10,7 @@ from launching import fill
 
 from transformer_jax import console
 from transformer_jax.workdir import tracking
-from transformer_jax.workdir.metrics import forget_rows_after, read_metrics, skipped_steps
+from transformer_jax.workdir.metrics import read_metrics, remove_rows_after, skipped_steps
 from transformer_jax.workdir.tracking import Tracker
 
 METRICS = {"loss": 2.5, "source_tokens": 30.0, "target_tokens": 34.0, "gradient_norm": 0.5}
@@ -145,7 +145,7 @@ def test_a_skipped_step_is_written_whatever_its_number(tmp_path):
         (3, 1.0), (4, None), (6, 1.0), (7, 1.0),
     ]  # fmt: skip
     assert skipped_steps(tmp_path) == 1
-    forget_rows_after(tmp_path / "metrics.jsonl", 3)
+    remove_rows_after(tmp_path / "metrics.jsonl", 3)
     assert skipped_steps(tmp_path) == 0
 
 
@@ -166,9 +166,10 @@ def test_on_a_full_disk_rows_wait_and_tensorboard_ends(small_disk, capsys):
         t.train_step(step, METRICS)
     t.close()
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
-    waits = "warning: metrics.jsonl waits for its next rows: No space left on device"
+    waits = "warning: metrics.jsonl cannot be written yet: No space left on device"
     ends = "warning: TensorBoard's files end here: No space left on device"
-    assert sorted(told) == [ends, "warning: metrics.jsonl lacks its last rows", waits, waits]
+    lacks = "warning: metrics.jsonl lacks its last rows"
+    assert sorted(told) == [ends, waits, waits, lacks]
 
 
 def test_progress_goes_to_standard_error_line_by_line(tmp_path, capsys):

@@ -241,7 +241,7 @@ def _samples(path: Path) -> list[dict[str, Any]]:
     rows = read_metrics(path)
     names = ("source", "reference", "translation")
     if not all(isinstance(row.get(name), str) for row in rows for name in names):
-        raise UserError(f"{path} is damaged: remove it, and the run goes on without it")
+        raise UserError(f"{path} is damaged: remove it, and the run continues without it")
     return rows
 
 

@@ -1,38 +1,32 @@
-"""What a checkpoint's files were when it was written: their SHA-256, beside them.
+"""The SHA-256 of every file of a checkpoint, in a manifest beside them.
 
-Orbax commits a checkpoint whole, and later restores a flipped bit in it without a word. So the
-manifest is written after that commit, and compared before orbax reads; a checkpoint without one
-does not count. Its format is that of `sha256sum -c manifest.sha256`. It tells of accidents, not of
-a forger, who could write it anew.
+Orbax commits a checkpoint whole, but later restores a flipped bit silently. So the manifest is
+written after the commit, and compared with the files before orbax reads them; a checkpoint without
+a manifest does not count. `sha256sum -c manifest.sha256` reads it too. It detects accidents, not
+forgery: whoever can write a checkpoint can write its manifest.
 """
 
 import hashlib
-import stat
 from pathlib import Path
 
-from transformer_jax.errors import UserError
-from transformer_jax.storage import is_remote, write_whole
+from transformer_jax.storage import write_whole
 
 NAME = "manifest.sha256"
 FOLDER = "checkpoints"  # in a workdir
 
 
 def write(folder: Path) -> None:
-    """Lists every file in `folder`.
+    """Lists every file of `folder`.
 
     Raises:
-      UserError: if it cannot be written, or there is a link or another thing that is no file.
+      UserError: if the manifest cannot be written.
     """
-    lines = []
-    for name, path in sorted(_found(folder).items()):
-        if odd := _odd(path):
-            raise UserError(f"{path} {odd}: remove it")
-        lines.append(f"{_digest(path)}  {name}\n")
-    write_whole(folder / NAME, "".join(lines))
+    files = sorted(_files(folder).items())
+    write_whole(folder / NAME, "".join(f"{_digest(path)}  {name}\n" for name, path in files))
 
 
 def exists(folder: Path) -> bool:
-    """Whether `folder` was written whole, as far as its manifest says."""
+    """Whether `folder` has a manifest: it is written last."""
     return (folder / NAME).exists()
 
 
@@ -45,59 +39,40 @@ def complete(folder: Path) -> list[int]:
 
 
 def damaged(folder: Path, *, below: str = "") -> list[str]:
-    """What of `folder` is not what it was when the manifest was written, and what befell each.
+    """The files of `folder` that differ from its manifest, each with what is wrong with it.
 
-    What is there decides which files are read: the manifest may hold any name.
+    Only files that are found in the folder are opened, whatever names the manifest holds.
 
     Args:
       folder: has a manifest.
-      below: looks only at files whose path in `folder` starts so; "" = at all of them.
+      below: only files whose path in `folder` starts with it are compared; "" = all files.
     """
     try:
-        if odd := _odd(folder / NAME):
-            return [f"{NAME} {odd}"]
         lines = (folder / NAME).read_bytes().decode().removesuffix("\n").split("\n")
-        listed = [line.split("  ", 1) for line in lines]
-        digests = {name: digest for digest, name in listed}
-        found = {n: p for n, p in _found(folder).items() if n in digests or not _left_behind(p)}
-    except ValueError:  # no text, or not two columns
+        listed = dict(reversed(line.split("  ", 1)) for line in lines)
+        found = _files(folder)
+    except ValueError:  # not UTF-8, or not two columns
         return [f"{NAME} is damaged"]
     except OSError as e:
         return [f"it cannot be read ({e.strerror or e})"]
-    names = sorted(name for name in digests | found if name.startswith(below))
+    names = sorted(name for name in listed | found if name.startswith(below))
     if not names:
         return [f"has no {below}"]
-    reasons = ((name, _difference(found.get(name), digests.get(name))) for name in names)
-    return [f"{_printable(name)} {reason}" for name, reason in reasons if reason]
+    problems = ((name, _problem(found.get(name), listed.get(name))) for name in names)
+    # An error is one line.
+    return [f"{n if n.isprintable() else ascii(n)} {problem}" for n, problem in problems if problem]
 
 
-def _difference(path: Path | None, digest: str | None) -> str:
-    """What befell a file; "" = nothing.
-
-    Args:
-      path: None = there is none.
-      digest: None = it is not in the manifest.
-    """
+def _problem(path: Path | None, digest: str | None) -> str:
+    """What is wrong with a file that was found at `path` and listed with `digest`; "" = nothing."""
     if path is None:
         return "is missing"
     try:
-        if odd := _odd(path):
-            return odd
         if digest is None:
             return "is not in the manifest"
-        return "" if _digest(path) == digest else "is not what was written"
+        return "" if _digest(path) == digest else "has been altered"
     except OSError as e:
         return f"cannot be read ({e.strerror or e})"
-
-
-def _odd(path: Path) -> str:
-    """Why a file is none of those that were written, and may not be opened; "" = it may be."""
-    if is_remote(path):  # a bucket has files alone
-        return ""
-    mode = path.lstat().st_mode
-    if stat.S_ISLNK(mode):
-        return "is a link"
-    return "" if stat.S_ISREG(mode) else "is no file"
 
 
 def _digest(path: Path) -> str:
@@ -105,24 +80,19 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _printable(name: str) -> str:
-    return name if name.isprintable() else ascii(name)  # an error is one line
+def _files(folder: Path) -> dict[str, Path]:
+    """All files of `folder` but the manifest, by their path in it.
 
-
-def _left_behind(path: Path) -> bool:
-    """Whether a file manager or a network's file system may have left it: .DS_Store, .nfs0123."""
-    return path.name.startswith(".") and not _odd(path)  # orbax has no such names
-
-
-def _found(folder: Path) -> dict[str, Path]:
-    """What is in `folder` but folders and the manifest, by its path there; no link is followed."""
-    found, folders = {}, [("", folder)]
+    `storage.check_workdir` has refused links and pipes. Hidden files are left out: orbax writes
+    none, but file managers do (.DS_Store).
+    """
+    files, folders = {}, [("", folder)]
     while folders:
         above, place = folders.pop()
         for path in place.iterdir():
             name = above + path.name
-            if path.is_dir() and (is_remote(path) or not path.is_symlink()):
+            if path.is_dir():
                 folders.append((name + "/", path))
-            elif name not in (NAME, NAME + ".tmp"):
-                found[name] = path
-    return found
+            elif name not in (NAME, NAME + ".tmp") and not path.name.startswith("."):
+                files[name] = path
+    return files

@@ -1,6 +1,6 @@
-"""What a run appends to as it goes, a JSON object a line: metrics.jsonl and samples.jsonl.
+"""The files that a run appends to: metrics.jsonl and samples.jsonl, one JSON object per line.
 
-This imports no jax.
+Imports no jax.
 """
 
 import json
@@ -15,30 +15,29 @@ from transformer_jax.errors import UserError
 from transformer_jax.storage import is_remote, write_whole
 
 METRICS_FILE = "metrics.jsonl"
-SAMPLES_FILE = "samples.jsonl"  # translations of the same few validation sentences, as it learns
-# A bucket's file is written whole each time.
-_SECONDS_BETWEEN_SAVES = 60
+SAMPLES_FILE = "samples.jsonl"  # translations of a few validation sentences, as the model learns
+_SECONDS_BETWEEN_SAVES = 60  # of a file in a bucket, which is rewritten each time
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file, without a last line that was cut short; none if it is not there.
+    """The rows of a file; [] if there is no file. An incomplete last line is ignored.
 
-    Each has an integer "step", and in the groups "train" and "valid" numbers or null.
+    Each row has an integer "step"; the groups "train" and "valid" hold numbers or null.
 
     Raises:
-      UserError: if it is damaged elsewhere, or cannot be read.
+      UserError: if the file is damaged elsewhere, or cannot be read.
     """
     if not path.exists():
         return []
     try:
-        # By "\n" alone: JSON may hold other characters that end a line for Python.
+        # Not by splitlines: JSON strings may hold other characters that end a line for Python.
         rows = [json.loads(line) for line in path.read_bytes().decode().split("\n")[:-1]]
     except (ValueError, RecursionError):
         rows = [None]
     except OSError as e:
         raise UserError(f"cannot read {path}: {e.strerror or e}") from None
     if not all(map(_is_row, rows)):
-        raise UserError(f"{path} is damaged: remove it, and the run goes on without it")
+        raise UserError(f"{path} is damaged: remove it, and the run continues without it")
     return rows
 
 
@@ -55,30 +54,30 @@ def _is_row(row: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is one that can be computed with; JSON has integers of any length, and so on."""
+    """Whether `value` can be computed with: JSON has integers of any length, and nan."""
     return type(value) in (int, float) and abs(value) < 1e100  # nan is not
 
 
 def bleu_scores(workdir: Path) -> dict[int, float]:
-    """Validation BLEU of a run so far, by step; {} if there is none."""
+    """The validation BLEU of a run so far, by step."""
     rows = [row for row in read_metrics(workdir / METRICS_FILE) if "valid" in row]
     scores = {row["step"]: row["valid"].get("bleu") for row in rows}
     return {step: bleu for step, bleu in scores.items() if bleu is not None}
 
 
 def skipped_steps(workdir: Path) -> int:
-    """How many steps a run has skipped so far."""
+    """The number of steps that a run has skipped so far."""
     rows = [row["train"] for row in read_metrics(workdir / METRICS_FILE) if "train" in row]
     return int(rows[-1].get("skipped") or 0) if rows else 0
 
 
-def forget_rows_after(path: Path, step: int) -> None:
-    """Removes the rows of later steps, which will be made again."""
+def remove_rows_after(path: Path, step: int) -> None:
+    """Removes the rows of later steps, which will be trained again."""
     keep_rows(path, lambda row: row["step"] <= step)
 
 
 def keep_rows(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
-    """Removes the rows that are not wanted, and a last line that was cut short."""
+    """Removes the rows that are not wanted, and an incomplete last line."""
     if path.is_file():
         write_whole(path, "".join(_line(row) for row in read_metrics(path) if wanted(row)))
 
@@ -88,21 +87,21 @@ def _line(row: dict[str, Any]) -> str:
 
 
 class Appender:
-    """Adds rows to a file. A full disk makes it wait, with a warning: the run goes on."""
+    """Appends rows to a file. While the disk is full they wait, with a warning."""
 
     def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
-        """Rows go to `path`, at the end of what is there; `warn` is told what goes wrong."""
+        """Opens `path` for appending; `warn` is called with what goes wrong."""
         self._path, self._warn = path, warn
         self._file = _BucketFile(path) if is_remote(path) else _LocalFile(path)
         self._waits = False
 
     def append(self, row: dict[str, Any]) -> None:
-        """Writes a row, whose numbers that JSON does not have (inf, nan) become null."""
+        """Writes a row; inf and nan, which JSON lacks, become null."""
         self._file.add(_line(_finite(row)))
         self._try(self._file.flush)
 
     def save(self) -> None:
-        """Puts in its place what would be lost if the run ended now."""
+        """Saves what would be lost if the process were killed now."""
         self._try(self._file.save)
 
     def close(self) -> None:
@@ -119,7 +118,7 @@ class Appender:
         except (OSError, UserError) as e:
             if not self._waits:
                 reason = getattr(e, "strerror", None) or e
-                self._warn(f"warning: {self._path.name} waits for its next rows: {reason}")
+                self._warn(f"warning: {self._path.name} cannot be written yet: {reason}")
             self._waits = True
 
 
@@ -130,7 +129,7 @@ def _finite(value: Any) -> Any:
 
 
 class _LocalFile:
-    """Bytes at the end of a file. What there is no room for stays, and is written later."""
+    """Bytes at the end of a file. Those that found no room are kept, and written later."""
 
     def __init__(self, path: Path) -> None:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
@@ -140,7 +139,7 @@ class _LocalFile:
         self._waiting += line.encode()
 
     def save(self) -> None:
-        while self._waiting:  # a disk may take only a part of it
+        while self._waiting:  # a nearly full disk takes a part of it
             self._waiting = self._waiting[os.write(self._file, self._waiting) :]
 
     flush = save
@@ -150,7 +149,7 @@ class _LocalFile:
 
 
 class _BucketFile:
-    """Lines of text at the end of a file in a bucket, which is written anew now and then."""
+    """Lines of text at the end of a file in a bucket, which is rewritten now and then."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._saved_at = path, time.monotonic()
@@ -160,7 +159,7 @@ class _BucketFile:
         self._text += line
 
     def flush(self) -> None:
-        """Saves, unless it did within the last minute."""
+        """Saves, but at most once a minute."""
         if time.monotonic() - self._saved_at >= _SECONDS_BETWEEN_SAVES:
             self.save()
 

@@ -1,14 +1,14 @@
-"""TensorBoard's files, written by tensorboardX as its own writer does, but without its thread.
+"""TensorBoard's event files, written by tensorboardX's own writer but without its thread.
 
-That thread dies of a full disk, after which its queue fills and the training waits for it for ever.
-Here a failure is seen where it happens: the run is told once, and goes on without TensorBoard.
+That thread dies when the disk is full; then its queue fills up, and the training waits for it for
+ever. Here a failed write is a warning, and the run continues without TensorBoard.
 """
 
 import contextlib
 import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,8 @@ class Board:
 
         Args:
           workdir: of the run.
-          first_step: the step restored; TensorBoard forgets what earlier files say of later ones.
-          warn: is told, once, why nothing more is written.
+          first_step: the step restored; TensorBoard drops what earlier files hold of later steps.
+          warn: called at most once, with the reason why nothing more is written.
 
         Raises:
           ImportError: without tensorboardX.
@@ -38,67 +38,64 @@ class Board:
         self._event, self._summary, self._warn = event_pb2.Event, summary, warn
         self._flushed_at = time.monotonic()
         self._writer: Any = None
-        folder = workdir / FOLDER
-        storage.make_folder(folder)
-        with self._told():
-            self._writer = event_file_writer.EventsWriter(str(folder / "events"))
-            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            self._write(first_step + 1, session_log=start)
+        storage.make_folder(workdir / FOLDER)
+        with self._ending_on_failure():
+            self._writer = event_file_writer.EventsWriter(str(workdir / FOLDER / "events"))
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._write(first_step + 1, session_log=start)
 
     def scalars(self, step: int, groups: dict[str, dict[str, Any]]) -> None:
         """Writes each number of each group as "group/name"."""
-        with self._told():
-            for group, metrics in groups.items():
-                for name, value in metrics.items():
-                    number = math.nan if value is None else float(value)
-                    self._write(step, summary=self._summary.scalar(f"{group}/{name}", number))
+        for group, metrics in groups.items():
+            for name, value in metrics.items():
+                number = math.nan if value is None else float(value)
+                self._write(step, summary=self._summary.scalar(f"{group}/{name}", number))
         if time.monotonic() - self._flushed_at >= _SECONDS_BETWEEN_FLUSHES:
             self.flush()
 
     def options(self, step: int, options: Mapping[str, Any], metrics: Sequence[str]) -> None:
-        """Writes what the HParams tab shows: the run's options, and by which scalars it is judged.
+        """Writes the HParams tab: the run's options, and the scalars that judge it.
 
         Args:
           step: at which the run starts.
-          options: numbers, text, and true or false, by name.
+          options: numbers, strings and booleans by name.
           metrics: tags of `scalars`.
         """
-        with self._told():
-            experiment, start, _ = self._summary.hparams(dict(options), dict.fromkeys(metrics))
-            self._write(step, summary=experiment)
-            self._write(step, summary=start)
+        experiment, start, _ = self._summary.hparams(dict(options), dict.fromkeys(metrics))
+        self._write(step, summary=experiment)
+        self._write(step, summary=start)
 
     def text(self, step: int, tag: str, lines: Sequence[str]) -> None:
-        """Writes lines of text, which are shown as they are."""
-        with self._told():
-            # The tab takes it for Markdown, in which indented text is code.
-            markdown = "\n".join("    " + re.sub(r"\s", " ", line) for line in lines)
-            self._write(step, summary=self._summary.text(tag, markdown))
+        """Writes lines of text, which the tab shows unformatted."""
+        # The tab renders Markdown, in which indented text is code.
+        markdown = "\n".join("    " + re.sub(r"\s", " ", line) for line in lines)
+        self._write(step, summary=self._summary.text(tag, markdown))
 
     def flush(self) -> None:
         """Puts what was written on the disk."""
-        with self._told():
+        with self._ending_on_failure():
             if self._writer:
                 self._writer.flush()
         self._flushed_at = time.monotonic()
 
     def close(self) -> None:
         """Ends the file."""
-        with self._told():
+        with self._ending_on_failure():
             if self._writer:
                 self._writer.close()
         self._writer = None
 
     def _write(self, step: int, **content: Any) -> None:
-        if self._writer:
-            self._writer.write_event(self._event(wall_time=time.time(), step=step, **content))
+        with self._ending_on_failure():
+            if self._writer:
+                self._writer.write_event(self._event(wall_time=time.time(), step=step, **content))
 
     @contextlib.contextmanager
-    def _told(self) -> Any:
+    def _ending_on_failure(self) -> Iterator[None]:
         try:
             yield
         except Exception as e:  # a bucket's client raises its own kinds
-            # After half a record TensorBoard reads no further: there is no point in going on.
+            # TensorBoard reads no further than half a record, so nothing is written after one.
             self._writer = None
             reason = getattr(e, "strerror", None) or " ".join(str(e).split())[:200]
             self._warn(f"warning: TensorBoard's files end here: {reason or type(e).__name__}")

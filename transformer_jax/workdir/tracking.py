@@ -1,4 +1,4 @@
-"""What a run tells: rows of metrics.jsonl and samples.jsonl, a progress bar, TensorBoard files."""
+"""What a run reports: metrics.jsonl, samples.jsonl, a progress bar, TensorBoard's files."""
 
 import math
 import os
@@ -16,50 +16,49 @@ from transformer_jax.workdir.metrics import (
     SAMPLES_FILE,
     Appender,
     bleu_scores,
-    forget_rows_after,
     keep_rows,
+    remove_rows_after,
 )
 from transformer_jax.workdir.tensorboard import Board
 
 
-class Pace:
-    """How fast steps are made: a bar on a terminal, or now and then a line."""
+class Progress:
+    """The progress and the speed of a training: a bar on a terminal, lines elsewhere."""
 
-    def __init__(self, *, first_step: int, num_steps: int, shown: bool) -> None:
-        """`first_step` steps are made; not `shown`, it measures alone."""
-        self._line = shown
+    def __init__(self, *, first_step: int, num_steps: int) -> None:
+        """`first_step` steps have been made already."""
         self._bar = tqdm(
             total=num_steps,
             initial=first_step,
-            disable=None if shown and processes.is_writer() else True,
+            disable=None if processes.is_writer() else True,
             unit="step",
             dynamic_ncols=True,
         )
         self._num_steps, self._step = num_steps, first_step
-        self.restart()
+        self.restart_clock()
 
     def add(self, step: int, tokens: float) -> None:
-        """Counts a step, of so many real tokens."""
+        """Counts a step and its real tokens."""
         self._bar.update(1)
         self._step = step
         self._tokens += tokens
 
-    def lap(self, text: str) -> float:
-        """Real tokens a second since the last lap; shown, with `text`."""
+    def report(self, text: str) -> float:
+        """Shows `text` and the speed since the last report; returns it, in real tokens/s."""
         seconds = max(time.monotonic() - self._since, 1e-9)
         rate = self._tokens / seconds
         left = (self._num_steps - self._step) * seconds / max(self._step - self._since_step, 1)
-        self.restart()
+        self.restart_clock()
         self._bar.set_postfix_str(f"{text}, {rate:,.0f} tokens/s")
-        if self._bar.disable and self._line:
+        if self._bar.disable:
             log(
                 f"step {self._step}/{self._num_steps}  {text}  {rate:,.0f} tokens/s  "
                 f"{clock(left)} left"
             )
         return rate
 
-    def restart(self) -> None:
-        """Measures speed from here: what happened between steps (evaluation) is left out."""
+    def restart_clock(self) -> None:
+        """Measures the speed from here, so that it excludes validation and other pauses."""
         self._tokens, self._since, self._since_step = 0.0, time.monotonic(), self._step
 
     def close(self) -> None:
@@ -68,52 +67,42 @@ class Pace:
 
 
 class Tracker:
-    """Writes the metrics of one run; a restart goes on where the restored step left off."""
+    """Writes the metrics of one run; a restart continues from the restored step."""
 
     def __init__(
-        self,
-        workdir: Path,
-        *,
-        first_step: int,
-        num_steps: int,
-        log_every: int,
-        tensorboard: bool,
-        shown: bool = True,
+        self, workdir: Path, *, first_step: int, num_steps: int, log_every: int, tensorboard: bool
     ) -> None:
-        """`first_step` is the step restored (0 = none); metrics after it are written anew.
-
-        Not `shown`, it has no bar and says nothing of steps.
-        """
+        """`first_step` is the step restored (0 = none); rows of later steps are removed."""
         writer = processes.is_writer()
         path = workdir / METRICS_FILE if writer else Path(os.devnull)
-        forget_rows_after(path, first_step)
+        remove_rows_after(path, first_step)
         self._rows = Appender(path, log)
         samples = workdir / SAMPLES_FILE if writer else Path(os.devnull)
-        # A step whose metrics were not written any more is validated again.
+        # A step whose validation is missing in metrics.jsonl is validated again.
         validated = bleu_scores(workdir)
         keep_rows(samples, lambda row: row["step"] in validated)
         self._samples = Appender(samples, log)
         self._board = _board(workdir, first_step) if tensorboard and writer else None
-        self._pace = Pace(first_step=first_step, num_steps=num_steps, shown=shown)
+        self._progress = Progress(first_step=first_step, num_steps=num_steps)
         self._num_steps, self._log_every = num_steps, log_every
         self._first_step = first_step
 
     def train_step(self, step: int, metrics: dict[str, float]) -> None:
-        """Takes every step's metrics; writes and shows those of each `log_every`-th.
+        """Takes the metrics of every step; writes and shows those of each `log_every`-th.
 
-        Also those of a step that was skipped, which are not finite.
+        A step that was skipped, whose metrics are not finite, is written whatever its number.
         """
-        self._pace.add(step, metrics["source_tokens"] + metrics["target_tokens"])
+        self._progress.add(step, metrics["source_tokens"] + metrics["target_tokens"])
         due = step % self._log_every == 0 or step == self._num_steps
         if not due and all(map(math.isfinite, metrics.values())):
             return
-        rate = self._pace.lap(f"loss {metrics['loss']:.3f}")
+        rate = self._progress.report(f"loss {metrics['loss']:.3f}")
         self.write(step, {"train": metrics | {"tokens_per_second": rate}})
 
     def write(self, step: int, groups: dict[str, dict[str, Any]]) -> None:
         """Appends {"step": …, "train": {…}} to metrics.jsonl and to TensorBoard.
 
-        What JSON has no number for, inf and nan, is null there. A full disk is no reason to stop.
+        inf and nan, which JSON lacks, become null there. A full disk does not stop the run.
         """
         self._rows.append({"step": step, "time": time.time(), **groups})
         if self._board:
@@ -122,7 +111,7 @@ class Tracker:
     def write_samples(self, step: int, samples: Sequence[dict[str, str]]) -> None:
         """Appends {"step": …, "source": …, …} of each sample to samples.jsonl, and to TensorBoard.
 
-        To be called before the same step's validation is written.
+        Call it before the validation of the same step is written.
         """
         for number, sample in enumerate(samples, start=1):
             self._samples.append({"step": step, **sample})
@@ -132,16 +121,16 @@ class Tracker:
         self._samples.save()
 
     def write_options(self, options: Mapping[str, Any]) -> None:
-        """Gives TensorBoard the run's options, by dotted name."""
+        """Writes the run's options, by dotted name, to TensorBoard."""
         if self._board:
             self._board.options(self._first_step, options, ("valid/loss", "valid/bleu"))
 
     def restart_clock(self) -> None:
-        """See `Pace.restart`."""
-        self._pace.restart()
+        """See `Progress.restart_clock`."""
+        self._progress.restart_clock()
 
     def flush(self) -> None:
-        """Puts in its place what would be lost if the run ended now."""
+        """Saves what would be lost if the process were killed now."""
         self._rows.save()
         self._samples.save()
         if self._board:
@@ -149,7 +138,7 @@ class Tracker:
 
     def close(self) -> None:
         """Ends the bar and closes the files."""
-        self._pace.close()
+        self._progress.close()
         self._rows.close()
         self._samples.close()
         if self._board:
