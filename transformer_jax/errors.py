@@ -4,17 +4,17 @@ import difflib
 
 
 class UserError(ValueError):
-    """What a user caused and can mend: the launcher prints it as one line, without a traceback."""
+    """A mistake that the user can correct; the launcher prints it as one line, no traceback."""
 
 
 class Preempted(BaseException):
-    """A signal asked a run to stop, and it has; says what is saved.
+    """A run has stopped because a signal asked for it; the message names what is saved.
 
-    Not an Exception: the launcher alone handles it, and ends with `PREEMPTED_STATUS`.
+    Not an Exception: only the launcher handles it, and exits with `PREEMPTED_STATUS`.
     """
 
 
-PREEMPTED_STATUS = 75  # EX_TEMPFAIL of sysexits.h: the same line, run again, goes on
+PREEMPTED_STATUS = 75  # EX_TEMPFAIL of sysexits.h: the same command, run again, resumes
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -1,8 +1,8 @@
-"""Where files are: in a folder of this machine, or in a bucket, "gs://bucket/folder".
+"""Files in a folder of this machine or in a bucket, "gs://bucket/folder".
 
-Both are paths with the same methods: `pathlib`'s, or those of `etils.epath`, which stands behind
-the same annotation. A bucket differs in three ways: a write is whole or nothing, nothing can be
-appended, and there are no folders to make.
+Both are paths with the methods of `pathlib.Path`; a path in a bucket is an `etils.epath`, though it
+is annotated as Path. A bucket differs in three ways: a write is whole or does not happen, nothing
+can be appended, and there are no folders to create.
 """
 
 import os
@@ -14,15 +14,15 @@ BUCKET = "gs://"
 
 
 def path(name: str, *, folder: str = "") -> Path:
-    """The path `name`, which starts from `folder` if it is relative.
+    """The path `name`, relative to `folder` unless it is absolute.
 
     Raises:
-      UserError: if it is in a bucket, and that cannot be reached.
+      UserError: if it is in a bucket that cannot be reached.
     """
     name = name if name.startswith(BUCKET) else os.path.join(folder, name)
     if not name.startswith(BUCKET):
         return Path(name)
-    # Imported here: only buckets need them.
+    # Only buckets need them.
     import fsspec
     from etils import epath
 
@@ -30,12 +30,12 @@ def path(name: str, *, folder: str = "") -> Path:
         fsspec.get_filesystem_class("gs")
     except ImportError as e:
         raise UserError(f"{name} needs gcsfs: pip install gcsfs ({e})") from None
-    # Or a folder once listed would stay as it was: what other processes write would not be seen.
+    # A cached listing would hide what other processes write.
     fsspec.config.conf.setdefault("gs", {})["use_listings_cache"] = False
     found = epath.Path(name)
     try:
-        found.exists()  # without credentials or permission this fails now, and not after an hour
-    except Exception as e:  # gcsfs's, google.auth's, aiohttp's: they have no class in common
+        found.exists()  # without credentials or permission this fails now, not after an hour
+    except Exception as e:  # gcsfs, google.auth and aiohttp raise classes with nothing in common
         reason = " ".join(str(e).split())[:200]
         raise UserError(f"{name} cannot be reached: {reason or type(e).__name__}") from None
     return found
@@ -44,11 +44,11 @@ def path(name: str, *, folder: str = "") -> Path:
 def check_workdir(workdir: Path) -> None:
     """Refuses a workdir that holds anything but files and folders.
 
-    Through a link a stranger's workdir would have us write, or remove, what lies elsewhere; opening
-    a pipe waits for ever. The workdir itself may be a link, and buckets have none.
+    Through a link a stranger's workdir could make a run write or remove files elsewhere; opening a
+    pipe blocks for ever. The workdir itself may be a link. Buckets have none.
 
     Raises:
-      UserError: naming the first one.
+      UserError: if there is one, with its path.
     """
     if is_remote(workdir) or not workdir.is_dir():
         return
@@ -58,19 +58,19 @@ def check_workdir(workdir: Path) -> None:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(entry.path)
-                # A run that is on may remove a file meanwhile: then it is none of these either.
+                # A running training may remove a file meanwhile; then the path no longer exists.
                 elif not entry.is_file(follow_symlinks=False) and os.path.lexists(entry.path):
                     raise UserError(
-                        f"{entry.path} is neither a file nor a folder of its own (a link, a pipe), "
-                        "and a run writes in its workdir alone: remove it"
+                        f"{entry.path} is neither a file nor a folder of its own (but a link or a "
+                        "pipe), and a run writes only inside its workdir: remove it"
                     )
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder to write to, with those above it; in a bucket it comes with its first file.
+    """Creates a folder and those above it; in a bucket it comes with its first file.
 
     Raises:
-      UserError: if it cannot be made.
+      UserError: if it cannot be created.
     """
     if is_remote(folder):
         return
@@ -81,12 +81,12 @@ def make_folder(folder: Path) -> None:
 
 
 def is_remote(path: Path) -> bool:
-    """Whether `path` is in a bucket: see `storage.path`, which alone makes such paths."""
+    """Whether `path` is in a bucket; only `storage.path` makes such paths."""
     return not isinstance(path, Path)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file whole or not at all; text in UTF-8.
+    """Writes a whole file, or nothing if that fails; text in UTF-8.
 
     Raises:
       UserError: if it cannot be written.
@@ -94,14 +94,13 @@ def write_whole(path: Path, content: str | bytes) -> None:
     content = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(path.name + ".tmp")
     try:
-        # In a bucket a file is whole whenever it is there. A pipe, or /dev/null, is not to be
-        # replaced by a file.
+        # A file in a bucket is always whole. A pipe, or /dev/null, must not be replaced by a file.
         if is_remote(path) or (path.exists() and not path.is_file()):
             path.write_bytes(content)
             return
         try:
             temporary.unlink(missing_ok=True)
-            with temporary.open("xb") as file:  # a new one: not what a link there leads to
+            with temporary.open("xb") as file:  # a new file: not the target of a link
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""One run in a workdir: who is second is refused, and the dead are forgotten."""
+"""One run at a time in a workdir: the second is refused, and a dead one's lock is taken over."""
 
 import contextlib
 import errno
@@ -14,7 +14,7 @@ import time
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from launching import ROOT
+from launching import ROOT, fill
 
 from transformer_jax.errors import UserError
 from transformer_jax.parallel.host import alive, boot_id, host_id
@@ -41,7 +41,7 @@ def holder(tmp_path):
 
 @pytest.fixture(params=["a bucket", "a file system without locks"])
 def no_locks(request, monkeypatch):
-    """What the file says decides."""
+    """There the file's content decides."""
 
     def refuse(*arguments):
         raise OSError(errno.ENOLCK, "no locks available")
@@ -53,24 +53,24 @@ def no_locks(request, monkeypatch):
 
 
 def owner(**what):
-    """Who might have written a lock; by default a living process of this machine."""
-    here = {"host": host_id(), "boot": boot_id(), "run": "another"}
+    """The content of a lock file; by default of a living process of this machine."""
+    here = {"host": host_id(), "boot": lock.boot_id(), "run": "another"}
     return here | {"pid": os.getppid(), "time": time.time()} | what
 
 
-def is_free(workdir, said):
-    """Whether a workdir can be held that has this lock; if not, it says who is there."""
-    (workdir / lock.NAME).write_text(json.dumps(said))
+def is_free(workdir, content):
+    """Whether a workdir with this lock can be held; if not, the error names its owner."""
+    (workdir / lock.NAME).write_text(json.dumps(content))
     try:
         with lock.held(workdir):
             assert json.loads((workdir / lock.NAME).read_text())["pid"] == os.getpid()
     except UserError as e:
-        assert f"in use by process {said['pid']} on {said['host'].split()[0]}" in str(e)
+        assert f"in use by process {content['pid']} on {content['host'].split()[0]}" in str(e)
         return False
     return True
 
 
-def test_the_second_is_refused_and_told_who_is_first(holder, tmp_path):
+def test_the_second_is_refused_and_the_error_names_the_first(holder, tmp_path):
     host = socket.gethostname()
     message = f"is in use by process {holder.pid} on {host}"
     with pytest.raises(UserError, match=message), lock.held(tmp_path):
@@ -79,7 +79,7 @@ def test_the_second_is_refused_and_told_who_is_first(holder, tmp_path):
         raise AssertionError("asking takes nothing away")
 
 
-def test_a_dead_process_is_forgotten_at_once(holder, tmp_path):
+def test_the_lock_of_a_dead_process_is_taken_over_at_once(holder, tmp_path):
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     assert (tmp_path / lock.NAME).exists()
@@ -99,19 +99,19 @@ def test_it_can_be_held_again(tmp_path):
 
 
 @pytest.mark.parametrize(("age", "refused"), [(0, True), (170, True), (190, False)])
-def test_another_machine_counts_while_it_gives_signs_of_life(tmp_path, age, refused):
-    said = owner(host="elsewhere", boot="another", pid=1, time=time.time() - age)
-    (tmp_path / lock.NAME).write_text(json.dumps(said))
+def test_another_machine_counts_until_its_heartbeat_is_old(tmp_path, age, refused):
+    content = owner(host="elsewhere", boot="another", pid=1, time=time.time() - age)
+    (tmp_path / lock.NAME).write_text(json.dumps(content))
     if not refused:
         with lock.held(tmp_path):
             return
-    message = "process 1 on elsewhere, which gave a sign of life"
+    message = r"process 1 on elsewhere, last heartbeat \d+ s ago: .* expires 180 s after"
     with pytest.raises(UserError, match=message), lock.held(tmp_path):
         raise AssertionError
 
 
-def test_it_gives_signs_of_life(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "_REFRESHED_EVERY", 0.05)
+def test_the_owner_has_a_heartbeat(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.05)
     with lock.held(tmp_path):
         first = json.loads((tmp_path / lock.NAME).read_text())["time"]
         time.sleep(0.5)
@@ -119,7 +119,7 @@ def test_it_gives_signs_of_life(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "nothing", '{"host": 3}', "x" * 10_000])
-def test_a_lock_that_says_nothing_is_nobodys(tmp_path, content):
+def test_a_lock_without_an_owner_is_free(tmp_path, content):
     (tmp_path / lock.NAME).write_text(content)
     with lock.held(tmp_path):
         assert json.loads((tmp_path / lock.NAME).read_text())["pid"] == os.getpid()
@@ -135,10 +135,10 @@ ODD = [
 
 
 @pytest.mark.parametrize("odd", ODD, ids=str)
-def test_a_lock_that_no_run_can_have_written_is_nobodys(tmp_path, odd):
-    said = owner(host="elsewhere", boot="another")
-    assert not is_free(tmp_path, said)
-    assert is_free(tmp_path, said | odd)
+def test_a_lock_that_no_run_can_have_written_is_free(tmp_path, odd):
+    content = owner(host="elsewhere", boot="another")
+    assert not is_free(tmp_path, content)
+    assert is_free(tmp_path, content | odd)
 
 
 JSON = st.recursive(
@@ -190,7 +190,7 @@ def test_without_locks_of_the_file_system_the_process_number_decides(tmp_path, n
         assert not is_free(tmp_path, owner(pid=dead.pid, **elsewhere)), "its number says nothing"
 
 
-def test_without_them_an_old_sign_of_life_is_no_living_ones(tmp_path, no_locks):
+def test_without_them_an_old_heartbeat_is_of_a_dead_process(tmp_path, no_locks):
     """Its process number may be another process's now."""
     assert not is_free(tmp_path, owner(time=time.time() - 170))
     assert is_free(tmp_path, owner(time=time.time() - 190))
@@ -233,15 +233,31 @@ def test_another_users_process_lives(monkeypatch):
     assert alive(7)
 
 
-def test_a_file_that_its_last_owner_removed_meanwhile_is_nobodys_lock(tmp_path, monkeypatch):
+def test_a_lock_file_that_its_last_owner_removes_meanwhile_is_not_used(tmp_path, monkeypatch):
+    """Between opening and locking it: a third run would lock another file of that name."""
     flock, removed = fcntl.flock, []
 
     def after_a_removal(file, operation):
         if not removed:
-            removed.append((tmp_path / "lock").unlink())
+            removed.append((tmp_path / lock.NAME).unlink())
         return flock(file, operation)
 
     monkeypatch.setattr(lock.fcntl, "flock", after_a_removal)
-    file = lock._lock_file(tmp_path / "lock")
-    assert os.path.samestat(os.fstat(file), os.stat(tmp_path / "lock"))
-    os.close(file)
+    with lock.held(tmp_path):
+        assert json.loads((tmp_path / lock.NAME).read_text())["pid"] == os.getpid()
+        with (
+            (tmp_path / lock.NAME).open() as file,
+            pytest.raises(BlockingIOError),
+        ):
+            flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_full_disk_is_an_error_at_the_start_and_none_later(small_disk, monkeypatch):
+    monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.02)
+    with lock.held(small_disk):
+        filler = fill(small_disk)
+        time.sleep(0.1)
+    filler.unlink()
+    fill(small_disk)
+    with pytest.raises(UserError, match=r"cannot write .*/lock: No space"), lock.held(small_disk):
+        raise AssertionError

@@ -1,4 +1,4 @@
-"""Processes of this machine, and signals. This imports no jax: a launcher of many runs needs it."""
+"""Processes of this machine, and signals. Imports no jax: a sweep's launcher needs it early."""
 
 import contextlib
 import os
@@ -12,20 +12,23 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def alive(pid: int) -> bool:
-    """Whether there is a process of that number."""
+    """Whether there is a process with that number."""
     if pid <= 0:  # to `kill` these mean groups of processes
         return False
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # it is another user's
+    except PermissionError:  # another user's process
         return True
     return True
 
 
 def host_id() -> str:
-    """Where process numbers mean the same: containers may have their machine's name, not these."""
+    """Names the machine or container whose process numbers this process shares.
+
+    A container may have its machine's name, but not its process numbers.
+    """
     try:
         return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:  # not Linux
@@ -33,7 +36,7 @@ def host_id() -> str:
 
 
 def boot_id() -> str:
-    """The same in all containers of a machine, until it is started anew; "" if it has none."""
+    """Identifies the machine until it reboots, in all of its containers; "" where it is unknown."""
     try:
         return _BOOT_ID.read_text().strip()
     except OSError:  # not Linux
@@ -42,9 +45,9 @@ def boot_id() -> str:
 
 @contextlib.contextmanager
 def signals_interrupt() -> Iterator[None]:
-    """Within the block SIGTERM and SIGHUP act as Ctrl-C, so that `finally` is met.
+    """Within the block SIGTERM and SIGHUP raise KeyboardInterrupt, so that `finally` blocks run.
 
-    But not if they are ignored: nohup ignores SIGHUP.
+    A signal that is ignored stays ignored: nohup ignores SIGHUP.
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:

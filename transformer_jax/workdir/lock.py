@@ -1,12 +1,14 @@
-"""One run in a workdir at a time.
+"""One run at a time in a workdir.
 
-The file `lock` says who is there. On one machine the operating system holds the lock, and lets go
-of it when the process dies, however it dies. Other machines, and buckets, know only what the file
-says: it is written anew every half minute, and does not count when it is three minutes old.
+The file `lock` names the process that trains there. On one machine the operating system locks that
+file, and unlocks it when the process dies, however it dies. Another machine, and a bucket, know
+only what the file says: its owner rewrites it every 30 s, and it expires after 180 s.
+
+This is not filelock's SoftFileLease, which has no buckets, and measures the age of a heartbeat by
+watching the file: a run that died on another machine would block each new start for three minutes.
 """
 
 import contextlib
-import dataclasses
 import json
 import os
 import threading
@@ -14,7 +16,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from transformer_jax import storage
 from transformer_jax.errors import UserError
@@ -24,25 +26,24 @@ from transformer_jax.storage import is_remote, write_whole
 
 try:
     import fcntl
-except ImportError:  # not on Windows: what the file says has to do
+except ImportError:  # on Windows the file's content decides
     fcntl = None
 
 NAME = "lock"
-_REFRESHED_EVERY = 30.0  # seconds
-_STALE_AFTER = 180.0
+HEARTBEAT_SECONDS = 30.0
+EXPIRES_AFTER = 180.0  # seconds since the last heartbeat
 _RUN = uuid.uuid4().hex
+_LENGTH = 400  # bytes of a lock file, so that a shorter text covers a longer one
 
 
-@dataclasses.dataclass(frozen=True)
-class _Owner:
-    """What a lock file says of the process that wrote it.
+class _Owner(NamedTuple):
+    """The process that wrote a lock file.
 
     Attributes:
-      host: see `processes.host`.
-      pid: its number.
-      time: of its last sign of life, in seconds since 1970.
-      boot: see `processes.boot_id`.
-      run: no other process's, not even one's of the same number.
+      host, boot: where its process number counts; see `parallel.host`.
+      pid: its process number.
+      time: of its last heartbeat, in seconds since 1970.
+      run: differs between two processes with the same number.
     """
 
     host: str
@@ -53,13 +54,8 @@ class _Owner:
 
     @property
     def name(self) -> str:
-        """Of its machine or container."""
+        """The name of its machine or container."""
         return self.host.partition(" ")[0]
-
-    @property
-    def numbering(self) -> tuple[str, str]:
-        """Where equal process numbers are one process."""
-        return self.host, self.boot
 
 
 def _this_process() -> _Owner:
@@ -68,105 +64,62 @@ def _this_process() -> _Owner:
 
 @contextlib.contextmanager
 def held(workdir: Path) -> Iterator[None]:
-    """Holds `workdir`, made if need be, for the processes of this run; the first one writes.
+    """Holds `workdir`, created if need be, for the processes of this run; the first one writes.
 
     Raises:
-      UserError: in all of them, if another run is there: naming its process and machine.
+      UserError: in all of them, if another run holds it, with its process and machine.
     """
     storage.make_folder(workdir)
-    lock = _Lock(workdir / NAME)
-    refusal = lock.acquire() if processes.is_writer() else ""
-    if processes.agreed(int(bool(refusal))):
-        raise UserError(refusal or f"another run is in {workdir}")
-    try:
+    with contextlib.ExitStack() as release:
+        refusal = _acquire(workdir / NAME, release) if processes.is_writer() else ""
+        if processes.agreed(int(bool(refusal))):
+            raise UserError(refusal or f"{workdir} is in use by another run")
         yield
-    finally:
-        lock.release()
 
 
-class _Lock:
-    """The lock of one file, for this process; releasing one that is not held does nothing."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._file, self._over = path, None, threading.Event()
-        self._refresher: threading.Thread | None = None
-
-    def acquire(self) -> str:
-        """Takes the lock and returns "", or says why it cannot."""
-        # In a bucket nothing can be held, and two runs that start within a second may both begin.
-        if fcntl and not is_remote(self._path):
-            try:
-                self._file = _lock_file(self._path)
-            except BlockingIOError:
-                return self._refusal(_read(self._path))
-        owner = _read(self._path)
-        if owner is not None and not self._is_stale(owner):
-            self._let_go()
-            return self._refusal(owner)
-        self._write()
-        self._refresher = threading.Thread(target=self._refresh, daemon=True)
-        self._refresher.start()
-        return ""
-
-    def release(self) -> None:
-        """Lets the next one in."""
-        if self._refresher is None:
-            return
-        self._over.set()
-        self._refresher.join()
-        self._path.unlink(missing_ok=True)
-        self._let_go()
-
-    def _let_go(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-
-    def _is_stale(self, owner: _Owner) -> bool:
-        if time.time() - owner.time > _STALE_AFTER:
-            return True  # a living one would have written since; its number may be another's now
-        me = _this_process()
-        if self._file is not None:
-            # With the file's lock in hand, a process of this machine is dead; not so one elsewhere,
-            # as a network's file system may lock on each machine for itself. A container that is
-            # started again may have another name.
-            return owner.name == me.name or owner.boot == me.boot != ""
-        if owner.numbering != me.numbering:
-            return False
-        if owner.pid == me.pid:  # a container that is started again gives the same numbers
-            return owner.run != me.run
-        return not alive(owner.pid)
-
-    def _refusal(self, owner: _Owner | None) -> str:
-        if owner is None:
-            return f"{self._path.parent} is in use: wait for it, or stop it"
-        who = f"process {owner.pid} on {owner.name}"
-        if owner.numbering == _this_process().numbering:
-            return f"{self._path.parent} is in use by {who}: wait for it, or stop it"
-        age = max(0, time.time() - owner.time)
-        return (
-            f"{self._path.parent} is in use by {who}, which gave a sign of life {age:.0f} s ago: "
-            f"stop it; if it is dead, it is forgotten {_STALE_AFTER:.0f} s after its last sign"
-        )
-
-    def _refresh(self) -> None:
-        while not self._over.wait(_REFRESHED_EVERY):
-            with contextlib.suppress(UserError, OSError):  # a full disk does not end a training
-                self._write()
-
-    def _write(self) -> None:
-        text = json.dumps(dataclasses.asdict(_this_process()))
-        if self._file is None:
-            write_whole(self._path, text)
-            return
-        # In place: another file would be another lock.
-        os.pwrite(self._file, text.ljust(_LONGEST).encode(), 0)
-        os.ftruncate(self._file, _LONGEST)
+def _acquire(path: Path, release: contextlib.ExitStack) -> str:
+    """Takes the lock until `release` is closed and returns ""; or returns why it cannot."""
+    file = None
+    # Nothing can be locked in a bucket, so two runs that start in the same second may both begin.
+    if fcntl and not is_remote(path):
+        try:
+            file = _open_locked(path)
+        except BlockingIOError:
+            return _refusal(path, _read(path))
+    if file is not None:
+        release.callback(os.close, file)
+    owner = _read(path)
+    if owner is not None and not _is_stale(owner, locked=file is not None):
+        return _refusal(path, owner)
+    _write(path, file)
+    release.callback(path.unlink, missing_ok=True)
+    done = threading.Event()
+    heart = threading.Thread(target=_beat, args=(path, file, done), daemon=True)
+    heart.start()
+    release.callback(heart.join)
+    release.callback(done.set)
+    return ""
 
 
-_LONGEST = 400  # bytes of the file; a shorter text then covers a longer one
+def _beat(path: Path, file: int | None, done: threading.Event) -> None:
+    while not done.wait(HEARTBEAT_SECONDS):
+        with contextlib.suppress(UserError):  # a full disk does not stop a training
+            _write(path, file)
 
 
-def _lock_file(path: Path) -> int | None:
+def _write(path: Path, file: int | None) -> None:
+    text = json.dumps(_this_process()._asdict())
+    if file is None:
+        write_whole(path, text)
+        return
+    try:  # in place: the lock belongs to this file, not to its name
+        os.pwrite(file, text.ljust(_LENGTH).encode(), 0)
+        os.ftruncate(file, _LENGTH)
+    except OSError as e:
+        raise UserError(f"cannot write {path}: {e.strerror}") from None
+
+
+def _open_locked(path: Path) -> int | None:
     """The file, open and locked; None on a file system without locks.
 
     Raises:
@@ -174,7 +127,7 @@ def _lock_file(path: Path) -> int | None:
     """
     while True:
         try:
-            # A link in a stranger's workdir may lead to any file, which would be written over.
+            # Not through a link, which could lead to any file.
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except OSError as e:
             raise UserError(f"cannot write {path}: {e.strerror}") from None
@@ -185,34 +138,52 @@ def _lock_file(path: Path) -> int | None:
             if isinstance(e, BlockingIOError):
                 raise
             return None
-        # Its last owner may have removed it between the two calls: then it is nobody's lock.
+        # Its last owner may have removed it between the two calls.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file), os.stat(path)):
                 return file
         os.close(file)
 
 
+def _is_stale(owner: _Owner, *, locked: bool) -> bool:
+    """Whether `owner` is dead, given whether this process has locked the file."""
+    me = _this_process()
+    if me.time - owner.time > EXPIRES_AFTER:
+        return True
+    if locked:
+        # No other process of this machine has locked it, but one elsewhere may have: some network
+        # file systems lock per machine. A restarted container may have another name.
+        return owner.name == me.name or owner.boot == me.boot != ""
+    if (owner.host, owner.boot) != (me.host, me.boot):
+        return False
+    if owner.pid == me.pid:  # a restarted container assigns the same numbers again
+        return owner.run != me.run
+    return not alive(owner.pid)
+
+
+def _refusal(path: Path, owner: _Owner | None) -> str:
+    if owner is None:
+        return f"{path.parent} is in use: wait for the other run to end, or stop it"
+    who, me = f"{path.parent} is in use by process {owner.pid} on {owner.name}", _this_process()
+    if (owner.host, owner.boot) == (me.host, me.boot):
+        return f"{who}: wait for it to end, or stop it"
+    return (
+        f"{who}, last heartbeat {max(0, me.time - owner.time):.0f} s ago: stop it, or wait; the "
+        f"lock expires {EXPIRES_AFTER:.0f} s after the last heartbeat"
+    )
+
+
 def _read(path: Path) -> _Owner | None:
-    """None if there is no such file, or one that no lock wrote: cut short by a full disk, say."""
+    """The owner that a lock file names; None if there is no file, or none that a run can write."""
     try:
         with path.open("rb") as file:
-            said = json.loads(file.read(_LONGEST + 1))
-    except (OSError, ValueError, RecursionError):
+            owner = _Owner(**json.loads(file.read(_LENGTH + 1)))
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
-    return _owner(said) if isinstance(said, dict) else None
-
-
-def _owner(said: dict[str, Any]) -> _Owner | None:
-    host, pid, at = said.get("host"), said.get("pid"), said.get("time")
-    boot, run = said.get("boot", ""), said.get("run", "")  # earlier versions wrote neither
     as_written = (
-        isinstance(host, str)
-        and host.isprintable()  # an error is one line
-        and isinstance(boot, str)
-        and isinstance(run, str)
-        and type(pid) is int  # not bool, which is an int, too
-        and 0 < pid < 2**32
-        and isinstance(at, int | float)
-        and 0 < at < 1e11  # not nan, either
+        [type(value) for value in owner] == [str, int, float, str, str]
+        and owner.host.isprintable()  # an error is one line
+        and 0 < owner.pid < 2**32
+        and 0 < owner.time < 1e11  # not nan
     )
-    return _Owner(host, pid, float(at), boot, run) if as_written else None
+    return owner if as_written else None
