@@ -1,1 +1,5 @@
-"""From text to batches: corpora (pairs of strings), tokenizer (pieces), dataset (packed rows)."""
+"""From text to batches: corpora, tokenizers, tokens, packing, and `batch(step)`.
+
+Everything after the tokens is a pure function of lengths, seed and step. The room must not know the
+model or the loop.
+"""

@@ -1,1 +1,4 @@
-"""The room data.small_world."""
+"""The embedded small world: a grammar and a lexicon that write Chinese sentences and their English.
+
+It needs nothing else of the project but errors.
+"""
