@@ -16,7 +16,6 @@ _DRIVER = """
 import importlib, os, signal, sys
 sys.path.insert(0, {root!r})
 import launch
-from pathlib import Path
 from transformer_jax.modes import command_line
 home = importlib.import_module("transformer_jax.{module}")
 for user in {users}:
@@ -37,10 +36,10 @@ def signalled(*arguments, **options):
 for place in [owner, *(m for n, m in sys.modules.items() if n.startswith("transformer_jax"))]:
     if getattr(place, name, None) is original:
         setattr(place, name, signalled)
-command_line.run(launch.main, default_experiment=Path({root!r}) / "experiments/quickstart.py")
+command_line.main()
 """
 # What imports functions by their names: they are replaced there, too.
-_USERS = ["training.run", "inference.trained"]
+_USERS = ["training.run", "inference.evaluate", "modes.evaluate", "modes.train"]
 
 
 def launch_signalled(*arguments, at, signals, then="pass"):

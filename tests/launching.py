@@ -6,6 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import transformer_jax as tj
+from transformer_jax import storage
+from transformer_jax.config.files import load_config
+from transformer_jax.config.options import flatten
+from transformer_jax.modes import command_line
+from transformer_jax.modes import evaluate as modes_evaluate
+
 ROOT = Path(__file__).parents[1]
 TINY = {
     "data.train_size": 500,
@@ -62,3 +69,31 @@ def refusal(*arguments, text=None):
     assert done.stderr.count("\n") == 1, done.stderr
     assert done.stdout == ""
     return done.stderr
+
+
+def in_process(mode, workdir, config=None, **given):
+    """Runs a mode in this process, with the options in which `config` differs from the workdir's.
+
+    What the launcher would report in one line is raised.
+    """
+    line = [f"--mode={mode}", f"--workdir={workdir}"]
+    if config is not None:
+        saved = flatten(load_config(storage.path(f"{workdir}/config.json")))
+        changed = {name: now for name, now in flatten(config).items() if saved[name] != now}
+        line += [f"--config.{name}={now}" for name, now in changed.items()]
+    for name, value in given.items():
+        if value:
+            text = ",".join(map(str, value)) if isinstance(value, list) else value
+            line.append(f"--{name}={text}")
+    return command_line.run(["launch.py", *line], ROOT / "experiments" / "quickstart.py")
+
+
+def evaluate(config, workdir, *, split, weights, ensemble=()):
+    """--mode=evaluate, of a configuration; returns the scores."""
+    model = tj.load(workdir, config=config, weights=weights, ensemble=ensemble)
+    return modes_evaluate.evaluate(model, workdir, split=split, weights=weights, ensemble=ensemble)
+
+
+def translate(config, workdir, input_file, output_file, **given):
+    """--mode=translate, of a configuration."""
+    in_process("translate", workdir, config, input=input_file, output=output_file, **given)

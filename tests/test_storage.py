@@ -15,6 +15,7 @@ from etils.epath import backend
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import _registry
 from jax.experimental.compilation_cache import compilation_cache
+from launching import evaluate, translate
 from orbax.checkpoint._src.path import gcs_utils
 from tensorboardX import record_writer
 
@@ -34,7 +35,6 @@ from transformer_jax.data.small_world.grammar import pairs
 from transformer_jax.data.tokenizer import Tokenizers
 from transformer_jax.data.tokens import content_hash, tokenize_pairs
 from transformer_jax.errors import UserError
-from transformer_jax.inference.trained import evaluate, translate
 from transformer_jax.modes import command_line
 from transformer_jax.storage import is_remote, write_whole
 from transformer_jax.training.run import train

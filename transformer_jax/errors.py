@@ -1,6 +1,7 @@
 """Errors that the launcher reports in one line, and the exit status of a preempted run."""
 
 import difflib
+from collections.abc import Sequence
 
 
 class UserError(ValueError):
@@ -17,7 +18,7 @@ class Preempted(BaseException):
 PREEMPTED_STATUS = 75  # EX_TEMPFAIL of sysexits.h: the same command, run again, resumes
 
 
-def nearest(name: str, known: list[str]) -> str:
+def nearest(name: str, known: Sequence[str]) -> str:
     """ " (did you mean …?)" for the known name nearest to `name`, or "" when none is near."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f" (did you mean {close[0]}?)" if close else ""

@@ -9,7 +9,7 @@ from transformer_jax.config.checks import check_config
 from transformer_jax.config.experiment_files import load_experiment
 from transformer_jax.config.options import flatten
 from transformer_jax.data import corpora
-from transformer_jax.training.run import describe
+from transformer_jax.modes.describe import describe
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 FILES = sorted(path for path in FOLDER.glob("*.py") if path.stem != "__init__")

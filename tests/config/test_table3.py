@@ -14,8 +14,8 @@ from transformer_jax.config.files import load_config
 from transformer_jax.config.options import flatten
 from transformer_jax.errors import UserError
 from transformer_jax.modes import command_line
+from transformer_jax.modes.describe import describe
 from transformer_jax.training import run as training_run
-from transformer_jax.training.run import describe
 
 FILE = Path(__file__).parents[2] / "experiments" / "table3.py"
 OPTIONS = {

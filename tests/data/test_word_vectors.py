@@ -6,7 +6,9 @@ import gzip
 import jax
 import numpy as np
 import pytest
+from launching import translate
 
+import transformer_jax as tj
 from transformer_jax.config.files import load_config, save_config
 from transformer_jax.config.options import (
     Config,
@@ -19,7 +21,6 @@ from transformer_jax.data import word_vectors
 from transformer_jax.data.small_world import grammar
 from transformer_jax.data.tokenizer import Tokenizers, train_tokenizer
 from transformer_jax.errors import UserError
-from transformer_jax.inference.trained import load_trained, translate
 from transformer_jax.model.transformer import Transformer
 from transformer_jax.training.run import train
 from transformer_jax.training.step import create_state
@@ -278,12 +279,12 @@ def test_a_training_starts_from_them_and_never_needs_them_again(config, tmp_path
     path, workdir = tmp_path / "vectors.vec.gz", tmp_path / "run"
     train(config, workdir)
     assert f"pieces start from {path}" in capsys.readouterr().err
-    trained = load_trained(config, workdir, weights="latest")
+    trained = tj.load(workdir, config=config, weights="latest")
     vocabulary = trained.tokenizers.target.vocabulary
     vectors, found = word_vectors.load(path, vocabulary, dimension=8)
     assert 0.1 < found.mean() < 0.7
     expected = vectors[found] * 8**-0.5 / vectors[found].std()
-    table = trained.params[0]["embedding"]
+    table = trained.params["embedding"]
     np.testing.assert_allclose(table[found], expected, atol=1e-3)
 
     # The file moved, or is gone: to go on and to translate needs the checkpoint alone.
@@ -292,7 +293,7 @@ def test_a_training_starts_from_them_and_never_needs_them_again(config, tmp_path
     config.train.steps = 2
     train(config, workdir)
     said = capsys.readouterr().err
-    assert "goes on from step 1" in said
+    assert "resuming from step 1" in said
     assert "start from" not in said
     output = tmp_path / "translations"
     (tmp_path / "sources").write_text("我有一只猫\n", encoding="utf-8")

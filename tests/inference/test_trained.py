@@ -6,13 +6,12 @@ import shutil
 
 import numpy as np
 import pytest
-from launching import FLAGS, launch, refusal
+from launching import FLAGS, evaluate, in_process, launch, refusal
 
 from transformer_jax.config.files import load_config
 from transformer_jax.config.options import EOS_ID
 from transformer_jax.errors import UserError
-from transformer_jax.inference import trained as inference_trained
-from transformer_jax.inference.trained import evaluate, load_trained
+from transformer_jax.inference.trained import load
 from transformer_jax.workdir.checkpoints import Checkpoints
 
 LINES = ["我有一只猫", "", "他是老师。", "她有三本书。"]
@@ -42,16 +41,13 @@ def config_of(workdir):
 
 
 def translate(workdir, source, output, **options):
-    config = config_of(workdir)
-    options = {"weights": "average", "n_best": 1, **options}
-    inference_trained.translate(config, workdir, str(source), str(output), **options)
+    in_process("translate", workdir, input=source, output=output, **options)
     return output.read_text(encoding="utf-8").splitlines()
 
 
-def score(workdir, *files, split="test", **options):
-    *inputs, output = [str(f) if f else None for f in files]
-    options = {"weights": "average", "split": split, **options}
-    inference_trained.score(config_of(workdir), workdir, *inputs, output, **options)
+def score(workdir, source, target, output, **options):
+    files = {"input": source, "translations": target, "output": output}
+    in_process("score", workdir, **files, **options)
     with open(output, encoding="utf-8") as file:
         return [json.loads(line) for line in file]
 
@@ -62,15 +58,15 @@ def test_score_gives_what_translate_reported(other, source, tmp_path, monkeypatc
     restore = Checkpoints.restore_params
 
     def restore_and_bias(*args):
-        params, steps = restore(*args)
-        return params | {"logits_bias": params["logits_bias"].at[EOS_ID].add(9.0)}, steps
+        params = restore(*args)
+        return params | {"logits_bias": params["logits_bias"].at[EOS_ID].add(9.0)}
 
     monkeypatch.setattr(Checkpoints, "restore_params", restore_and_bias)
     texts = ["I have a cat", "", "He is a teacher.", "She has three books."]
     config = config_of(other)
     config.decode.extra_length = 50
-    model = load_trained(config, other, weights="average")
-    found = model.translator.translate(model.params, LINES, prefixes=texts)
+    model = load(other, config=config, weights="average")
+    found = model.translator.translate(model.all_params, LINES, prefixes=texts)
     assert [hypotheses[0].text for hypotheses in found] == texts
     target = tmp_path / "target"
     target.write_text("".join(text + "\n" for text in texts), encoding="utf-8")
@@ -148,7 +144,7 @@ def test_translations_begin_as_the_prefixes_do(workdir, source, tmp_path):
     prefixes = tmp_path / "prefixes"
     prefixes.write_text("I\nno\n\nThe\n")
     free = translate(workdir, source, tmp_path / "free")
-    found = translate(workdir, source, tmp_path / "forced", prefix_file=str(prefixes))
+    found = translate(workdir, source, tmp_path / "forced", prefixes=prefixes)
     assert found[0].startswith("I") and found[3].startswith("The")
     assert found[1:3] == ["", free[2]]
 
@@ -157,7 +153,7 @@ def test_prefixes_that_do_not_fit(workdir, source, tmp_path, capsys):
     prefixes = tmp_path / "prefixes"
     prefixes.write_text("I\n")
     with pytest.raises(UserError, match="prefixes has 1 lines, and there are 4"):
-        translate(workdir, source, tmp_path / "out", prefix_file=str(prefixes))
+        translate(workdir, source, tmp_path / "out", prefixes=prefixes)
     prefixes.write_text("I have a cat and a dog\n\n\n\n")
-    assert translate(workdir, source, tmp_path / "out", prefix_file=str(prefixes))[0] == ""
+    assert translate(workdir, source, tmp_path / "out", prefixes=prefixes)[0] == ""
     assert "line 1" in capsys.readouterr().err

@@ -12,12 +12,13 @@ from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID, UNK_ID, Confi
 from transformer_jax.data.small_world import grammar
 from transformer_jax.data.tokenizer import Tokenizers, train_tokenizer, train_tokenizers
 from transformer_jax.errors import UserError
+from transformer_jax.inference.weights import load_weights
 from transformer_jax.interop.marian import export_marian, import_marian
 from transformer_jax.interop.marian_weights import SpecialIds, export_order, import_order
 from transformer_jax.interop.requirements import require_package
 from transformer_jax.model.transformer import Transformer
+from transformer_jax.parallel.devices import one_device
 from transformer_jax.training.step import create_state
-from transformer_jax.workdir.checkpoints import Checkpoints
 
 safetensors = pytest.importorskip(
     "safetensors.numpy", reason="Marian's files need it: pip install safetensors"
@@ -95,15 +96,13 @@ def add_tokenizers(folder, separate=False):
 def imported(workdir):
     """The config and parameters of a workdir."""
     config = load_config(workdir / "config.json")
-    checkpoints = Checkpoints(workdir, keep=1)
     sizes = {"source": config.data.vocab_size, "target": config.data.vocab_size}
     if (workdir / "vocabularies.json").exists():
         for side, tokenizer in zip(sizes, Tokenizers.load(workdir), strict=True):
             sizes[side] = tokenizer.vocab_size
     model = Transformer(config.model, sizes["target"], sizes["source"])
     like = jax.eval_shape(lambda: create_state(config, model)).params
-    params, steps = checkpoints.restore_params(like, "average")
-    checkpoints.close()
+    params, steps = load_weights(workdir, config.train, "average", like, one_device().replicated)
     assert steps == [0]
     return config, model, params
 
@@ -291,9 +290,8 @@ def test_import_and_export_change_no_weight(tmp_path, ties):
     assert config.data.shared_vocabulary == (not sizes)
     model = Transformer(config.model, last + 2, V + 1)
     like = jax.eval_shape(lambda: create_state(config, model)).params
-    checkpoints = Checkpoints(tmp_path / "w", keep=1)
-    params, _ = checkpoints.restore_params(like, "latest")
-    checkpoints.close()
+    where = one_device().replicated
+    params, _ = load_weights(tmp_path / "w", config.train, "latest", like, where)
     export_marian(config, params, None, tmp_path / "out")
     assert_same_bits(tensors, safetensors.load_file(tmp_path / "out" / "model.safetensors"))
     exported = read_json(tmp_path / "out" / "config.json")
@@ -366,9 +364,9 @@ def test_without_names_pad_and_bos_have_ids_that_both_sides_have(tmp_path, sizes
     assert (exported["decoder_start_token_id"], exported["pad_token_id"]) == (9, 10)
     import_marian(tmp_path / "m", tmp_path / "w")
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
-    checkpoints = Checkpoints(tmp_path / "w", keep=1)
-    assert_same_bits(params, checkpoints.restore_params(like, "latest")[0])
-    checkpoints.close()
+    where = one_device().replicated
+    found, _ = load_weights(tmp_path / "w", config.train, "latest", like, where)
+    assert_same_bits(params, found)
 
 
 def test_a_bos_of_our_own_becomes_the_start_before_pad(tmp_path):

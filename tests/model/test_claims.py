@@ -10,7 +10,7 @@ Here:
 
 Elsewhere in tests/:
   3.1    Post-norm and residuals, and pre-norm:
-         test_model.py::test_logits_against_numpy
+         model/test_transformer.py::test_logits_against_numpy
   3.2.1  The softmax's rows sum to 1, and masked entries are exactly 0:
          functional/test_attention.py::test_rows_sum_to_one_and_masked_entries_are_exactly_zero
   3.2.2  Heads are matrix products, concatenated, through one linear layer:
@@ -27,19 +27,19 @@ Elsewhere in tests/:
   5.1    The decoder reads <bos> and the target, and predicts the target and <eos>:
          data/test_dataset.py::test_a_batch_decodes_back_to_its_pairs
   5.3    Adam, and its learning rate:
-         test_optimizer.py::test_inverse_sqrt_schedule
-         test_optimizer.py::test_first_three_updates_of_adam
+         training/test_optimizer.py::test_inverse_sqrt_schedule
+         training/test_optimizer.py::test_first_three_updates_of_adam
   5.4    Label smoothing; dropout:
          functional/test_losses.py::test_against_the_whole_distribution
          functional/test_layers.py::test_dropout_rate_and_expectation
   6.1    Checkpoints are averaged; beam search, its penalty, and at most so many tokens:
-         test_checkpoint.py::test_average_is_the_mean_of_the_last_few
-         test_decoding.py::test_exhaustive_beam_search_is_enumeration
-         test_decoding.py::test_length_normalizer_forms
-         test_translation.py::test_greedy_is_what_the_whole_model_finds
+         workdir/test_checkpoints.py::test_average_is_the_mean_of_the_last_few
+         inference/test_search.py::test_exhaustive_beam_search_is_enumeration
+         inference/test_search.py::test_length_normalizer_forms
+         inference/test_translator.py::test_greedy_is_what_the_whole_model_finds
   Table 3  The number of parameters; d_k and d_v that differ, learned positions:
-         test_model.py::test_number_of_parameters
-         test_model.py::test_logits_against_numpy
+         model/test_transformer.py::test_number_of_parameters
+         model/test_transformer.py::test_logits_against_numpy
 """
 
 import dataclasses
@@ -52,13 +52,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from launching import evaluate
 
 from transformer_jax.config.files import load_config
 from transformer_jax.config.options import BOS_ID, PAD_ID, Config, ModelConfig
 from transformer_jax.data import corpora
 from transformer_jax.data.packing import pack
 from transformer_jax.data.tokens import TokenizedPairs
-from transformer_jax.inference.trained import evaluate
 from transformer_jax.inference.translator import search_batch
 from transformer_jax.model.transformer import Transformer
 from transformer_jax.training.step import create_state, make_train_step
@@ -71,7 +71,7 @@ def test_every_test_named_above_exists():
     named = re.findall(r"(\S+\.py)::(test_\w+)", __doc__)
     assert len(named) > 15
     for file, test in named:
-        text = (Path(__file__).parent / file).read_text(encoding="utf-8")
+        text = (Path(__file__).parents[1] / file).read_text(encoding="utf-8")
         assert f"\ndef {test}(" in text, (file, test)
 
 

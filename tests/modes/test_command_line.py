@@ -1,13 +1,14 @@
 """The command line: options reach the configuration with their types; a mistake is one line."""
 
-import functools
 import os
+import re
+import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
-from absl import flags
-from ml_collections import config_flags
+from launching import ROOT
 
 from transformer_jax.config import experiment_files
 from transformer_jax.config.files import save_config
@@ -37,30 +38,17 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def run(folder, monkeypatch, capsys):
-    """run(*arguments) -> (what main saw: configuration, mode, arguments), or (status, stderr)."""
-
-    def plain_app_run(main, argv, flags_parser):
-        sys.exit(main(flags_parser(argv)))
-
-    # absl's own sets up logging for the whole process; test_launch.py goes through it.
-    monkeypatch.setattr(command_line.app, "run", plain_app_run)
-    define = config_flags.DEFINE_config_dataclass
+    """run(*arguments) -> (what the mode was given: configuration, mode), or (status, stderr)."""
 
     def call(*arguments):
-        values, seen = flags.FlagValues(), []  # the global ones remember earlier calls
-        flags.DEFINE_string("workdir", None, "", flag_values=values)
-        flags.DEFINE_integer("sweep_index", None, "", flag_values=values)
-        flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "", flag_values=values)
-        define_here = functools.partial(define, flag_values=values)
-        monkeypatch.setattr(config_flags, "DEFINE_config_dataclass", define_here)
-        monkeypatch.setattr(flags, "FLAGS", values)
-        monkeypatch.setattr(sys, "argv", ["launch.py", *arguments])
-
-        def main(argv):
-            seen.append((values.config, values.mode, argv[1:]))
-
+        seen = []
+        for mode in ("train", "evaluate"):
+            stand_in = ModuleType(mode, doc="Stand in.")
+            stand_in.define = command_line.load_mode(mode).define
+            stand_in.run = lambda launch: seen.append((launch.config, launch.mode)) or 0
+            monkeypatch.setitem(sys.modules, f"transformer_jax.modes.{mode}", stand_in)
         with pytest.raises(SystemExit) as caught:
-            command_line.run(main, default_experiment=folder / "default.py")
+            command_line.main(["launch.py", *arguments], default_experiment=folder / "default.py")
         return seen[0] if seen else (caught.value.code, capsys.readouterr().err)
 
     return call
@@ -89,7 +77,7 @@ def expected(**options):
 # --------------------------------------------------------------------------- which configuration
 @pytest.mark.fast
 def test_an_experiment_file(run):
-    assert run("--config=tiny.py") == (expected(), "train", [])
+    assert run("--config=tiny.py") == (expected(), "train")
 
 
 def test_an_experiment_file_with_an_argument(run):
@@ -166,8 +154,8 @@ def point(layers, name="tiny", **options):
 
 @pytest.mark.fast
 def test_a_point_of_a_sweep(run):
-    config, *rest = run("--config=tiny.py", "--sweep_index=1")
-    assert (config, rest) == (point(3), ["train", []])
+    config, mode = run("--config=tiny.py", "--sweep_index=1")
+    assert (config, mode) == (point(3), "train")
     assert type(config.model.dropout_rate) is float, "a whole number was given for a number"
     assert run("--sweep_index=0", "--config=tiny.py:huge")[0] == point(2, "huge")
     assert run("--config=tiny.py")[0] == expected(), "the points are not kept"
@@ -345,22 +333,60 @@ def test_unknown_flags_and_values(run):
     assert "train" in error
 
 
-def test_what_is_no_flag_reaches_main(run):
-    assert run("--config=tiny.py", "extra") == (expected(), "train", ["extra"])
+def test_what_is_no_flag_is_refused(run):
+    assert "unexpected argument 'extra'\n" in refusal(run("--config=tiny.py", "extra"))
+    assert "did you mean --mode=evaluate?" in refusal(run("--config=tiny.py", "evaluate"))
 
 
-def test_an_error_in_main_is_one_line_and_an_interrupt_is_quiet(folder, monkeypatch, capsys):
+def test_a_flag_of_another_mode_names_its_modes(run):
+    error = refusal(run("--config=tiny.py", "--split=valid"))
+    assert "--split belongs to --mode=evaluate, score, compare, not train" in error
+    assert "--kills belongs to --mode=verify_resume, not" in refusal(run("--kills=3"))
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("mode", command_line.MODES)
+def test_the_help_of_a_mode_shows_its_flags_and_no_others(mode, capsys):
+    with pytest.raises(SystemExit) as caught:
+        command_line.main(["launch.py", f"--mode={mode}", "--help"])
+    said = capsys.readouterr().out
+    assert caught.value.code == 0
+    shown = set(re.findall(r"^  --(\w+)", said, re.MULTILINE)) - {"config"}
+    assert shown == set(command_line.define_flags(mode)) - {"mode"}
+    for text in re.findall(r"^      (.+)", said, re.MULTILINE):
+        assert text.endswith("."), text
+
+
+@pytest.mark.fast
+def test_plain_help_lists_the_modes_with_a_sentence_each(capsys):
+    for flag in ("--help", "-h"):
+        with pytest.raises(SystemExit):
+            command_line.main(["launch.py", flag])
+        said = capsys.readouterr().out
+        for mode in command_line.MODES:
+            assert re.search(rf"^  --mode={mode} +[A-Z].*\.$", said, re.MULTILINE), mode
+
+
+@pytest.mark.fast
+def test_the_flags_of_no_mode_need_jax():
+    code = (
+        "import sys; from transformer_jax.modes import command_line as c\n"
+        "[c.help_of(mode) for mode in c.MODES]; assert 'jax' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_an_error_in_a_mode_is_one_line_and_an_interrupt_is_quiet(folder, monkeypatch, capsys):
     for raised, status, said in (
-        (UserError("no cat"), 2, "error: no cat\n"),
+        (UserError("no\ncat"), 2, "error: no cat\n"),
+        (OSError(28, "No space left", "disk"), 2, "error: disk: No space left\n"),
         (KeyboardInterrupt(), 130, "\ninterrupted\n"),
     ):
 
-        def app_run(*args, raised=raised, **options):
+        def run(argv, default, raised=raised):
             raise raised
 
-        monkeypatch.setattr(command_line.app, "run", app_run)
-        monkeypatch.setattr(config_flags, "DEFINE_config_dataclass", lambda *a, **o: None)
-        monkeypatch.setattr(sys, "argv", ["launch.py"])
+        monkeypatch.setattr(command_line, "run", run)
         with pytest.raises(SystemExit) as caught:
-            command_line.run(lambda argv: None, default_experiment=folder / "default.py")
+            command_line.main(["launch.py"])
         assert (caught.value.code, capsys.readouterr().err) == (status, said)

@@ -19,7 +19,7 @@ import pytest
 from absl import flags
 from hypothesis import example, given
 from hypothesis import strategies as st
-from launching import FLAGS, ROOT, launch, refusal
+from launching import FLAGS, ROOT, evaluate, launch, refusal
 from ml_collections import config_flags
 
 from transformer_jax.config.checks import check_config
@@ -30,7 +30,6 @@ from transformer_jax.data.small_world import grammar
 from transformer_jax.data.tokenizer import Tokenizer, train_tokenizers
 from transformer_jax.errors import UserError
 from transformer_jax.inference import batching
-from transformer_jax.inference.trained import evaluate
 from transformer_jax.inference.translator import Translator
 from transformer_jax.model.transformer import Transformer
 from transformer_jax.modes import command_line
@@ -235,7 +234,8 @@ def test_any_bytes_as_a_tokenizer(tmp_path_factory, content):
 AUDITED = """
 import os, sys
 from pathlib import Path
-from transformer_jax import config, experiment, trained
+import transformer_jax as tj
+import transformer_jax.training.run
 def forbid(event, arguments):
     # Our own: the card asks git for the commit of the code.
     if event in ("pickle.find_class", "os.system", "subprocess.Popen") and arguments[0] != "git":
@@ -251,12 +251,11 @@ def forbid(event, arguments):
     os._exit(3)  # an exception might be caught
 workdir, opened = sys.argv[1], []
 sys.addaudithook(forbid)
-c = config.load(Path(workdir) / "config.json")
-model = trained.load(c, Path(workdir), weights="average")
-print(trained.first_best(model.translate(["我有一只猫"])))
+model = tj.load(workdir)
+print(model.translate(["我有一只猫"]))
 assert any("tokenizer.model" in name for name in opened), opened
-c.train.steps += 2
-experiment.train(c, Path(workdir))
+model.config.train.steps += 2
+tj.train(model.config, workdir)
 assert any(name.endswith(".npy") for name in opened), opened
 """
 

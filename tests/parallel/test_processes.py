@@ -89,7 +89,7 @@ def test_it_goes_on_elsewhere(two_by_two, trained, tmp_path, processes, devices)
     assert launch(f"--workdir={alone}", *LONG).returncode == 0
     done = finish(start(processes, devices, f"--workdir={workdir}", *LONG))
     assert [status for status, *_ in done] == [0] * processes, done
-    assert "goes on from step 4" in done[0][2]
+    assert "resuming from step 4" in done[0][2]
     assert len(losses(workdir)) == 6
     np.testing.assert_allclose(losses(workdir), losses(alone), atol=1e-5)
 
@@ -158,7 +158,7 @@ def test_a_signal_to_one_stops_them_all_at_the_same_step(tmp_path, number):
     processes[1].send_signal(number)
     done = finish(processes, timeout=60)
     assert [status for status, *_ in done] == [75, 75], done
-    assert "stopped as asked: of 1000000 steps, " in done[0][2]
+    assert "stopped on request: of 1000000 steps, " in done[0][2]
     (saved,) = (path.name for path in (workdir / "checkpoints").iterdir())
     steps = int(saved) + 2
     rest = [*endless, f"--config.train.steps={steps}"]

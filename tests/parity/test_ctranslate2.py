@@ -16,7 +16,7 @@ from transformer_jax.data import corpora
 from transformer_jax.data.small_world import grammar
 from transformer_jax.data.tokenizer import Tokenizer, Tokenizers, train_tokenizer
 from transformer_jax.inference.batching import SOURCE_LENGTHS, padded
-from transformer_jax.inference.trained import load_trained
+from transformer_jax.inference.trained import load
 from transformer_jax.inference.translator import Translator
 from transformer_jax.interop.ctranslate2 import export_ctranslate2
 from transformer_jax.model.transformer import Transformer
@@ -151,7 +151,7 @@ def trained(tmp_path_factory):
     scores = json.loads((workdir / "evaluation" / "test" / "scores.json").read_text())
     assert scores["bleu"] > 55
     config = load_config(workdir / "config.json")
-    return load_trained(config, workdir, weights="average")
+    return load(workdir, config=config, weights="average")
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def folders(trained, tmp_path_factory):
     for name in ("", "int8"):
         export_ctranslate2(
             trained.config,
-            trained.params[0],
+            trained.params,
             trained.tokenizers,
             folder / (name or "float32"),
             quantization=name,
@@ -186,8 +186,10 @@ def ours(trained, pairs):
             length_penalty=length_penalty,
             length_penalty_form="power",
         )
-        translator = Translator(trained.models, trained.tokenizers, decode)
-        found = translator.translate(trained.params, [source for source, _ in pairs[:SENTENCES]])
+        translator = Translator(trained.transformers, trained.tokenizers, decode)
+        found = translator.translate(
+            trained.all_params, [source for source, _ in pairs[:SENTENCES]]
+        )
         return [(hypotheses[0].text, hypotheses[0].score) for hypotheses in found]
 
     return search

@@ -17,15 +17,15 @@ from transformer_jax.config.options import (
     ModelConfig,
 )
 from transformer_jax.data.small_world import grammar
-from transformer_jax.data.tokenizer import train_tokenizer, train_tokenizers
+from transformer_jax.data.tokenizer import Tokenizers, train_tokenizer, train_tokenizers
 from transformer_jax.functional.positions import sinusoidal_positions
-from transformer_jax.inference import translator
-from transformer_jax.inference.trained import load_trained
+from transformer_jax.inference.trained import load
 from transformer_jax.inference.translator import search_batch
+from transformer_jax.inference.weights import load_weights
 from transformer_jax.interop.marian import export_marian, import_marian
 from transformer_jax.model.transformer import Transformer
+from transformer_jax.parallel.devices import one_device
 from transformer_jax.training.step import create_state
-from transformer_jax.workdir.checkpoints import Checkpoints
 
 torch = pytest.importorskip("torch", reason="the peer; `make parity` installs it")
 transformers = pytest.importorskip("transformers", reason="the peer; `make parity` installs it")
@@ -67,9 +67,7 @@ def workdir_model(workdir, vocab_sizes):
     config = load_config(workdir / "config.json")
     model = Transformer(config.model, vocab_sizes[1], vocab_sizes[0])
     like = jax.eval_shape(lambda: create_state(config, model)).params
-    checkpoints = Checkpoints(workdir, keep=1)
-    params, _ = checkpoints.restore_params(like, "average")
-    checkpoints.close()
+    params, _ = load_weights(workdir, config.train, "average", like, one_device().replicated)
     return model, params
 
 
@@ -274,7 +272,7 @@ def test_marians_tokenizer_reads_our_export(tmp_path, shared):
         tokenizers = train_tokenizers(pairs, vocab_size=800, shared=True)
     else:
         sides = zip(*pairs, strict=True)
-        tokenizers = translator.Tokenizers(
+        tokenizers = Tokenizers(
             *(train_tokenizer(s, vocab_size=n) for s, n in zip(sides, (500, 450), strict=True))
         )
     sizes = [tokenizer.vocab_size for tokenizer in tokenizers]
@@ -286,9 +284,7 @@ def test_marians_tokenizer_reads_our_export(tmp_path, shared):
     export_marian(config, params, tokenizers, tmp_path / "m")
     theirs = transformers.MarianTokenizer.from_pretrained(tmp_path / "m")
     import_marian(tmp_path / "m", tmp_path / "w")
-    loaded = load_trained(
-        load_config(tmp_path / "w" / "config.json"), tmp_path / "w", weights="average"
-    )
+    loaded = load(tmp_path / "w")
     for side, name in ((0, "vocab.json"), (1, "vocab.json" if shared else "target_vocab.json")):
         vocabulary = json.loads((tmp_path / "m" / name).read_text(encoding="utf-8"))
         names = {i: piece for piece, i in vocabulary.items()}

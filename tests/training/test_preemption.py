@@ -21,7 +21,7 @@ PHASES = {
     "validating": ("training.validation", "Validation.__call__", 1),
     "closing": ("workdir.checkpoints", "Checkpoints.close", 1),
     "decoding": ("evaluation.scores", "corpus_scores", 1),
-    "the demo": ("inference.trained", "demo", 1),
+    "the demo": ("modes.train", "_translate_demo", 1),
 }
 
 
@@ -38,7 +38,10 @@ def test_a_run_stopped_in_every_phase_ends_as_the_whole_one(tmp_path):
         done = interrupt(workdir, phase, flags=longer)
         assert done.returncode == PREEMPTED_STATUS == 75, (phase, done.stderr)
         assert "SIGTERM: stopping within 25 s" in done.stderr, phase
-        assert "stopped as asked: " in done.stderr and "the same line goes on" in done.stderr
+        assert (
+            "stopped on request: " in done.stderr
+            and "run the same command to resume" in done.stderr
+        )
         assert "Traceback" not in done.stderr, (phase, done.stderr)
         # Nothing that belongs to nobody is left.
         assert not (workdir / "lock").exists() and not list(workdir.rglob("*.tmp"))

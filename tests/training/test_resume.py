@@ -185,7 +185,7 @@ workdir = next(Path(a.split("=")[1]) for a in sys.argv if a.startswith("--workdi
 number = int(os.environ["XLA_FLAGS"].split("=")[1])
 metrics, checkpoints = workdir / "metrics.jsonl", workdir / "checkpoints"
 first = max((int(p.parent.name) for p in checkpoints.glob(f"*/{manifest.NAME}")), default=0)
-on = f"; goes on from step {first}" if first else ""
+on = f"; resuming from step {first}" if first else ""
 print(f"stand-in: 7 parameters, 47 steps{on}", flush=True)
 rows = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
 metrics.write_text("".join(r for r in rows if json.loads(r)["step"] <= first))
@@ -298,7 +298,7 @@ def test_steps_that_an_earlier_start_left_are_not_its_own(tmp_path):
     """It was killed before it could remove them."""
     rows = [{"step": step, "train": {"loss": 1 / step}} for step in (1, 2, 3)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    says = "print('x: 7 parameters, 9 steps; goes on from step 2\\nstep 3/9  loss'[:{}])"
+    says = "print('x: 7 parameters, 9 steps; resuming from step 2\\nstep 3/9  loss'[:{}])"
     for length, losses in ((-14, {}), (None, {3: 1 / 3})):
         command = [sys.executable, "-c", says.format(length)]
         with resume_proof._Run(command, tmp_path, [2]) as run:

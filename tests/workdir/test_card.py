@@ -10,14 +10,13 @@ from importlib.metadata import version
 from types import SimpleNamespace
 
 import pytest
-from launching import fill, launch, refusal
+from launching import evaluate, fill, launch, refusal
 
 from transformer_jax.config.files import load_config
 from transformer_jax.config.options import Config
 from transformer_jax.data import corpora
 from transformer_jax.errors import Preempted, UserError
 from transformer_jax.evaluation.scores import corpus_scores, write_translations
-from transformer_jax.inference.trained import evaluate
 from transformer_jax.model import size
 from transformer_jax.parallel import processes
 from transformer_jax.training import run as training_run

@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from launching import fill
 
+from transformer_jax.config.options import TrainConfig
 from transformer_jax.errors import UserError
+from transformer_jax.inference.weights import load_weights
 from transformer_jax.parallel import processes
+from transformer_jax.parallel.devices import one_device
 from transformer_jax.training.step import TrainState
 from transformer_jax.workdir import manifest
 from transformer_jax.workdir.checkpoints import Checkpoints
@@ -59,12 +62,9 @@ def steps_in(workdir, keep=2):
     return steps
 
 
-def params_in(workdir, weights, keep=2):
-    checkpoints = Checkpoints(workdir, keep=keep, scores=bleu_scores(workdir))
-    try:
-        return checkpoints.restore_params(shapes(), weights)
-    finally:
-        checkpoints.close()
+def params_in(workdir, weights, keep=2, every=1):
+    options = TrainConfig(average_checkpoints=keep, checkpoint_every=every)
+    return load_weights(workdir, options, weights, shapes(), one_device().replicated)
 
 
 def assert_same_bits(a, b):
@@ -277,7 +277,7 @@ def test_what_a_stopped_run_saved_besides_changes_no_average(tmp_path):
         for step in (2, 3, 4, 5, 6, 7):
             checkpoints.save(step, state_of(step))
             checkpoints.wait()
-            average = checkpoints.restore_params(shapes(), "average")[1]
+            average = params_in(tmp_path, "average", every=2)[1]
             # The newest counts: it is what there is of a run that goes no further.
             assert average == {2: [2], 3: [2, 3], 4: [2, 4], 5: [4, 5], 6: [4, 6], 7: [6, 7]}[step]
         assert checkpoints.steps() == [6, 7]

@@ -4,10 +4,8 @@ import os
 import re
 import subprocess
 import tarfile
-from collections.abc import Collection
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from absl import flags
 
 from transformer_jax.config.options import DataConfig
 from transformer_jax.errors import UserError
@@ -28,26 +26,24 @@ _INSTALL = (
 )
 
 
-def without(arguments: list[str], own: Collection[str]) -> list[str]:
-    """`arguments` of launch.py without the flags named in `own`.
+def without(arguments: Sequence[str], own: Mapping[str, bool]) -> list[str]:
+    """`arguments` without the flags named in `own`, which says of each whether it is boolean.
 
-    >>> without(["--target=slurm", "--nodes=2", "--config.seed=1"], {"target", "nodes"})
-    ['--config.seed=1']
-
-    A --flagfile is replaced by its content: the file may not be where the run is.
+    >>> without(["--target=slurm", "--keep", "--seed=1"], {"target": False, "keep": True})
+    ['--seed=1']
 
     Raises:
       UserError: for --name value without an equals sign, or a character that cannot be printed.
     """
     rest = []
-    for argument in flags.FLAGS.read_flags_from_files(list(arguments)):
+    for argument in arguments:
         if not argument.isprintable():  # A line break would end a line of the job's file.
             raise UserError(f"{argument!r} has a character that a job's launch line cannot have")
         name, has_value, _ = argument.lstrip("-").partition("=")
         known = name if name in own else name.removeprefix("no")
         if not argument.startswith("-") or known not in own:
             rest.append(argument)
-        elif not has_value and not flags.FLAGS[known].boolean:
+        elif not has_value and not own[known]:
             raise UserError(f"write --{name}=…, with an equals sign")
     return rest
 

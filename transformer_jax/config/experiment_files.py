@@ -2,7 +2,8 @@
 
 import importlib.util
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,14 +13,32 @@ from absl import flags
 from transformer_jax.config.options import Config, flatten
 from transformer_jax.errors import UserError, nearest
 
+_PACKAGE = Path(__file__).resolve().parents[1]
 
-def load_experiment(path: Path) -> Config:
-    """What get_config() of an experiment file returns; "file.py:arg" gives get_config("arg").
+
+def checkout_folder() -> Path:
+    """The folder that the package is in: a checkout, unless the package is installed."""
+    return _PACKAGE.parent
+
+
+def experiments_folder() -> Path:
+    """The project's experiment files: of the checkout, or the copies in an installed package."""
+    beside, inside = checkout_folder() / "experiments", _PACKAGE / "experiments"
+    return inside if inside.is_dir() else beside
+
+
+def load_experiment(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Reads a configuration from an experiment file, by calling its get_config().
+
+    Args:
+      path: the file; "file.py:arg" calls get_config("arg"). "experiments/NAME.py" is the project's
+        own where there is no such file.
+      overrides: options to change, by dotted name: {"train.steps": 100}.
 
     Raises:
-      UserError: if there is no such file, or no such function in it.
+      UserError: if there is no such file, no such function in it, or no such option.
     """
-    module, name, argument = _load_module(path)
+    module, name, argument = _load_module(Path(path))
     if not hasattr(module, "get_config"):
         raise UserError(f"--config={name} has no function get_config()")
     takes = len(inspect.signature(module.get_config).parameters)
@@ -28,6 +47,7 @@ def load_experiment(path: Path) -> Config:
     config = module.get_config(argument) if argument else module.get_config()
     if not isinstance(config, Config):
         raise UserError(f"get_config() of {name} returned a {type(config).__name__}, not a Config")
+    apply_overrides(config, overrides or {}, origin="overrides")
     return config
 
 
@@ -109,7 +129,7 @@ def load_paper(path: Path) -> Callable[[str], dict[str, Any] | None] | None:
     return getattr(module, "paper", None)
 
 
-def apply_overrides(config: Config, overrides: dict[str, Any], *, origin: str) -> None:
+def apply_overrides(config: Config, overrides: Mapping[str, Any], *, origin: str) -> None:
     """Sets options of `config` by dotted name: {"model.num_layers": 2}.
 
     Args:
@@ -152,14 +172,21 @@ def _load_module(path: Path) -> tuple[ModuleType, str, str]:
     """The module "file.py" of "file.py:arg", the file's name, and "arg"."""
     name, _, argument = str(path).partition(":")
     file = Path(name)
+    if not file.is_file() and file.parent == Path("experiments"):
+        file = experiments_folder() / file.name
     if not file.is_file():
+        file = Path(name)
         known = [str(p) for p in file.parent.glob("*.py")] or [
-            str(p) for p in Path("experiments").glob("*.py")
+            str(Path("experiments") / p.name) for p in experiments_folder().glob("*.py")
         ]
         raise UserError(f"--config={name}: there is no such file{nearest(name, known)}")
     spec = importlib.util.spec_from_file_location(f"experiments.{file.stem}", file)
     if spec is None or spec.loader is None:
         raise UserError(f"--config={name} is not a Python file")
+    # An experiment may build on another: `from experiments import wmt14_en_de_base`.
+    package = ModuleType("experiments")
+    package.__path__ = [str(file.parent), str(experiments_folder())]
+    sys.modules["experiments"] = package
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module, name, argument

@@ -59,7 +59,7 @@ class Scorer:
     ) -> None:
         """`models` share the tokenizers; `devices` share the pairs, None = the first."""
         self.tokenizers = tokenizers
-        self._lengths = source_lengths([model.config for model in models], extra_length=0)
+        self.lengths = source_lengths([model.config for model in models], extra_length=0)
         self._devices = devices or one_device()
         self._log_probs = self._devices.compile(partial(target_log_probs, tuple(models)))
 
@@ -90,8 +90,8 @@ class Scorer:
         """As `score`, of piece ids: the source's with <eos>, the translation's with or without."""
         scores: list[TokenScores | None] = [None] * len(pairs)
         sizes = {n: max(map(len, pair)) for n, pair in enumerate(pairs)}
-        todo = {n: size for n, size in sizes.items() if size <= self._lengths[-1]}
-        for length, chunk in by_length(todo, self._lengths, self._batch_rows):
+        todo = {n: size for n, size in sizes.items() if size <= self.lengths[-1]}
+        for length, chunk in by_length(todo, self.lengths, self._batch_rows):
             shape = self._batch_rows(length), length
             sides = [padded([pairs[n][i] for n in chunk], shape) for i in (0, 1)]
             found = jax.device_get(self._log_probs(tuple(params), *map(self._devices.put, sides)))

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from transformer_jax.errors import UserError
-from transformer_jax.inference.trained import Trained
+from transformer_jax.inference.trained import Model
 from transformer_jax.interop.ctranslate2 import export_ctranslate2
 from transformer_jax.interop.marian import export_marian, import_marian
 from transformer_jax.interop.safetensors import export_safetensors
@@ -20,7 +20,7 @@ def import_model(form: str | None, source: Path, workdir: Path) -> None:
     import_marian(source, workdir)
 
 
-def export_model(form: str | None, trained: Trained, output: Path, quantization: str) -> None:
+def export_model(form: str | None, trained: Model, output: Path, quantization: str) -> None:
     """Writes a trained model in another program's format.
 
     Raises:
@@ -30,7 +30,7 @@ def export_model(form: str | None, trained: Trained, output: Path, quantization:
         raise UserError("--mode=export takes --format=marian, ctranslate2 or safetensors")
     if quantization and form != "ctranslate2":
         raise UserError(f"--quantization={quantization} is only for --format=ctranslate2")
-    model = trained.config, trained.params[0], trained.tokenizers, output
+    model = trained.config, trained.params, trained.tokenizers, output
     if form == "ctranslate2":
         export_ctranslate2(*model, quantization=quantization)
     elif form == "safetensors":

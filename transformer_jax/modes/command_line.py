@@ -1,52 +1,61 @@
-"""The command line: an experiment file, overrides of its options, and one line for every mistake.
+"""The command line: a mode, an experiment, overrides of its options; a mistake is one line.
 
-Overrides go through ml_collections' config_flags, which knows the options' types. Around it stands
-what it lacks: a wrong name, type or file gives one clear line, and names the nearest right one.
+Overrides go through ml_collections' config_flags, which knows the options' types. This file adds
+what that lacks: a wrong name, type or file gives a one-line error that names the nearest right one.
 """
 
+import importlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import NoReturn
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
-from transformer_jax import storage
-from transformer_jax.config import files
+from transformer_jax import __version__, storage
 from transformer_jax.config.experiment_files import (
     KINDS,
+    experiments_folder,
     load_experiment,
     load_point,
     nearest_option,
     overrides_in,
 )
-from transformer_jax.config.files import CONFIG_FILE
+from transformer_jax.config.files import CONFIG_FILE, load_config
 from transformer_jax.config.options import Config, flatten
-from transformer_jax.errors import PREEMPTED_STATUS, Preempted, UserError
+from transformer_jax.errors import PREEMPTED_STATUS, Preempted, UserError, nearest
+from transformer_jax.modes import shared
+from transformer_jax.modes.launch import Launch, flag_name
+
+# In the order in which `--help` lists them.
+MODES = (
+    *("train", "evaluate", "translate", "score", "compare", "describe", "plan", "sweep", "report"),
+    *("import", "export", "replay", "verify_resume"),
+)
+_HELP = ("help", "helpshort", "helpfull", "h", "?")
 
 
-def run(main: Callable[[list[str]], None], *, default_experiment: Path) -> None:
-    """Defines --config, parses the flags, calls `main`; exits with status 2 on a user's mistake.
+def main(argv: Sequence[str] | None = None, *, default_experiment: Path | None = None) -> NoReturn:
+    """Runs the mode that the command line names, and exits: with 2 on a user's mistake.
 
     Args:
-      main: what absl's app.run would call.
-      default_experiment: used when neither --config nor an existing --workdir says which.
+      argv: the program's name and its arguments; None = those of this process.
+      default_experiment: the file to use when neither --config nor a --workdir that exists names an
+        experiment; None = the quickstart.
     """
     try:
-        config, argv = find_config(_with_flag_files(sys.argv), default_experiment)
-        # First, because config_flags answers an unknown option with a KeyError.
-        _check_overrides(argv, config)
-        config_flags.DEFINE_config_dataclass("config", config, sys_argv=argv)
-        app.run(main, argv=argv, flags_parser=_parse)
+        default = default_experiment or experiments_folder() / "quickstart.py"
+        sys.exit(run(list(sys.argv if argv is None else argv), default))
     except UserError as e:
         _stop(f"error: {_one_line(e)}", 2)  # what it quotes may hold anything
-    except OSError as e:  # a disk that is full, a file that is not ours
+    except OSError as e:  # a full disk, a file of another user
         _stop(f"error: {e.filename or 'input or output'}: {e.strerror or e}", 2)
     except Preempted as e:
-        _stop(f"stopped as asked: {e}; the same line goes on", PREEMPTED_STATUS)
+        _stop(f"stopped on request: {e}; run the same command to resume", PREEMPTED_STATUS)
     except KeyboardInterrupt:
         _stop("\ninterrupted", 130)
     except Exception:
@@ -54,17 +63,122 @@ def run(main: Callable[[list[str]], None], *, default_experiment: Path) -> None:
             raise
         _stop(
             f"{traceback.format_exc()}\nerror: this process of several stopped. If it did because "
-            "another one ended, that one's output has the reason; the same line goes on from the "
-            "workdir",
+            "another one ended, the output of that one has the reason; run the same command to "
+            "resume from the workdir",
             1,
         )
 
 
+def load_mode(name: str) -> ModuleType:
+    """The module of a mode.
+
+    Raises:
+      UserError: if there is no such mode.
+    """
+    if name not in MODES:
+        raise UserError(f"--mode={name} is none of: {', '.join(MODES)}{nearest(name, MODES)}")
+    module = "import_" if name == "import" else name  # a keyword of Python
+    return importlib.import_module(f"transformer_jax.modes.{module}")
+
+
+def define_flags(mode: str) -> flags.FlagValues:
+    """The flags of a mode, not parsed yet."""
+    values = flags.FlagValues()
+    shared.define_common(values)
+    load_mode(mode).define(values)
+    return values
+
+
+def overview() -> str:
+    """What plain --help prints: the modes, with a sentence each."""
+    width = max(map(len, MODES)) + len("--mode=")
+    lines = [f"  {'--mode=' + name:{width}}  {_summary(name)}" for name in MODES]
+    return "\n".join(
+        [
+            'The encoder-decoder Transformer of "Attention Is All You Need", in JAX '
+            f"(version {__version__}).",
+            "",
+            *lines,
+            "",
+            "--mode=NAME --help shows the flags of a mode; without --mode, it is train.",
+            "--config=FILE.py names an experiment; --config.SECTION.OPTION=VALUE sets an option.",
+        ]
+    )
+
+
+def help_of(mode: str) -> str:
+    """What --mode=NAME --help prints: what the mode does, and its flags."""
+    values = define_flags(mode)
+    lines = [(load_mode(mode).__doc__ or "").strip(), "", "Flags:"]
+    lines.append("  --config=FILE.py\n      Experiment file (default: the one of --workdir).")
+    lines.append("  --config.SECTION.OPTION=VALUE\n      Any option of the experiment.")
+    for name in values:
+        if name != "mode":
+            flag = values[name]
+            default = "" if flag.default in (None, "", [], False) else f" Default: {flag.default}."
+            choices = getattr(flag.parser, "enum_values", None)
+            value = "" if flag.boolean else f"={'|'.join(choices) if choices else 'VALUE'}"
+            text = flag.help.partition(">: ")[2] if choices else flag.help  # absl lists them, too
+            lines.append(f"  --{name}{value}\n      {text}{default}")
+    return "\n".join(lines)
+
+
+def _summary(mode: str) -> str:
+    return (load_mode(mode).__doc__ or "").strip().partition("\n")[0]
+
+
+def run(argv: list[str], default_experiment: Path) -> int:
+    """What `main` does, but for exiting; raises what `main` reports in one line."""
+    arguments = _with_flag_files(argv)
+    named = [a.partition("=")[2] for a in arguments if flag_name(a) == "mode" and "=" in a]
+    mode = named[-1] if named else "train"
+    module = load_mode(mode)
+    if any(a.startswith("-") and a.lstrip("-") in _HELP for a in arguments):
+        print(help_of(mode) if named else overview())
+        return 0
+    config, rest = find_config(arguments, default_experiment)
+    # First, because config_flags answers an unknown option with a KeyError.
+    _check_overrides(rest, config)
+    values = define_flags(mode)
+    config_flags.DEFINE_config_dataclass("config", config, sys_argv=rest, flag_values=values)
+    unexpected = _parse(values, [argv[0], *rest], mode)
+    if unexpected:
+        near = f"; did you mean --mode={unexpected[0]}?" if unexpected[0] in MODES else ""
+        raise UserError(f"unexpected argument {unexpected[0]!r}{near}")
+    os.environ.update(getattr(module, "BEFORE_JAX", {}))
+    files = [a.partition("=")[2] for a in arguments if flag_name(a) == "config"]
+    return module.run(
+        Launch(
+            mode=mode,
+            config=values["config"].value,
+            flags=values,
+            arguments=tuple(arguments),
+            experiment=Path(files[-1]) if files else None,
+            inherited=frozenset(define_flags("train")),
+        )
+    )
+
+
+def _parse(values: flags.FlagValues, argv: list[str], mode: str) -> list[str]:
+    """The arguments that are no flags."""
+    try:
+        return values(argv)[1:]
+    except flags.UnrecognizedFlagError as e:
+        owners = [other for other in MODES if e.flagname.removeprefix("no") in define_flags(other)]
+        if owners:
+            raise UserError(
+                f"--{e.flagname} belongs to --mode={', '.join(owners)}, not {mode}"
+            ) from None
+        raise UserError(_one_line(e)) from None
+    except flags.Error as e:
+        raise UserError(_one_line(e)) from None
+
+
 def _stop(message: str, status: int) -> NoReturn:
     print(message, file=sys.stderr, flush=True)
-    # Leaving in good order waits for the other processes, which may be waiting for this one. Gone
-    # at once, it is missed, and they stop too. One that was asked to stop may be compiling: taking
-    # Python down around a thread of XLA has crashed.
+    # An orderly exit waits for the other processes, which may wait for this one; an immediate one
+    # makes them stop, too. A process that was asked to stop may be compiling, and taking Python
+    # down around a thread of XLA has crashed.
     if _joined() or status == PREEMPTED_STATUS:
         sys.stdout.flush()
         os._exit(status)
@@ -77,18 +191,18 @@ def _joined() -> bool:
     return processes is not None and processes.joined()
 
 
-def find_config(argv: list[str], default_experiment: Path) -> tuple[Config, list[str]]:
-    """The configuration that `argv` names, and `argv` without its --config=FILE.
+def find_config(arguments: Sequence[str], default_experiment: Path) -> tuple[Config, list[str]]:
+    """The configuration that `arguments` name, and `arguments` without --config=FILE.
 
-    It comes from --config=FILE.py, or else from the workdir, or else is the default experiment.
+    It comes from --config=FILE.py, or else from the workdir, or else it is the default experiment.
     --sweep_index=i makes it the i-th point of that file's sweep().
     """
     given, rest = {}, []
-    for number, argument in enumerate(argv):
+    for number, argument in enumerate(arguments):
         name, has_value, value = argument.lstrip("-").partition("=")
         if argument.startswith("-") and name in ("config", "workdir", "sweep_index"):
             if not has_value:
-                value = argv[number + 1] if number + 1 < len(argv) else ""
+                value = arguments[number + 1] if number + 1 < len(arguments) else ""
                 raise UserError(f"write --{name}={value or '…'}, with an equals sign")
             given[name] = value
         if not argument.startswith("-") or name != "config":
@@ -98,46 +212,21 @@ def find_config(argv: list[str], default_experiment: Path) -> tuple[Config, list
             raise UserError("--sweep_index needs --config=FILE.py, whose sweep() it picks from")
         return load_point(Path(given["config"]), given["sweep_index"]), rest
     if "config" in given:
-        return load_experiment(Path(given["config"])), rest
+        return load_experiment(given["config"]), rest
     workdir = given.get("workdir", "")
-    # A bucket is read where --target says, from where this machine may not reach it.
-    if workdir and not (_has_target(argv) and workdir.startswith(storage.BUCKET)):
+    # With --target a bucket is read elsewhere, and this machine may not reach it.
+    elsewhere = any(flag_name(a) == "target" for a in arguments)
+    if workdir and not (elsewhere and workdir.startswith(storage.BUCKET)):
         saved = storage.path(workdir) / CONFIG_FILE
         if saved.exists():
-            return files.load_config(saved), rest
+            return load_config(saved), rest
     return load_experiment(default_experiment), rest
 
 
-def _has_target(argv: list[str]) -> bool:
-    return any(a.startswith("-") and a.lstrip("-").split("=")[0] == "target" for a in argv)
-
-
-def named_experiment() -> Path | None:
-    """The experiment file that this process's --config=FILE.py names, as it is written; or none."""
-    named = [a for a in _with_flag_files(sys.argv) if a.lstrip("-").startswith("config=")]
-    return Path(named[-1].partition("=")[2]) if named else None
-
-
-def arguments_without(own: Collection[str]) -> list[str]:
-    """This process's arguments without the flags in `own`, for another one."""
-    return [
-        argument
-        for argument in _with_flag_files(sys.argv)[1:]
-        if argument.lstrip("-").partition("=")[0].removeprefix("no") not in own
-    ]
-
-
 def _with_flag_files(argv: list[str]) -> list[str]:
-    """`argv` with the content of --flagfile=FILE in its place."""
+    """The arguments, with the content of --flagfile=FILE in its place."""
     try:
-        return [argv[0], *flags.FLAGS.read_flags_from_files(argv[1:])]
-    except flags.Error as e:
-        raise UserError(_one_line(e)) from None
-
-
-def _parse(argv: list[str]) -> list[str]:
-    try:
-        return flags.FLAGS(argv)
+        return list(flags.FLAGS.read_flags_from_files(argv[1:]))
     except flags.Error as e:
         raise UserError(_one_line(e)) from None
 
@@ -146,9 +235,9 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _check_overrides(argv: list[str], config: Config) -> None:
+def _check_overrides(arguments: Sequence[str], config: Config) -> None:
     known = flatten(config)
-    for option, value in overrides_in(argv[1:]):
+    for option, value in overrides_in(arguments):
         if option not in known:
             raise UserError(f"there is no option --config.{option}{nearest_option(option, known)}")
         _check_type(option, value, known[option])

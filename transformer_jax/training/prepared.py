@@ -34,23 +34,19 @@ class Prepared:
       config, workdir: of the experiment.
       devices: what it runs on.
       tokenizers: the workdir's, or new ones.
-      corpus: the training text.
-      data: the same in packed rows.
+      data: the training text in packed rows.
       valid, validation: the validation text, and the same in packed rows.
       model: of the vocabularies' sizes.
-      content_hash: of the training text and the tokenizers.
     """
 
     config: Config
     workdir: Path
     devices: Devices
     tokenizers: Tokenizers
-    corpus: corpora.Corpus
     data: PackedDataset
     valid: corpora.Corpus
     validation: PackedDataset
     model: Transformer
-    content_hash: str
 
     def create_state(self) -> TrainState:
         """A new state, where the devices keep it."""
@@ -75,7 +71,7 @@ def prepare(
     corpus: corpora.Corpus,
     valid: corpora.Corpus,
     *,
-    begun: bool,
+    resuming: bool,
 ) -> Prepared:
     """Tokenizes and packs the text, unless the workdir has that already.
 
@@ -85,7 +81,7 @@ def prepare(
       devices: what it runs on.
       corpus: the training text.
       valid: the validation text.
-      begun: whether the workdir was trained in.
+      resuming: whether the workdir was trained in.
 
     Raises:
       UserError: if the text, or its vocabulary, is not the one that was trained on.
@@ -93,22 +89,23 @@ def prepare(
     with processes.writer_first():
         tokenizers = _tokenizers(config, workdir, corpus.pairs)
         text = data_tokens.content_hash(corpus.pairs, tokenizers)
-        _check_data(workdir, text, begun=begun)
+        _check_text(workdir, text, resuming=resuming)
         data = _packed(config, workdir, tokenizers, corpus, "training")
         validation = _packed(config, workdir, tokenizers, valid, "validation")
     model = Transformer(config.model, tokenizers.target.vocab_size, tokenizers.source.vocab_size)
-    return Prepared(
-        config, workdir, devices, tokenizers, corpus, data, valid, validation, model, text
-    )
+    return Prepared(config, workdir, devices, tokenizers, data, valid, validation, model)
 
 
-def _check_data(workdir: Path, content_hash: str, *, begun: bool) -> None:
-    """Refuses to go on training with another text; writes down which text it is."""
+def _check_text(workdir: Path, content_hash: str, *, resuming: bool) -> None:
+    """Refuses to resume with another text; records which text it is."""
     path = workdir / DATA_FILE
     known = path.read_bytes().decode(errors="replace").strip() if path.exists() else ""
-    if begun and not known:
-        log(f"warning: {workdir} has no {path.name}: this text is taken for the one of before")
-    elif begun and known != content_hash:
+    if resuming and not known:
+        log(
+            f"warning: {workdir} has no {path.name}: cannot verify the training text; assuming "
+            "that it is unchanged"
+        )
+    elif resuming and known != content_hash:
         raise UserError(
             f"the training text is not the one that {workdir} was trained on "
             f"({known} then, {content_hash} now): choose another --workdir"

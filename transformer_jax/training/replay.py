@@ -1,55 +1,18 @@
 """A step that was skipped, once more and slowly: which rows and parameters are not finite."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from transformer_jax import storage
 from transformer_jax.config.options import PAD_ID, Config
-from transformer_jax.data.batches import PackedDataset
 from transformer_jax.data.packing import Batch
-from transformer_jax.errors import UserError
 from transformer_jax.model.transformer import Transformer
-from transformer_jax.parallel import processes
-from transformer_jax.storage import write_whole
 from transformer_jax.training.step import TrainState, dropout_of, make_loss
 
-FOLDER = "skipped"
 _SHOWN = 5  # rows
-_KEPT = 100  # batches: a run that skips on and on should not fill the disk
-
-
-def write_batch(
-    workdir: Path, step: int, data: PackedDataset, pairs: Sequence[tuple[str, str]]
-) -> str:
-    """Writes the text of a step's batch to `skipped/step_N.tsv`, and says how to look closer.
-
-    Args:
-      workdir: of the run.
-      step: counted from 1.
-      data: the batches.
-      pairs: the text that they were packed from.
-    """
-    # Packed pairs are numbered as the corpus is: both come from the same list.
-    rows = data.batch_pairs(step - 1)
-    path = workdir / FOLDER / f"step_{step}.tsv"
-    closer = f"--mode=replay --step={step} looks at them"
-    count = f"the {sum(map(len, rows))} pairs of its batch"
-    if processes.is_writer():
-        try:
-            storage.make_folder(path.parent)
-            there = path.parent.iterdir() if path.parent.exists() else []
-            if len(list(there)) >= _KEPT:
-                return f"{path.parent} has {_KEPT} batches, and {count} are not added; {closer}"
-            text = [(str(row), *pairs[n]) for row, numbers in enumerate(rows) for n in numbers]
-            write_whole(path, "".join("\t".join(columns) + "\n" for columns in text))
-        except (UserError, OSError) as e:  # a full disk is no reason to stop
-            return f"{e}, where {count} should be; {closer}"
-    return f"{count}, after their rows' numbers, are in {path}, and {closer}"
 
 
 def report(

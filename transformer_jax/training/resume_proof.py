@@ -276,7 +276,7 @@ class _Run:
     def made(self) -> Start:
         """What it has made, once it has ended."""
         said = self.said()
-        found = re.search(r"goes on from step (\d+)", said)
+        found = re.search(r"resuming from step (\d+)", said)
         # metrics.jsonl may still hold steps of an earlier start, if this one ended early.
         own = set(map(int, re.findall(r"^step (\d+)/", said, re.MULTILINE)))
         losses = {step: loss for step, loss in _losses(self.workdir).items() if step in own}

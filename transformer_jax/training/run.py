@@ -1,16 +1,16 @@
-"""From a configuration to a trained workdir: what `--mode=train` and `--mode=describe` do.
+"""A run: from a configuration to a trained workdir.
 
 A workdir is self-contained: config.json, tokenizer.model, checkpoints/, and what a run reports.
 """
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from transformer_jax import storage
 from transformer_jax.config.checks import check_config
@@ -26,8 +26,8 @@ from transformer_jax.console import log
 from transformer_jax.data import corpora, word_vectors
 from transformer_jax.errors import Preempted, UserError
 from transformer_jax.evaluation.scores import warn_of_words
-from transformer_jax.model.size import count_parameters, parameter_shapes
-from transformer_jax.model.transformer import Transformer
+from transformer_jax.inference.trained import Model, load
+from transformer_jax.model.size import count_parameters
 from transformer_jax.parallel import processes
 from transformer_jax.parallel.devices import choose_devices
 from transformer_jax.training import health, preemption, replay
@@ -38,53 +38,78 @@ from transformer_jax.training.step import TrainState
 from transformer_jax.training.validation import Validation
 from transformer_jax.workdir import card, lock, manifest
 from transformer_jax.workdir.checkpoints import Checkpoints
-from transformer_jax.workdir.metrics import bleu_scores, skipped_steps
+from transformer_jax.workdir.metrics import (
+    METRICS_FILE,
+    bleu_scores,
+    read_metrics,
+    skipped_steps,
+)
 from transformer_jax.workdir.tracking import Tracker
 
 
-def train(config: Config, workdir: Path, *, profile: str | None = None) -> None:
-    """Trains in `workdir`, or goes on where its last checkpoint left off.
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """What `train` returns.
+
+    Attributes:
+      model: the trained model.
+      metrics: the rows of metrics.jsonl, {"step": …, "train": {…}} or {"step": …, "valid": {…}}.
+    """
+
+    model: Model
+    metrics: list[dict[str, Any]]
+
+
+def train(
+    config: Config, workdir: str | Path, *, weights: str = "average", profile: str | None = None
+) -> TrainedRun:
+    """Trains in `workdir`, or resumes from its last checkpoint.
 
     Args:
       config: the experiment.
-      workdir: made if need be; nobody else trains there meanwhile.
+      workdir: created if need be; one run at a time trains there.
+      weights: which checkpoints the returned model is made of; see `load`.
       profile: a folder for a profiler trace of a few steps.
 
     Raises:
-      UserError: if it cannot be trained there, or no longer.
+      UserError: if the workdir holds another experiment, the text is missing, or the training
+        diverges.
       Preempted: when a signal asked for it; see `preemption`.
     """
-    started = time.monotonic()
+    started, workdir = time.monotonic(), storage.path(str(workdir))
     check_config(config)
-    saved_config(config, workdir)  # a mistake is told before anything is read
+    saved_config(config, workdir)  # a mistake is reported before anything is read
     devices = choose_devices(config)
     with processes.writer_first():
-        corpus = corpora.load_split(config.data, "train")
-        valid = corpora.load_split(config.data, "valid")
-        corpora.load_split(config.data, "test")  # missing? Now is better than after the training
-    warn_of_words([target for _, target in valid.pairs], config.data.target_language)
+        # The test split, too: a missing file is reported now, and not after the training.
+        splits = corpora.load_splits(config.data, ["train", "valid", "test"])
+    warn_of_words([target for _, target in splits["valid"].pairs], config.data.target_language)
     with lock.held(workdir):
         saved = saved_config(config, workdir)
-        prepared = prepare(config, workdir, devices, corpus, valid, begun=saved is not None)
-        run = Run(prepared, card.Card(prepared, since=started))
+        train_text, valid = splits.pop("train"), splits.pop("valid")
+        prepared = prepare(config, workdir, devices, train_text, valid, resuming=saved is not None)
+        del train_text  # millions of strings, which only the tokenizer reads
+        driver = Driver(prepared, card.Card(prepared, since=started))
         try:
-            with preemption.deferred(), run.card, run.checkpoints:
+            with preemption.deferred(), driver.card, driver.checkpoints:
                 with preemption.immediate():
-                    state = run.first_state()
+                    state = driver.first_state()
                     check_steps(int(state.step), config, saved, profile)
                     if processes.is_writer():  # last: from here on the workdir is this experiment's
                         prepared.tokenizers.save(workdir)
                         save_config(config, workdir / CONFIG_FILE)
-                run.train(state, profile)
+                driver.train(state, profile)
         except health.TrainingStopped as e:
-            raise UserError(run.reason(e)) from None
+            raise UserError(driver.explain(e)) from None
     log(f"trained in {(time.monotonic() - started) / 60:.1f} minutes")
+    model = load(workdir, config=config, weights=weights)
+    return TrainedRun(model, read_metrics(workdir / METRICS_FILE))
 
 
 def replay_step(config: Config, workdir: Path, step: int) -> str:
-    """What `replay.report` says of a step, from the state that it began with.
+    """The report on one step (see `replay.report`), from the state that it started from.
 
-    That state is made again: from the last checkpoint before the step, or from the beginning.
+    That state is recomputed from the last checkpoint before the step, or from the beginning.
 
     Raises:
       UserError: if the workdir does not hold this experiment, or the step is none of its steps.
@@ -96,7 +121,7 @@ def replay_step(config: Config, workdir: Path, step: int) -> str:
         raise UserError(f"--step={step} is none of 1 … train.steps={config.train.steps}")
     corpus, valid = (corpora.load_split(config.data, split) for split in ("train", "valid"))
     devices = choose_devices(config)
-    prepared = prepare(config, workdir, devices, corpus, valid, begun=True)
+    prepared = prepare(config, workdir, devices, corpus, valid, resuming=True)
     data, state = prepared.data, prepared.create_state()
     with Checkpoints(workdir, keep=config.train.average_checkpoints) as checkpoints:
         state = checkpoints.restore_before(step, state)
@@ -104,7 +129,7 @@ def replay_step(config: Config, workdir: Path, step: int) -> str:
     if not first_step:
         state = from_word_vectors(prepared, state)
     if first_step < step - 1:
-        log(f"makes steps {first_step + 1} to {step - 1} again")
+        log(f"recomputing steps {first_step + 1} to {step - 1}")
     train_step = prepared.compile_step()
     state, batches = devices.to_step(state), prepared.batches(first_step)
     for _ in range(first_step, step - 1):
@@ -115,7 +140,7 @@ def replay_step(config: Config, workdir: Path, step: int) -> str:
     return replay.report(config, prepared.model, state, data.batch(step - 1), texts)
 
 
-class Run:
+class Driver:
     """The loop, with what happens around it: metrics, validation, checkpoints, an early end."""
 
     def __init__(self, prepared: Prepared, run_card: card.Card) -> None:
@@ -139,32 +164,32 @@ class Run:
         return state if int(state.step) else from_word_vectors(self._prepared, state)
 
     def train(self, state: TrainState, profile: str | None) -> None:
-        """From `state` to the last step, or to the step at which it is told to stop."""
+        """Trains from `state` to the last step, or to the one at which a signal stops the run."""
         config, devices, options = self._prepared.config, self._prepared.devices, self._options
         first_step, parameters = int(state.step), count_parameters(state.params)
         log(
             f"{config.name}: {parameters:,} parameters, {options.steps} steps of "
             f"{config.data.batch_rows} rows, {devices.description}"
-            + (f"; goes on from step {first_step}" if first_step else "")
+            + (f"; resuming from step {first_step}" if first_step else "")
         )
         step = self._prepared.compile_step()
-        with self.begun(state):
+        with self._tracking(state):
             run_steps(
                 devices.to_step(state),
                 profiled(step, profile) if profile else step,
                 self._prepared.batches(first_step),
                 first_step=first_step,
                 num_steps=options.steps,
-                on_metrics=self.on_metrics,
+                on_metrics=self._on_metrics,
                 pauses_at=self._pauses_at,
                 on_pause=self._on_pause,
             )
 
     @contextlib.contextmanager
-    def begun(self, state: TrainState) -> Iterator[None]:
-        """Within the block metrics are written; those of later steps than `state`'s are forgotten.
+    def _tracking(self, state: TrainState) -> Iterator[None]:
+        """Writes metrics within the block, after removing the rows of steps later than `state`.
 
-        A validation that `state` lacks, because the run was stopped before it, is made first.
+        A validation that is missing, because the run stopped before it, comes first.
         """
         options, first_step = self._options, int(state.step)
         self.card.begin(first_step, count_parameters(state.params))
@@ -179,11 +204,11 @@ class Run:
         self._health.skipped = skipped_steps(self._prepared.workdir)
         with contextlib.closing(self._tracker):
             if first_step and first_step not in self._scores:
-                self.evaluate(first_step, state)
+                self._evaluate(first_step, state)
             yield
 
-    def on_metrics(self, step: int, metrics: dict[str, float]) -> None:
-        """Takes those of each step. Raises health.TrainingStopped."""
+    def _on_metrics(self, step: int, metrics: dict[str, float]) -> None:
+        """Takes the metrics of each step. Raises health.TrainingStopped."""
         self._health.check(step, metrics)
         self._tracker.train_step(step, metrics | {"skipped": self._health.skipped})
         self.card.reached(step)
@@ -194,24 +219,18 @@ class Run:
 
     def _on_pause(self, step: int, state: Any) -> None:
         state = self._prepared.devices.from_step(state)
-        self.save(step, state)
-        if self._preempted:
-            raise Preempted(f"of {self._options.steps} steps, {self.saved()} are saved")
-        self.evaluate(step, state)
-        self.goes_on()
-
-    def save(self, step: int, state: TrainState) -> None:
-        """Begins to save `state`, after what was written of the steps so far."""
-        self._tracker.flush()  # before the checkpoint from which a restart would go on
+        self._tracker.flush()  # before the checkpoint from which a restart would resume
         self.checkpoints.save(step, state)
+        if self._preempted:
+            self.checkpoints.wait()
+            saved = max(self.checkpoints.steps(), default=0)
+            raise Preempted(f"of {self._options.steps} steps, {saved} are saved")
+        self._evaluate(step, state)
+        self.card.update()
+        self._tracker.restart_clock()  # the speed that is reported excludes pauses
 
-    def saved(self) -> int:
-        """The step of the last checkpoint, once it is on disk; 0 = there is none."""
-        self.checkpoints.wait()
-        return max(self.checkpoints.steps(), default=0)
-
-    def evaluate(self, step: int, state: TrainState) -> None:
-        """If it is due. The state is saved already, and an interruption loses this alone."""
+    def _evaluate(self, step: int, state: TrainState) -> None:
+        """Validates if it is due. The state is saved already: an interruption loses only this."""
         every = self._options.evaluate_every
         if not every or (step != self._options.steps and step % every):
             return
@@ -222,26 +241,20 @@ class Run:
         self._tracker.flush()
         self.card.validated(step, metrics)
         self._scores[step] = metrics["bleu"]
-        said = "  ".join(f"valid {k} {v:.3f}" for k, v in metrics.items())
-        log(f"step {step}  {said}")
+        values = "  ".join(f"valid {name} {value:.3f}" for name, value in metrics.items())
+        log(f"step {step}  {values}")
 
-    def goes_on(self) -> None:
-        """After a pause, whose time is left out of the speed that is told."""
-        self.card.update()
-        self._tracker.restart_clock()
-
-    def reason(self, stopped: health.TrainingStopped) -> str:
-        """Why it stopped, and what there is to go back to."""
+    def explain(self, stopped: health.TrainingStopped) -> str:
+        """Why the training stopped, and which checkpoint is the last good one."""
         self.checkpoints.wait()
         good = [step for step in self.checkpoints.steps() if step <= stopped.good_until][-1:]
         return f"{stopped}; the last good checkpoint is {good[0] if good else 'none'}"
 
     def _on_skip(self, step: int, reason: str) -> str:
-        """Writes the batch of a step that was skipped, and says so."""
-        prepared = self._prepared
-        told = replay.write_batch(prepared.workdir, step, prepared.data, prepared.corpus.pairs)
-        log(f"warning: step {step} is skipped: its {reason}; {told}")
-        return told
+        """Logs that a step is skipped; returns how to look closer."""
+        closer = f"--mode=replay --step={step} shows its rows"
+        log(f"warning: step {step} is skipped because its {reason}; {closer}")
+        return closer
 
 
 def saves_at(step: int, options: TrainConfig) -> bool:
@@ -317,20 +330,3 @@ def check_steps(step: int, config: Config, saved: Config | None, profile: str | 
             f"train.steps was {saved.train.steps} and is {steps}: the rest of the cosine schedule "
             "is stretched; one run of that length would have learned differently"
         )
-
-
-def describe(config: Config) -> str:
-    """The table of parameters: path, shape, number, and the total. Allocates nothing."""
-    check_config(config)
-    model = Transformer(config.model, config.data.vocab_size)
-    params = parameter_shapes(model)
-    rows = [
-        ("/".join(k.key for k in path), str(x.shape), f"{int(np.prod(x.shape)):,}")
-        for path, x in jax.tree_util.tree_leaves_with_path(params)
-    ]
-    rows.append(("total", "", f"{count_parameters(params):,}"))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        f"{name:{widths[0]}}  {shape:{widths[1]}}  {number:>{widths[2]}}"
-        for name, shape, number in rows
-    )

@@ -22,7 +22,6 @@ from orbax.checkpoint.checkpoint_managers import (
     PreservationPolicy,
 )
 
-from transformer_jax.config.options import WEIGHTS
 from transformer_jax.console import log
 from transformer_jax.errors import UserError
 from transformer_jax.parallel import processes
@@ -81,8 +80,8 @@ class Checkpoints:
     def _open(self) -> ocp.CheckpointManager:
         policies: list[PreservationPolicy] = [
             LatestN(2),
-            _Chosen(lambda steps: _regular(steps, self._every)[-self._keep :]),
-            _Chosen(lambda steps: _best(steps, self._scores)[-1:]),
+            _Chosen(lambda steps: regular(steps, self._every)[-self._keep :]),
+            _Chosen(lambda steps: by_score(steps, self._scores)[-1:]),
         ]
         if self._keep_every:
             policies.append(EveryNSteps(self._keep_every))
@@ -201,12 +200,6 @@ class Checkpoints:
         self._manager.reload()
         return state if step < 0 else self.restore_step(step, state)
 
-    def forget_after(self, step: int) -> None:
-        """Removes those of later steps, which will be made again. For the one run that trains."""
-        for later in [s for s in self.steps() if s > step]:
-            _remove(self._folder / str(later))
-        self._manager.reload()
-
     def restore_step(self, step: int, state: "TrainState") -> "TrainState":
         """The state saved at `step`, unchecked; see `restore`."""
         optimizer = {"opt_state": state.opt_state, "step": state.step}
@@ -216,10 +209,10 @@ class Checkpoints:
 
     def restore_before(self, step: int, state: "TrainState") -> "TrainState":
         """The last sound state saved before `step`; `state` when there is none. Moves nothing."""
-        sound = self._sound([s for s in self.steps() if s < step], 1)
+        sound = self.sound([s for s in self.steps() if s < step], 1)
         return self.restore_step(sound[0], state) if sound else state
 
-    def _sound(self, steps: Sequence[int], number: int, *, below: str = "") -> list[int]:
+    def sound(self, steps: Sequence[int], number: int, *, below: str = "") -> list[int]:
         """The last `number` of `steps` that are not damaged, ascending; warns of those that are."""
         sound: list[int] = []
         for step in reversed(steps):
@@ -263,50 +256,9 @@ class Checkpoints:
                 log(f"warning: {_said(bad, files)}; it is {done}, and step {step} serves")
         return step
 
-    def restore_params(
-        self, like: Any, weights: str, sharding: jax.sharding.Sharding | None = None
-    ) -> tuple[Any, list[int]]:
-        """Parameters to translate with, and the steps they come from.
-
-        A damaged checkpoint is named in a warning, and the ones before it serve.
-
-        Args:
-          like: parameters or their shapes.
-          weights: "average" of the last checkpoints (Vaswani et al. 2017, section 6.1), "latest",
-            or "best" by validation BLEU.
-          sharding: where to put them; None = on the first device.
-
-        Raises:
-          UserError: without a checkpoint, or without one that was evaluated for "best"; or if they
-            are damaged, or of another model.
-        """
-        steps = self._steps_of(weights)
-        total = None
-        for step in steps:
-            params = self._restore(step, {"params": like}, sharding)["params"]
-            total = params if total is None else jax.tree.map(lambda a, b: a + b, total, params)
-        return jax.tree.map(lambda x: x / len(steps), total), steps
-
-    def _steps_of(self, weights: str) -> Sequence[int]:
-        if weights not in WEIGHTS:
-            raise UserError(f"weights={weights!r} is none of: {', '.join(WEIGHTS)}")
-        steps, folder = self.steps(), self._folder.parent
-        if not steps:
-            raise UserError(f"{folder} has no checkpoint: train there first")
-        wanted = {"average": self._keep, "latest": 1, "best": 1}[weights]
-        if weights == "average":
-            steps = _regular(steps, self._every)
-        if weights == "best":
-            steps = _best(steps, self._scores)
-            if not steps:
-                raise UserError(
-                    f"{folder} has no evaluated checkpoint: use --weights=average, "
-                    "or train with train.evaluate_every"
-                )
-        sound = self._sound(steps, wanted, below="params/")
-        if not sound:
-            raise UserError(f"every checkpoint in {self._folder} is damaged, as the warnings say")
-        return sorted(sound)
+    def restore_params(self, step: int, like: Any, sharding: jax.sharding.Sharding) -> Any:
+        """The parameters saved at `step`, unchecked, with the shapes of `like`."""
+        return self._restore(step, {"params": like}, sharding)["params"]
 
     def _restore(
         self, step: int, items: dict[str, Any], sharding: jax.sharding.Sharding | None = None
@@ -344,16 +296,16 @@ class Checkpoints:
             raise UserError(f"the last checkpoint could not be saved: {_reason(failure)}")
 
 
-def _regular(steps: Sequence[int], every: int) -> list[int]:
+def regular(steps: Sequence[int], every: int) -> list[int]:
     """Those of `steps`, which are ascending, that an average counts.
 
-    >>> _regular([4, 6, 7, 8, 9], 2)
+    >>> regular([4, 6, 7, 8, 9], 2)
     [4, 6, 8, 9]
     """
     return [step for step in steps if step % every == 0 or step == steps[-1]]
 
 
-def _best(steps: Sequence[int], scores: Mapping[int, float]) -> list[int]:
+def by_score(steps: Sequence[int], scores: Mapping[int, float]) -> list[int]:
     """Those of `steps` that have a score, from the lowest to the highest."""
     return sorted((step for step in steps if step in scores), key=lambda step: scores[step])
 

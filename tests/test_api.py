@@ -1,0 +1,119 @@
+"""The Python API: what a notebook's user types."""
+
+import ast
+import inspect
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from launching import ROOT, TINY
+
+import transformer_jax as tj
+
+
+@pytest.fixture(scope="module")
+def model(trained):
+    return tj.load(trained[0])
+
+
+@pytest.mark.fast
+def test_the_import_is_light():
+    code = (
+        "import transformer_jax as tj, sys; tj.Config(), tj.grid; assert 'jax' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.fast
+def test_every_name_is_there_documented_and_typed():
+    stubs = next(node for node in ast.parse(inspect.getsource(tj)).body if isinstance(node, ast.If))
+    declared = {alias.asname or alias.name for node in stubs.body for alias in node.names}
+    assert declared | {"__version__"} == set(tj.__all__) == set(dir(tj))
+    for name in declared:
+        assert inspect.getdoc(getattr(tj, name)), name
+    with pytest.raises(AttributeError, match="no attribute 'translte'"):
+        tj.translte  # noqa: B018
+
+
+def test_a_sentence_gives_a_string_and_a_list_a_list(model):
+    sentence = "我有一只猫"
+    one = model.translate(sentence)
+    assert isinstance(one, str)
+    assert model.translate([sentence, "", sentence]) == [one, "", one]
+    assert model.translate([]) == []
+
+
+def test_hypotheses_come_with_their_scores(trained):
+    config = tj.load(trained[0]).config
+    config.decode.method, config.decode.beam_size = "beam", 3
+    model = tj.load(trained[0], config=config)
+    texts = model.translate("我有一只猫", n_best=3)
+    found = model.translate("我有一只猫", n_best=3, return_scores=True)
+    assert [h.text for h in found] == texts and len(texts) == 3
+    assert [h.score for h in found] == sorted((h.score for h in found), reverse=True)
+    assert model.translate("我有一只猫", return_scores=True).text == texts[0]
+    assert model.translate(["我有一只猫"], n_best=2) == [texts[:2]]
+    for wrong in (0, 4):
+        with pytest.raises(tj.UserError, match=f"n_best={wrong}"):
+            model.translate("我有一只猫", n_best=wrong)
+
+
+def test_a_sentence_that_is_too_long_has_no_translation(model):
+    long = "我 " * 3000
+    assert model.translate([long, "我"])[0] == ""
+    assert model.translate(long, return_scores=True) is None
+    assert model.score([long], ["I"]) == [None]
+    with pytest.raises(tj.UserError, match="pieces"):
+        model.encode(long)
+
+
+def test_what_a_search_reports_is_what_scoring_gives(model):
+    found = model.translate("我有一只猫", return_scores=True)
+    (scores,) = model.scorer.score_ids(
+        model.all_params, [([*model.tokenizers.source.encode(["我有一只猫"])[0], 3], found.ids)]
+    )
+    assert scores.log_prob == pytest.approx(found.log_prob, abs=1e-4)
+    single = model.score("我有一只猫", "I have a cat")
+    assert model.score(["我有一只猫"], ["I have a cat"]) == [single]
+    with pytest.raises(ValueError, match="shorter"):
+        model.score(["我", "你"], ["I"])
+    with pytest.raises(ValueError, match="both"):
+        model.score("我", ["I"])
+
+
+def test_encode_is_the_encoder_whatever_the_padding(model):
+    ids = np.array([[*model.tokenizers.source.encode(["我有一只猫"])[0], 3]])
+    by_hand = model.apply(ids, method="encode")[0]
+    encoded = model.encode("我有一只猫")
+    assert encoded.shape == (ids.shape[1], model.config.model.d_model)
+    np.testing.assert_allclose(encoded, by_hand, atol=1e-5)
+    assert [x.shape for x in model.encode(["我", "我有一只猫"])][1] == encoded.shape
+
+
+def test_a_run_gives_the_model_and_its_metrics(tmp_path):
+    config = tj.load_experiment(ROOT / "experiments" / "quickstart.py", TINY)
+    run = tj.train(config, tmp_path / "run")
+    steps = [row["step"] for row in run.metrics if "train" in row]
+    assert steps == list(range(1, TINY["train.steps"] + 1))
+    assert run.metrics[-1]["valid"].keys() == {"loss", "bleu"}
+    scores = tj.evaluate(run.model, "valid")
+    assert scores.sentences == TINY.get("data.held_out_size", 1000) and 0 <= scores.bleu <= 100
+    again = tj.load(tmp_path / "run")
+    assert again.steps == run.model.steps
+    assert again.translate("我有一只猫") == run.model.translate("我有一只猫")
+    with pytest.raises(tj.UserError, match="no split"):
+        tj.evaluate(again, "tset")
+
+
+def test_an_ensemble_of_a_model_with_itself_is_that_model(trained, model):
+    both = tj.load(trained[0], ensemble=[trained[0]])
+    assert both.translate("我有一只猫") == model.translate("我有一只猫")
+    assert len(both.all_params) == 2
+
+
+@pytest.mark.fast
+def test_functional_is_usable_on_ones():
+    ones = np.ones((1, 3, 2, 5), np.float32)
+    out = tj.functional.attention.scaled_dot_product_attention(ones, ones, ones)
+    np.testing.assert_allclose(out, ones, rtol=1e-6)

@@ -1,0 +1,71 @@
+"""Which checkpoints a model is made of: their mean, the latest one, or the best one."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from transformer_jax.config.options import WEIGHTS, TrainConfig
+from transformer_jax.errors import UserError
+from transformer_jax.workdir.checkpoints import Checkpoints, by_score, regular
+from transformer_jax.workdir.metrics import bleu_scores
+
+
+def load_weights(
+    workdir: Path, options: TrainConfig, weights: str, like: Any, sharding: jax.sharding.Sharding
+) -> tuple[Any, list[int]]:
+    """The parameters to translate with, and the steps of the checkpoints that they come from.
+
+    A damaged checkpoint is named in a warning, and the ones before it are used.
+
+    Args:
+      workdir: a trained one.
+      options: how many checkpoints are averaged, and which of them are regular ones.
+      weights: "average", the mean of the last regular checkpoints (Vaswani et al. 2017, section
+        6.1); "latest"; or "best" by validation BLEU.
+      like: parameters or their shapes.
+      sharding: where to put them.
+
+    Raises:
+      UserError: without a checkpoint, or without one that was evaluated for "best"; or if they
+        are damaged, or of another model.
+    """
+    scores = bleu_scores(workdir) if weights == "best" else {}
+    keep, every = options.average_checkpoints, options.checkpoint_every
+    checkpoints = Checkpoints(workdir, keep=keep, every=every, scores=scores)
+    steps = _choose(workdir, checkpoints, options, weights, scores)
+    total = None
+    for step in steps:
+        params = checkpoints.restore_params(step, like, sharding)
+        total = params if total is None else jax.tree.map(lambda a, b: a + b, total, params)
+    checkpoints.close()
+    return jax.tree.map(lambda x: x / len(steps), total), steps
+
+
+def _choose(
+    workdir: Path,
+    checkpoints: Checkpoints,
+    options: TrainConfig,
+    weights: str,
+    scores: dict[int, float],
+) -> list[int]:
+    """The steps to use, ascending."""
+    if weights not in WEIGHTS:
+        raise UserError(f"weights={weights!r} is none of: {', '.join(WEIGHTS)}")
+    steps = checkpoints.steps()
+    if not steps:
+        raise UserError(f"{workdir} has no checkpoint: train there first")
+    if weights == "average":
+        steps = regular(steps, options.checkpoint_every)
+    if weights == "best":
+        steps = by_score(steps, scores)
+        if not steps:
+            raise UserError(
+                f"{workdir} has no evaluated checkpoint: use --weights=average, or train with "
+                "train.evaluate_every"
+            )
+    number = options.average_checkpoints if weights == "average" else 1
+    sound = checkpoints.sound(steps, number, below="params/")
+    if not sound:
+        raise UserError(f"every checkpoint of {workdir} is damaged, as the warnings say")
+    return sorted(sound)

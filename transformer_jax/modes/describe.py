@@ -1,0 +1,43 @@
+"""Describe the model of an experiment: the path, shape and size of every parameter.
+
+launch.py --mode=describe --config=experiments/wmt14_en_de_base.py
+"""
+
+import math
+
+from absl.flags import FlagValues
+
+from transformer_jax.config.checks import check_config
+from transformer_jax.config.options import Config
+from transformer_jax.modes.launch import Launch
+
+
+def define(values: FlagValues) -> None:
+    """Defines no flags of its own."""
+
+
+def run(launch: Launch) -> int:
+    """Prints the table."""
+    print(describe(launch.config))
+    return 0
+
+
+def describe(config: Config) -> str:
+    """The table of parameters: path, shape, number, and the total. Allocates nothing."""
+    import jax
+
+    from transformer_jax.model.size import count_parameters, parameter_shapes
+    from transformer_jax.model.transformer import Transformer
+
+    check_config(config)
+    params = parameter_shapes(Transformer(config.model, config.data.vocab_size))
+    rows = [
+        ("/".join(k.key for k in path), str(x.shape), f"{math.prod(x.shape):,}")
+        for path, x in jax.tree_util.tree_leaves_with_path(params)
+    ]
+    rows.append(("total", "", f"{count_parameters(params):,}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        f"{name:{widths[0]}}  {shape:{widths[1]}}  {number:>{widths[2]}}"
+        for name, shape, number in rows
+    )

@@ -1,0 +1,121 @@
+"""Translate a split and score it: BLEU, chrF and exact match, against the references.
+
+Prints the scores with some of the sentences, and writes all of them to evaluation/SPLIT in the
+workdir: translations.tsv, translations.jsonl and scores.json.
+
+    launch.py --mode=evaluate --workdir=runs/mine --split=valid --weights=best
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from absl.flags import FlagValues
+
+from transformer_jax import storage
+from transformer_jax.modes import shared, targets
+from transformer_jax.modes.launch import Launch
+
+if TYPE_CHECKING:
+    from transformer_jax.evaluation.scores import Scores
+    from transformer_jax.inference.trained import Model
+
+
+def define(values: FlagValues) -> None:
+    """Defines the flags."""
+    shared.define_split(values)
+    shared.define_weights(values)
+    shared.define_ensemble(values)
+    shared.define_processes(values)
+    targets.define(values)
+
+
+def run(launch: Launch) -> int:
+    """Evaluates a trained workdir."""
+    if targets.wanted(launch):
+        return targets.launch(launch)
+    launch.start()
+    from transformer_jax.inference.trained import load
+
+    weights, ensemble = launch["weights"], [storage.path(name) for name in launch["ensemble"]]
+    model = load(launch.workdir, config=launch.config, weights=weights, ensemble=ensemble)
+    evaluate(model, launch.workdir, split=launch["split"], weights=weights, ensemble=ensemble)
+    return 0
+
+
+def evaluate(
+    model: "Model", workdir: Path, *, split: str, weights: str, ensemble: Sequence[Path] = ()
+) -> "Scores":
+    """Translates a split, prints its scores and some sentences, and writes them to the workdir.
+
+    They go to evaluation/SPLIT, or, of an ensemble, to evaluation/SPLIT-ensemble; the card of the
+    run lists the scores, too.
+    """
+    from transformer_jax.console import progress_bar
+    from transformer_jax.data import corpora
+    from transformer_jax.evaluation.degenerate import measure_degeneracy
+    from transformer_jax.evaluation.scores import write_translations
+    from transformer_jax.inference.evaluate import translate_corpus
+    from transformer_jax.parallel import processes
+    from transformer_jax.workdir import card
+
+    card.read(workdir)  # a damaged card is an error now, and not after the translation
+    corpus = corpora.load_split(model.config.data, split)
+    with progress_bar(len(corpus.pairs), f"translating {split}") as bar:
+        found = translate_corpus(model, corpus, progress=bar.update)
+    sources, translations, references = found.sources, found.translations, found.references
+    degeneracy = measure_degeneracy(sources, translations, references)
+    _warn(found, degeneracy)
+    scores = found.scores()
+    if not processes.is_writer():
+        return scores
+    folder = workdir / "evaluation" / (f"{split}-ensemble" if ensemble else split)
+    about = {"ensemble": [str(path) for path in ensemble]} if ensemble else {}
+    measured = write_translations(
+        folder,
+        scores,
+        sources,
+        translations,
+        references,
+        split=split,
+        text_hash=corpus.text_hash(),
+        weights=weights,
+        steps=model.steps if ensemble else model.steps[0],
+        **about,
+        decode=dataclasses.asdict(model.config.decode),
+        degeneracy=dataclasses.asdict(degeneracy),
+    )
+    card.add_evaluation(workdir, measured)
+    steps = "; ".join(", ".join(map(str, each)) for each in model.steps)
+    print(f"\n{split}, weights {weights} of step {steps}")
+    print(_some(sources, translations, references))
+    print(f"{scores}\n(all of them: {folder}/translations.tsv)")
+    return scores
+
+
+def _some(*columns: Sequence[str]) -> str:
+    """Ten sentences, the same ones each time."""
+    import numpy as np
+
+    from transformer_jax.evaluation.scores import side_by_side
+
+    number = len(columns[0])
+    shown = sorted(np.random.default_rng(0).choice(number, size=min(10, number), replace=False))
+    return side_by_side(*([column[n] for n in shown] for column in columns))
+
+
+def _warn(found, degeneracy) -> None:  # noqa: ANN001
+    """Logs what makes scores mean less than they seem to, and what is plainly wrong."""
+    from transformer_jax.console import log
+    from transformer_jax.evaluation.degenerate import degeneracy_warnings
+    from transformer_jax.evaluation.scores import warn_of_words
+
+    untranslated = sum(not hypotheses for hypotheses in found.hypotheses)
+    if found.corpus.empty:
+        log(f"{found.corpus.empty:,} pairs with an empty side left out")
+    if untranslated:
+        log(f"{untranslated:,} sentences too long to translate count as empty translations")
+    warn_of_words(found.references, found.target_language)
+    for warning in degeneracy_warnings(degeneracy):
+        log(warning)

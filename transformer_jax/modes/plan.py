@@ -1,0 +1,35 @@
+"""Plan a training before paying for it: memory, FLOPs, exchange, and an estimate of time and cost.
+
+Compiles the real training step for the accelerator, which need not be here: for TPUs with libtpu
+(pip install "transformer_jax[tpu]"); for GPUs it estimates from shapes. Time is a model; nothing
+runs.
+
+    launch.py --mode=plan --config=experiments/wmt14_en_de_base.py --accelerator=v5litepod-16
+"""
+
+from absl.flags import FlagValues
+
+from transformer_jax.errors import UserError
+from transformer_jax.modes import shared
+from transformer_jax.modes.launch import Launch
+from transformer_jax.planning import accelerators
+
+BEFORE_JAX = accelerators.COMPILE_ONLY
+
+
+def define(values: FlagValues) -> None:
+    """Defines the flags."""
+    shared.define_accelerator(values, "Accelerator: v5litepod-16, v4-64, h100, cpu, ….")
+    shared.define_price(values)
+
+
+def run(launch: Launch) -> int:
+    """Prints the plan."""
+    if not launch["accelerator"]:
+        raise UserError("--mode=plan needs --accelerator=…, e.g. --accelerator=v5litepod-16")
+    from transformer_jax.planning.plan import plan
+
+    price = launch["chip_hour_price"]
+    name, workdir = launch["accelerator"], launch.workdir
+    print(plan(launch.config, name, workdir=workdir, chip_hour_price=price))
+    return 0

@@ -1,0 +1,53 @@
+"""Write a page about a run, a sweep, or a folder of runs: report.html and report.md in it.
+
+launch.py --mode=report --workdir=runs/table3
+"""
+
+from pathlib import Path
+
+from absl.flags import FlagValues
+
+from transformer_jax.config import experiment_files
+from transformer_jax.errors import UserError
+from transformer_jax.modes import shared
+from transformer_jax.modes.launch import Launch
+
+BEFORE_JAX = {"JAX_PLATFORMS": "cpu"}  # the devices may be in use
+
+
+def define(values: FlagValues) -> None:
+    """Defines the flags."""
+    shared.define_processes(values)
+
+
+def run(launch: Launch) -> int:
+    """Writes the report and prints where it is."""
+    try:
+        from transformer_jax.report import page, runs
+    except ModuleNotFoundError as e:
+        raise UserError(
+            f"--mode=report needs {e.name}: pip install 'transformer_jax[report]'"
+        ) from None
+    launch.start()
+    from transformer_jax.parallel import processes
+
+    if not processes.is_writer():
+        return 0
+    folder, named = launch.workdir, launch.experiment
+    reading = runs.read(folder, launch.config if named else None)
+    file = named or _own_experiment(reading.experiment)
+    paper = experiment_files.load_paper(file) if file else None
+    page.write(reading, folder, paper, file.name if file else "")
+    print(f"{folder / page.HTML}\n{folder / page.MARKDOWN}")
+    return 0
+
+
+def _own_experiment(name: str) -> Path | None:
+    """The experiment file that a sweep's folder names, if it is one of this project's.
+
+    Another one, which a folder from elsewhere may name, is not run unless --config names it too.
+    """
+    written, colon, argument = name.partition(":")
+    file = experiment_files.experiments_folder() / Path(written).name
+    ours = Path(written).parent.name == "experiments" and file.is_file()
+    return Path(f"{file}{colon}{argument}") if ours else None

@@ -1,0 +1,96 @@
+"""Score given translations: how probable the model finds each, and each of its pieces.
+
+Writes a line of JSON for each pair: source, translation, log_prob (nats), perplexity (per piece),
+pieces and log_probs (of each piece, <eos> included). The numbers of a pair that is too long are
+null. The perplexity of all pairs together is logged.
+
+    launch.py --mode=score --workdir=runs/mine --input=in.en --translations=out.de
+    launch.py --mode=score --workdir=runs/mine --split=valid --output=scores.jsonl
+"""
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+from absl.flags import FlagValues
+
+from transformer_jax import storage
+from transformer_jax.console import log, progress_bar
+from transformer_jax.data import text
+from transformer_jax.errors import UserError
+from transformer_jax.modes import output, shared
+from transformer_jax.modes.launch import Launch
+
+if TYPE_CHECKING:
+    from transformer_jax.inference.scorer import TokenScores
+
+
+def define(values: FlagValues) -> None:
+    """Defines the flags."""
+    shared.define_split(values)
+    shared.define_weights(values)
+    shared.define_ensemble(values)
+    shared.define_processes(values)
+    flags.DEFINE_string("input", None, "File of sources, one a line.", flag_values=values)
+    flags.DEFINE_string(
+        "translations",
+        None,
+        "File whose line k translates line k of --input.",
+        flag_values=values,
+    )
+    shared.define_output(values, "File for the scores (default: standard output).")
+
+
+def run(launch: Launch) -> int:
+    """Scores the pairs of two files or of a split."""
+    launch.start()
+    from transformer_jax.inference.scorer import perplexity
+    from transformer_jax.inference.trained import load
+
+    output.check_writable(launch["output"])
+    pairs = _pairs(launch)
+    ensemble = [storage.path(name) for name in launch["ensemble"]]
+    model = load(launch.workdir, config=launch.config, weights=launch["weights"], ensemble=ensemble)
+    sources, targets = [source for source, _ in pairs], [target for _, target in pairs]
+    with progress_bar(len(pairs), "scoring") as bar:
+        found = model.score(sources, targets, progress=bar.update)
+    output.write(launch["output"], "".join(map(_line, pairs, found)))
+    scored = [scores for scores in found if scores]
+    if len(scored) < len(found):
+        log(f"{len(found) - len(scored):,} pairs too long to score")
+    if scored:
+        log_prob = math.fsum(scores.log_prob for scores in scored)
+        pieces = sum(len(scores.pieces) for scores in scored)
+        log(
+            f"{len(scored):,} translations, {pieces:,} pieces: {log_prob:.2f} nats, "
+            f"perplexity {perplexity(log_prob, pieces):.3f} per piece"
+        )
+    return 0
+
+
+def _pairs(launch: Launch) -> list[tuple[str, str]]:
+    from transformer_jax.data import corpora
+
+    files = launch["input"], launch["translations"]
+    if not any(files):
+        return corpora.load_split(launch.config.data, launch["split"]).pairs
+    if not all(files):
+        raise UserError("--mode=score takes --input=SOURCES --translations=FILE, or neither")
+    sources, targets = (text.read_lines(storage.path(file)) for file in files)
+    if len(sources) != len(targets):
+        raise UserError(
+            f"{files[0]} has {len(sources)} lines and {files[1]} {len(targets)}: line k of one "
+            "has to translate line k of the other"
+        )
+    return list(zip(sources, targets, strict=True))
+
+
+def _line(pair: tuple[str, str], scores: "TokenScores | None") -> str:
+    line: dict[str, Any] = dict(zip(("source", "translation"), pair, strict=True))
+    line["log_prob"] = scores and scores.log_prob
+    # JSON has no infinity.
+    line["perplexity"] = scores and (scores.perplexity if scores.perplexity < math.inf else None)
+    line["pieces"] = scores and scores.pieces
+    line["log_probs"] = scores and scores.log_probs
+    return json.dumps(line, ensure_ascii=False) + "\n"

@@ -1,0 +1,90 @@
+"""Train every point of an experiment's sweep(), or search its search_space(), and resume that.
+
+Each point is a child process in its own workdir, a folder of --workdir. The sweep resumes where it
+was when the same command runs again.
+
+    launch.py --mode=sweep --config=experiments/table3.py:laptop --workdir=runs/table3
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from absl import flags
+from absl.flags import FlagValues
+
+from transformer_jax import storage
+from transformer_jax.errors import UserError
+from transformer_jax.modes import shared
+from transformer_jax.modes.launch import Launch
+
+
+def define(values: FlagValues) -> None:
+    """Defines the flags."""
+    flags.DEFINE_integer(
+        "sweep_workers",
+        1,
+        "Points to train at a time, each on a GPU or TPU chip of its own.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "sweep_trials",
+        None,
+        "Points of the experiment's search_space() to try.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "sweep_storage",
+        None,
+        "URL of a database, to share the study between launchers (default: study.db in --workdir).",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "dry_run", False, "Print the points and what they cost; train none.", flag_values=values
+    )
+    shared.define_accelerator(values, "With --dry_run: accelerator to estimate hours for.")
+    shared.define_price(values)
+    shared.define_weights(values)
+
+
+def run(launch: Launch) -> int:
+    """Trains the points; returns 0, 1 if one failed, or 75 if a signal stopped it."""
+    config, file = launch.config, launch.experiment
+    if file is None:
+        raise UserError("--mode=sweep needs --config=FILE.py, with a sweep() or search_space()")
+    if launch["sweep_index"] is not None:
+        raise UserError("--mode=sweep runs all points: --sweep_index is for one, by --mode=train")
+    price, accelerator = launch["chip_hour_price"], launch["accelerator"]
+    if price is not None and not (launch["dry_run"] and accelerator):
+        raise UserError("--chip_hour_price goes with --mode=sweep --dry_run --accelerator=…")
+    try:
+        from transformer_jax.sweeps import sweep
+    except ModuleNotFoundError as e:
+        raise UserError(
+            f"--mode=sweep needs optuna: pip install 'transformer_jax[sweep]' ({e})"
+        ) from None
+    arguments, trials = launch.child_arguments(), launch["sweep_trials"]
+    if launch["dry_run"]:
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before jax is imported
+        from transformer_jax.sweeps import cost
+
+        options = {"accelerator": accelerator, "chip_hour_price": price}
+        print(cost.dry_run(config, file, arguments, trials, **options))
+        return 0
+    if accelerator:
+        raise UserError("--accelerator goes with --mode=sweep --dry_run, to estimate hours")
+    workdir = launch.workdir_name
+    if workdir.startswith(storage.BUCKET):  # SQLite and the logs need a file system
+        raise UserError(f"--mode=sweep needs a folder of this machine, not {workdir}")
+    return sweep.run(
+        config,
+        file,
+        Path(workdir),
+        workers=launch["sweep_workers"],
+        num_trials=trials,
+        url=launch["sweep_storage"],
+        arguments=arguments,
+        launcher=[sys.executable, "-m", "transformer_jax"],
+    )

@@ -1,0 +1,55 @@
+"""Train, or resume, the experiment; then evaluate it on the test split.
+
+The run stays in --workdir, which resumes from its last checkpoint when the same command runs again.
+--target runs the same command on a Cloud TPU, or writes the job for Slurm or SkyPilot.
+
+    launch.py
+    launch.py --config=experiments/multi30k_en_de.py --config.data.path=DIR --workdir=runs/multi30k
+"""
+
+from absl import flags
+from absl.flags import FlagValues
+
+from transformer_jax.modes import shared, targets
+from transformer_jax.modes.launch import Launch
+
+
+def define(values: FlagValues) -> None:
+    """Defines the flags."""
+    shared.define_weights(values)
+    shared.define_processes(values)
+    flags.DEFINE_string(
+        "profile", None, "Folder for a profiler trace of a few training steps.", flag_values=values
+    )
+    targets.define(values)
+
+
+def run(launch: Launch) -> int:
+    """Trains, evaluates on the test split, and translates the demo sentence."""
+    if targets.wanted(launch):
+        return targets.launch(launch)
+    from transformer_jax.modes.evaluate import evaluate
+    from transformer_jax.training import preemption
+    from transformer_jax.training.run import train
+
+    launch.start()
+    config = launch.config
+    with preemption.handled(config.train.grace_seconds):
+        trained = train(
+            config, launch.workdir, weights=launch["weights"], profile=launch["profile"]
+        )
+        evaluate(trained.model, launch.workdir, split="test", weights=launch["weights"])
+        if config.demo:
+            _translate_demo(trained.model, launch)
+    return 0
+
+
+def _translate_demo(model, launch: Launch) -> None:  # noqa: ANN001
+    from transformer_jax.parallel import processes
+
+    demo = launch.config.demo
+    translation = model.translate(demo)
+    if processes.is_writer():
+        print(f"\n{demo} → {translation}")
+        print("Translate your own text:")
+        print(f"  echo {demo} | python launch.py --mode=translate --workdir={launch.workdir}")

@@ -1,0 +1,34 @@
+"""Prove that a killed run resumes exactly: kill a training, and compare it with a whole one.
+
+Trains the experiment twice, once uninterrupted and once killed by SIGKILL at seeded places, inside
+saves too, and compares every loss and every array bit for bit.
+
+    launch.py --mode=verify_resume --kills=8
+"""
+
+import sys
+
+from absl import flags
+from absl.flags import FlagValues
+
+from transformer_jax import storage
+from transformer_jax.modes.launch import Launch, silence_libraries
+
+
+def define(values: FlagValues) -> None:
+    """Defines the flags."""
+    flags.DEFINE_integer(
+        "kills", 8, "Number of times to kill the run.", lower_bound=1, flag_values=values
+    )
+
+
+def run(launch: Launch) -> int:
+    """Prints the report; returns 0 if the two runs are the same."""
+    from transformer_jax.training import resume_proof
+
+    silence_libraries()
+    command = [sys.executable, "-m", "transformer_jax", *launch.child_arguments()]
+    folder = storage.path(launch["workdir"] or f"runs/{launch.config.name}_resume")
+    report = resume_proof.prove(launch.config, command, folder, kills=launch["kills"])
+    print(report.text)
+    return 0 if report.passed else 1
