@@ -1,4 +1,4 @@
-"""Whether a training still goes anywhere: steps that are not finite, a loss that only rises."""
+"""Stops a training that has gone wrong: steps that are not finite, a loss that diverges."""
 
 import dataclasses
 import math
@@ -11,10 +11,10 @@ _SMOOTHING = 0.99  # of the loss: a time constant of 100 steps
 
 
 class TrainingStopped(ArithmeticError):
-    """Going on would only cost time; says why, and which step was the last good one.
+    """Further training would be wasted; the message has the reason and the last good step.
 
     Attributes:
-      good_until: a checkpoint of this step or an earlier one is a good one.
+      good_until: a checkpoint of this step or an earlier one is good.
     """
 
     def __init__(self, reason: str, good_until: int) -> None:
@@ -24,12 +24,12 @@ class TrainingStopped(ArithmeticError):
 
 @dataclasses.dataclass
 class Health:
-    """Looks at each step's metrics, in order. A run that goes on begins to look anew.
+    """Checks the metrics of each step, in order. A run that resumes starts from scratch.
 
     Attributes:
       options: train.max_skipped, divergence_factor and divergence_steps.
-      on_skip: told of a step that was skipped, and by what; returns what a person should know.
-      skipped: how many were, since the beginning; given, those of before this start.
+      on_skip: called with (step, reason) for a step that was skipped; returns a hint for the user.
+      skipped: the number of steps skipped so far; initially, those of earlier starts of the run.
     """
 
     options: TrainConfig
@@ -39,15 +39,14 @@ class Health:
     _skipped_in_a_row: int = 0
     _loss: float = math.nan
     _best: float = math.inf
-    _good: int = 0  # the last step whose smoothed loss was not far above its best
+    _good: int = 0  # the last step whose smoothed loss was near its best
 
     def check(self, step: int, metrics: dict[str, float]) -> None:
-        """Takes the metrics of a step.
+        """Checks the metrics of a step.
 
         Raises:
-          TrainingStopped: after `max_skipped` steps in a row that were skipped, or
-            `divergence_steps` in a row whose smoothed loss is above `divergence_factor` times its
-            best.
+          TrainingStopped: after `max_skipped` consecutive skipped steps, or `divergence_steps`
+            consecutive steps whose smoothed loss exceeds `divergence_factor` times its best.
         """
         wrong = [name for name in FINITE if not math.isfinite(metrics[name])]
         if wrong:
@@ -59,13 +58,13 @@ class Health:
     def _skip(self, step: int, reason: str) -> None:
         self.skipped += 1
         self._skipped_in_a_row += 1
-        told = self.on_skip(step, reason)
+        hint = self.on_skip(step, reason)
         if self._skipped_in_a_row >= self.options.max_skipped:
             good = step - self._skipped_in_a_row
             raise TrainingStopped(
                 f"{self._skipped_in_a_row} steps in a row were skipped, the last because its "
-                f"{reason} (train.max_skipped); the last good step is {good}; {told}",
-                step,  # the skipped ones changed nothing
+                f"{reason} (train.max_skipped); the last good step is {good}; {hint}",
+                step,  # the skipped steps changed nothing
             )
 
     def _follow(self, step: int, loss: float) -> None:
@@ -77,8 +76,8 @@ class Health:
             self._good = step
         elif step - self._good >= patience:
             raise TrainingStopped(
-                f"the loss diverged: since step {self._good}, the last good one, it has been above "
-                f"{factor:g} times its best, {self._best:.3f} (train.divergence_factor), and is "
-                f"{self._loss:.3f} now",
+                f"the loss diverged: since step {self._good}, the last good one, it has exceeded "
+                f"{factor:g} times its best value, {self._best:.3f} (train.divergence_factor); it "
+                f"is {self._loss:.3f} now",
                 self._good,
             )

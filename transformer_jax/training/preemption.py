@@ -1,12 +1,12 @@
-"""SIGTERM and SIGINT: save what there is, say so, and leave with status 75 before time is up.
+"""SIGTERM and SIGINT: a run saves what it has and exits with status 75 before its time is up.
 
-A cloud that takes a machine back sends SIGTERM some seconds before; a person presses Ctrl-C. While
-steps are being trained the step is finished and saved. In every other phase there is nothing that
-the last checkpoint lacks, and the run stops where it stands. A second signal ends it at once.
+A cloud sends SIGTERM some seconds before it takes a machine back; a person presses Ctrl-C. During
+the steps, the current step is finished and saved. In every other phase the last checkpoint has
+everything, and the run stops at once. A second signal ends the process immediately.
 
-Several processes have to save the same step. There jax listens for SIGTERM: it tells all of them,
-and finds the step; SIGINT is passed on as SIGTERM. Outside of the steps they cannot stop one by
-one, and the scheduler's SIGKILL ends them, which loses nothing that was saved.
+Several processes have to save the same step. There jax listens for SIGTERM: it notifies all of
+them and agrees on the step, and SIGINT is passed on as SIGTERM. Outside the steps they cannot stop
+one by one; the scheduler's SIGKILL ends them, which loses nothing that was saved.
 """
 
 import contextlib
@@ -25,15 +25,13 @@ from transformer_jax.parallel import processes
 
 
 class _Request:
-    """What is asked of this process, and whether it may stop right here."""
+    """Whether a signal has asked this process to stop, and whether it may stop right here."""
 
-    def __init__(self) -> None:
-        self.name = ""
-        self.deferred = False
+    received = False
+    deferred = False
 
 
-_request: _Request | None = None
-_NOTHING_NEW = "the last checkpoint has all there was to save"
+_request = _Request()
 
 
 @contextlib.contextmanager
@@ -41,88 +39,78 @@ def handled(grace_seconds: float) -> Iterator[None]:
     """Within the block, in the main thread, the signals ask for an orderly end.
 
     Args:
-      grace_seconds: after a signal, the process is gone by then, whatever it is doing: compiling
-        and tokenizing are calls that Python cannot interrupt.
+      grace_seconds: the process has exited that long after a signal, whatever it is doing:
+        compiling and tokenizing are calls that Python cannot interrupt.
     """
-    global _request
-    _request = _Request()
+    _request.received = _request.deferred = False
     if processes.joined():
-        signals, handler = [signal.SIGINT], _pass_on
+        handlers = {signal.SIGINT: _pass_on}
     else:
-        signals, handler = [signal.SIGINT, signal.SIGTERM], _on_signal
-    # Python's own handlers wait for its main thread to be free; what a signal writes here does not.
-    there, here = socket.socketpair()
-    there.setblocking(False)
-    watch = threading.Thread(target=_watch, args=(here, grace_seconds), daemon=True)
+        handlers = {signal.SIGINT: _on_signal, signal.SIGTERM: _on_signal}
+    # Python runs a handler once its main thread is free, but writes to this socket at once.
+    sender, receiver = socket.socketpair()
+    sender.setblocking(False)
+    watch = threading.Thread(target=_watch, args=(receiver, grace_seconds), daemon=True)
     watch.start()
-    before = {number: signal.signal(number, handler) for number in signals}
-    wakeup = signal.set_wakeup_fd(there.fileno())
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    wakeup = signal.set_wakeup_fd(sender.fileno())
     try:
         yield
     finally:
         signal.set_wakeup_fd(wakeup)
-        for number, old in before.items():
-            signal.signal(number, old)
-        there.close()  # ends the watch, once it has told of the signal
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        sender.close()  # ends the watch
         watch.join()
-        _request = None
+        _request.received = False
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Within the block a signal raises nothing: whoever runs it asks `requested`.
+    """Within the block a signal raises nothing; the caller checks `requested`.
 
     Raises:
-      Preempted: at the end of the block, if a signal came and nobody had asked.
+      Preempted: at the end of the block, if a signal came and `requested` did not see it.
     """
-    with _deferred(True):
+    with _deferring(True):
         yield
-    # One that comes now raises by itself again.
-    if _request and not _request.deferred:
-        _raise_if_requested()
+    _raise_if_requested()
 
 
 @contextlib.contextmanager
 def immediate() -> Iterator[None]:
     """Within the block, inside of `deferred`, a signal raises Preempted again."""
-    with _deferred(False):
+    with _deferring(False):
         _raise_if_requested()
         yield
-        # What is raised within a destructor, or a callback of the garbage collector, is only shown.
+        # An exception within a destructor or a garbage collector's callback is only printed.
         _raise_if_requested()
-
-
-def _raise_if_requested() -> None:
-    if _request and _request.name and not processes.joined():
-        raise Preempted(_NOTHING_NEW)
 
 
 def requested(step: int) -> bool:
     """Whether to save this step and stop. Several processes all ask at each step, and agree."""
     if processes.joined():
         return multihost_utils.reached_preemption_sync_point(step)
-    return _request is not None and bool(_request.name)
+    return _request.received
 
 
 @contextlib.contextmanager
-def _deferred(value: bool) -> Iterator[None]:
-    if _request is None:
-        yield
-        return
+def _deferring(value: bool) -> Iterator[None]:
     before, _request.deferred = _request.deferred, value
     try:
         yield
     finally:
-        if _request is not None:
-            _request.deferred = before
+        _request.deferred = before
+
+
+def _raise_if_requested() -> None:
+    if _request.received and not _request.deferred and not processes.joined():
+        raise Preempted("the last checkpoint has everything")
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    if _request is None:
-        return
-    _request.name = signal.Signals(number).name
-    if not _request.deferred:
-        raise Preempted(_NOTHING_NEW)
+    _request.received = True
+    _raise_if_requested()
 
 
 def _pass_on(number: int, frame: FrameType | None) -> None:
@@ -131,20 +119,21 @@ def _pass_on(number: int, frame: FrameType | None) -> None:
 
 def _watch(signals: socket.socket, grace_seconds: float) -> None:
     """Reads a byte for each signal; at the second one, or when time is up, ends the process."""
-    first = signals.recv(1)
-    if not first:
-        return
-    name = signal.Signals(first[0]).name
-    _say(f"{name}: stopping within {grace_seconds:g} s; a second one stops at once")
-    signals.settimeout(grace_seconds)
-    try:
-        if not signals.recv(1):
-            return  # it stopped in good order
-        _say("stopped at once; the last checkpoint is what there is")
-    except TimeoutError:
-        _say(f"not done within {grace_seconds:g} s; the last checkpoint is what there is")
-    os._exit(PREEMPTED_STATUS)
+    with signals:
+        first = signals.recv(1)
+        if not first:
+            return
+        name = signal.Signals(first[0]).name
+        _print(f"{name}: stopping within {grace_seconds:g} s; a second signal stops immediately")
+        signals.settimeout(grace_seconds)
+        try:
+            if not signals.recv(1):
+                return  # the run stopped in time
+            _print("stopped immediately; the last checkpoint is kept")
+        except TimeoutError:
+            _print(f"not done within {grace_seconds:g} s; the last checkpoint is kept")
+        os._exit(PREEMPTED_STATUS)
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(f"\n{line}", file=sys.stderr, flush=True)

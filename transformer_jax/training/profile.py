@@ -12,9 +12,9 @@ PROFILED_CALLS = _TRACE_AFTER + _TRACED
 
 
 def profiled(step: Callable[..., Any], folder: str) -> Any:
-    """`step`, with a jax profiler trace in `folder` of some calls once compiling is over.
+    """Wraps `step` so that `folder` gets a jax profiler trace of a few calls.
 
-    It is written after `PROFILED_CALLS` calls.
+    The trace begins once everything is compiled, and is written after `PROFILED_CALLS` calls.
     """
     calls = 0
 
