@@ -21,12 +21,6 @@ from pathlib import Path
 
 given = dict(a.lstrip("-").split("=", 1) for a in sys.argv[1:])
 workdirs, points = [Path(given["workdir"])], [given]
-if "sweep_lanes" in given:
-    from transformer_jax.config import experiment_files
-    names = given["sweep_lanes"].split(",")
-    workdirs = [workdirs[0] / name for name in names]
-    of_name = {p["name"]: p for p in experiment_files.load_sweep(Path(given["config"]))}
-    points = [{f"config.{k}": v for k, v in of_name[name].items()} for name in names]
 def note(event, *of):
     for workdir in of or workdirs:
         with open(workdir / "events", "a") as file:
@@ -45,6 +39,8 @@ def save(*_):  # as a run does: it takes a while
     sys.exit(75)
 signal.signal(signal.SIGTERM, save)
 note("start")
+with open(workdirs[0] / "devices", "a") as file:
+    file.write(os.environ.get("CUDA_VISIBLE_DEVICES", "") + "\\n")
 if given.get("config.demo") == "fail" and not os.path.exists("mended"):
     print("hello")
     sys.exit("error: this point cannot be")

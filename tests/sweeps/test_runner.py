@@ -130,7 +130,7 @@ def test_a_point_whose_loss_is_finite_no_more_has_failed(folder):
     point = summary()["demo_diverge"]
     assert (point["state"], point["value"]) == ("failed", None), "7 steps' loss stands for 11's"
     assert point["reason"] == "it ended without a finite validation loss"
-    assert said.splitlines()[-1].endswith("and the same line tries them again")
+    assert said.splitlines()[-1].endswith("and the same command tries them again")
 
 
 SEARCH = """
@@ -162,17 +162,9 @@ def test_points_that_optuna_chooses_and_the_worse_ones_are_pruned(folder):
 
 def running(opened):
     """A launcher in this process."""
-    return runner.Runner(
-        opened,
-        Path("run"),
-        workers=1,
-        command=[sys.executable, "stand_in.py"],
-        arguments=[],
-        steps=11,
-        about={},
-        names=None,
-        suggest=None,
-    )
+    command = [sys.executable, "stand_in.py"]
+    plan = runner.Plan(Path("run"), 1, command, arguments=[], steps=11, about={})
+    return runner.Runner(opened, plan)
 
 
 def test_on_a_terminal_reasons_are_told_after_the_table(folder, capsys):
@@ -184,8 +176,8 @@ def test_on_a_terminal_reasons_are_told_after_the_table(folder, capsys):
         opened.end(point, "finished" if point.name == "a" else "failed", **ended)
     ours = running(opened)
     for live in (False, True):
-        ours._table.live = live
-        assert ours._last_words(opened.points(), interrupted=False) == 1
+        ours.table.live = live
+        assert ours.summarize(opened.points(), interrupted=False) == 1
         said = capsys.readouterr().err
         assert ("b: failed: error: no\n" in said) == live
         assert "error: 1 of 2 points failed: b;" in said
@@ -196,16 +188,28 @@ def test_a_point_that_another_launcher_took_is_left_to_it(folder):
     opened = study.Study(study.sqlite_url(Path("study.db")), "run")
     opened.enqueue([("a", {"seed": 1})])
     ours = running(opened)
-    ours._update(start=True)
+    ours.update(start=True)
     other = study.Study(study.sqlite_url(Path("study.db")), "run")
     taken = other._leases
     with taken._engine.begin() as connection:
         connection.execute(leases._TABLE.update().values(**taken._me))
-    wait_for(lambda: ours._reap() or not ours._running)
+    wait_for(ours.collect)
     (point,) = other.points()
     assert (point.state, point.value) == ("running", None)
     other.end(point, "finished", value=0.5)
     assert opened.points()[0].value == 0.5
+
+
+def test_a_child_that_is_always_interrupted_fails_in_the_end(folder, monkeypatch):
+    monkeypatch.setattr(runner, "_MOST_RESTARTS", 2)
+    Path("stand_in.py").write_text("print('no room'); raise SystemExit(75)\n")
+    opened = study.Study(study.sqlite_url(Path("study.db")), "run")
+    opened.enqueue([("a", {"seed": 1})])
+    assert running(opened).run() == 1
+    (point,) = opened.points()
+    assert (point.state, point.reason) == ("failed", "it was interrupted 2 times: no room")
+    lines = Path("run/a", child.LOG).read_text().splitlines()
+    assert lines.count("no room") == 3
 
 
 def test_a_search_does_not_try_again_what_failed(folder):

@@ -1,14 +1,10 @@
 """One point's run: a child process, whose output is in the log.txt of its workdir.
 
-The log is also what keeps a second child out of the workdir. It is locked, and the lock belongs to
-the open file that is the child's standard output: it lasts exactly as long as the child lives, even
-if the launcher that started it is killed.
-
-Several points that train together are one child. It has all their logs open, which say how each
-point ended; what it says of all of them is in the lanes_log.txt of the first.
+The log also keeps a second child out of the workdir. It is locked, and the lock belongs to the open
+file that is the child's standard output: it lasts exactly as long as the child lives, even if the
+launcher that started it is killed.
 """
 
-import contextlib
 import ctypes
 import fcntl
 import os
@@ -17,37 +13,28 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from transformer_jax import storage
 from transformer_jax.errors import PREEMPTED_STATUS
 
 LOG = "log.txt"
-LANES_LOG = "lanes_log.txt"
-_FINISHED = "finished"  # a lane's last line; or else why it stopped, after "error: "
-# Of launch.py after SIGTERM: it saved, and the same line goes on from there. Before it has taken
-# the signal over, the signal ends it.
+# Statuses of a launcher that SIGTERM ended: with its state saved, or before it handled signals.
 INTERRUPTED = (PREEMPTED_STATUS, -signal.SIGTERM)
 _PR_SET_PDEATHSIG = 1
 
 
 class Child:
-    """A run that was started, and is waited for; or several in one process, by workdir."""
+    """A run in the background."""
 
-    def __init__(self, process: subprocess.Popen, output: Path, workdirs: Sequence[Path]) -> None:
-        """`output` is what it writes to."""
-        self._process, self._output = process, output
-        self._since = dict.fromkeys(workdirs, time.monotonic())
+    def __init__(self, process: subprocess.Popen, log: Path) -> None:
+        """Takes the process and the file that it writes to."""
+        self._process, self._log, self._since = process, log, time.monotonic()
 
-    def status(self, workdir: Path) -> int | None:
-        """Its exit status once it has ended, of a signal minus its number; None before.
-
-        Of one run among several 0 if it got through, whatever became of the others.
-        """
-        status = self._process.poll()
-        end = "" if status is None else self._end(workdir)
-        return int(end != _FINISHED) if end else status
+    def status(self) -> int | None:
+        """The exit status, of a signal minus its number; None while it runs."""
+        return self._process.poll()
 
     def stop(self) -> None:
         """Asks it to save and end."""
@@ -58,75 +45,55 @@ class Child:
         """Returns when it has ended."""
         self._process.wait()
 
-    def lap(self, workdir: Path) -> float:
-        """Seconds since it was started, or since this was last asked of that run.
+    def lap(self) -> float:
+        """Seconds since the start or since the last call."""
+        before, self._since = self._since, time.monotonic()
+        return self._since - before
 
-        Of one run among several its share of them.
-        """
-        before, self._since[workdir] = self._since[workdir], time.monotonic()
-        return (self._since[workdir] - before) / len(self._since)
-
-    def reason(self, workdir: Path) -> str:
+    def reason(self) -> str:
         """Why it failed: the last line that it wrote, or the signal that ended it."""
-        end, status = self._end(workdir), self._process.returncode
-        if status < 0 and not end:
+        status = self._process.returncode
+        if status < 0:
             return f"ended by {signal.Signals(-status).name}"
-        return end or _last_line(self._output) or f"ended with status {status}"
-
-    def _end(self, workdir: Path) -> str:
-        """What a run among several has said last of itself; "" while it has not."""
-        line = _last_line(workdir / LOG) if len(self._since) > 1 else ""
-        return line if line == _FINISHED or line.startswith("error: ") else ""
+        return _last_line(self._log) or f"ended with status {status}"
 
 
-def note_end(workdir: Path, reason: str) -> None:
-    """Says, in the process itself, that one of its runs has ended; "" = it got through."""
-    with (workdir / LOG).open("a", encoding="utf-8") as log:
-        log.write(f"error: {' '.join(reason.split())}\n" if reason else f"{_FINISHED}\n")
-
-
-def start(command: Sequence[str], workdirs: Sequence[Path]) -> Child | None:
-    """Runs `command` in the background; None while an earlier child still has a workdir.
+def start(
+    command: Sequence[str], workdir: Path, environment: Mapping[str, str] | None = None
+) -> Child | None:
+    """Runs `command` in the background; returns None while an earlier child is in the workdir.
 
     Args:
-      command: trains in all of `workdirs`.
-      workdirs: of one run, or of several that train together.
+      command: trains in `workdir`.
+      workdir: created if need be.
+      environment: variables to set besides those of this process.
 
     Raises:
-      UserError: if a workdir cannot be made.
+      UserError: if the workdir cannot be created.
     """
-    with contextlib.ExitStack() as opened:
-        logs = []
-        for workdir in workdirs:
-            storage.make_folder(workdir)
-            log = opened.enter_context((workdir / LOG).open("ab"))
-            try:
-                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return None
-            except OSError:  # a file system without locks: launch.py has its own
-                pass
-            logs.append(log)
-        path = workdirs[0] / (LOG if len(workdirs) == 1 else LANES_LOG)
-        output = logs[0] if len(workdirs) == 1 else opened.enter_context(path.open("ab"))
-        for log in {id(log): log for log in (*logs, output)}.values():
-            log.write(f"$ {shlex.join(command)}\n".encode())
-            if log is not output:
-                log.write(f"what it says is in ../{path.parent.name}/{path.name}\n".encode())
-            log.flush()
+    storage.make_folder(workdir)
+    path = workdir / LOG
+    with path.open("ab") as log:
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None
+        except OSError:  # a file system without locks: the run has a lock of its own
+            pass
+        log.write(f"$ {shlex.join(command)}\n".encode())
+        log.flush()
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            pass_fds=[log.fileno() for log in logs],
-            # Or its last lines would not be in the order in which they were written.
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            stdout=log,
+            stderr=log,
+            # Unbuffered, or its last lines would not be in the order in which they were written.
+            env=os.environ | {"PYTHONUNBUFFERED": "1"} | dict(environment or {}),
             # Ctrl-C is for the launcher, which passes it on once.
             process_group=0,
             preexec_fn=_ends_with_launcher(),
         )
-    return Child(process, path, workdirs)
+    return Child(process, path)
 
 
 def _ends_with_launcher() -> Callable[[], None] | None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from transformer_jax.console import clock, log
 from transformer_jax.errors import UserError
 from transformer_jax.workdir.metrics import METRICS_FILE, read_metrics
 
@@ -95,7 +96,7 @@ class Table:
             return
         for line in changed:
             reason = reasons.get(line.name, "") if line.state == "failed" else ""
-            say(f"{line.name}: {line.state}" + (f": {reason}" if reason else _result(line)))
+            log(f"{line.name}: {line.state}" + (f": {reason}" if reason else _result(line)))
 
     def _redraw(self, lines: Sequence[str], width: int) -> None:
         up = f"\x1b[{self._drawn}A" if self._drawn else ""
@@ -103,11 +104,6 @@ class Table:
         sys.stderr.write(f"{up}{body}\x1b[J")  # and what was below it
         sys.stderr.flush()
         self._drawn = len(lines)
-
-
-def say(message: str) -> None:
-    """One line to standard error."""
-    print(message, file=sys.stderr, flush=True)
 
 
 def render(lines: Sequence[Line], *, height: int, width: int) -> list[str]:
@@ -129,7 +125,7 @@ def render(lines: Sequence[Line], *, height: int, width: int) -> list[str]:
                 "" if p.loss is None else f"{p.loss:.3f}",
                 f"{p.valid[-1][1]:.3f}" if p.valid else "",
                 "" if p.bleu is None else f"{p.bleu:.1f}",
-                _clock(p.seconds_left) if line.state == "running" else "",
+                clock(p.seconds_left) if line.state == "running" and p.seconds_left else "",
             )
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -163,11 +159,3 @@ def _result(line: Line) -> str:
         return ""
     bleu = "" if line.progress.bleu is None else f", BLEU {line.progress.bleu:.1f}"
     return f": validation loss {line.progress.valid[-1][1]:.4f}{bleu}"
-
-
-def _clock(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"

@@ -1,12 +1,10 @@
 """A sweep: the points of an experiment file, each trained by a child process in its own workdir.
 
 Optuna's study has the state of every point, in <workdir>/study.db or where --sweep_storage says;
-only launchers write to it. A sweep goes on where it was, whatever ended it: points that ended are
-skipped, interrupted ones continue from their last checkpoint, and failed ones are tried again (but
-not those of a search, which are Optuna's to choose). Several launchers with one storage share the
-points; on a machine with several GPUs, one for each:
-
-    CUDA_VISIBLE_DEVICES=0 python launch.py --mode=sweep --config=FILE.py --workdir=runs/sweep &
+only launchers write to it. A sweep resumes where it was, whatever ended it: points that ended are
+skipped, interrupted ones resume from their last checkpoint, and failed ones are tried again (but
+not those of a search, which are Optuna's to choose). Each of several workers has a GPU or TPU chip
+of its own, and several launchers with one storage share the points.
 
 This imports no jax: the children do.
 """
@@ -26,7 +24,7 @@ from transformer_jax.config.checks import check_config
 from transformer_jax.config.options import Config, flatten
 from transformer_jax.errors import UserError
 from transformer_jax.sweeps import study
-from transformer_jax.sweeps.runner import SUMMARY, Runner
+from transformer_jax.sweeps.runner import SUMMARY, Plan, Runner
 from transformer_jax.sweeps.study import Study
 
 DATABASE = "study.db"
@@ -123,10 +121,9 @@ def run(
         if search_space:
             chosen = _checked(search_space, file, config, arguments)
             suggest = lambda: opened.suggest(chosen, num_trials, seed=config.seed)  # noqa: E731
-        runner = Runner(
-            opened,
+        plan = Plan(
             workdir,
-            workers=workers,
+            workers,
             command=[*launcher, "--mode=train", f"--config={file}"],
             arguments=arguments,
             steps=config.train.steps,
@@ -134,7 +131,7 @@ def run(
             names=None if search_space else {name for name, _ in points},
             suggest=suggest,
         )
-        return runner.run()
+        return Runner(opened, plan).run()
     except (optuna.exceptions.OptunaError, sqlalchemy.exc.SQLAlchemyError) as e:
         reason = " ".join(str(e.__cause__ or e).split())[:300]
         raise UserError(f"the study in {study.shown(url)} cannot be used: {reason}") from None
