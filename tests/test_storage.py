@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import sys
+import threading
 
 import fsspec
 import jax
@@ -452,3 +453,51 @@ def test_a_lock_in_a_bucket(bucket):
     with lock.held(workdir), pytest.raises(UserError, match=message), lock.held(workdir):
         raise AssertionError
     assert not list((bucket / "run").iterdir())
+
+
+# ------------------------------------------------------------------------------------- write_whole
+@pytest.mark.fast
+def test_a_file_is_written_whole(tmp_path):
+    path = tmp_path / "out.de.txt"
+    write_whole(path, "猫\n")
+    write_whole(path, "狗\r\n")
+    assert path.read_bytes() == "狗\r\n".encode()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "out.txt"
+    path.write_text("before")
+
+    def no_room(file):
+        assert [p.name for p in tmp_path.iterdir() if p != path] == ["out.txt.tmp"]
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(path, "a" * 9999 + "\ud800")
+    monkeypatch.setattr(os, "fsync", no_room)
+    with pytest.raises(UserError, match=r"cannot write .*out\.txt: No space left on device"):
+        write_whole(path, "after")
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["no/such/folder/out.txt", "file/out.txt", "folder"])
+def test_a_place_that_cannot_be_written_is_named(tmp_path, name):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match="cannot write") as caught:
+        write_whole(tmp_path / name, "text")
+    assert str(tmp_path / name) in str(caught.value)
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
+    """As root, --output=/dev/null must not make a file of it."""
+    path, read = tmp_path / "pipe", []
+    os.mkfifo(path)
+    reader = threading.Thread(target=lambda: read.append(path.read_bytes()), daemon=True)
+    reader.start()
+    write_whole(path, "猫\n")
+    reader.join(timeout=10)
+    assert read == ["猫\n".encode()]
+    assert path.is_fifo()

@@ -1,27 +1,31 @@
-"""The configuration: what validation refuses, and that a saved one comes back."""
+"""The options: what is refused, what may change when, and that a saved configuration comes back."""
 
 import dataclasses
 import json
-import os
-import threading
+import math
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from transformer_jax.config import checks
+from transformer_jax.config import documentation
 from transformer_jax.config.checks import check_config
-from transformer_jax.config.files import differences, load_config, save_config
-from transformer_jax.config.options import Config, flatten
-from transformer_jax.errors import UserError, nearest
-from transformer_jax.storage import write_whole
+from transformer_jax.config.files import differences, load_config, refuse_differences, save_config
+from transformer_jax.config.metadata import Change
+from transformer_jax.config.options import OPTIONS, Config, flatten, set_option
+from transformer_jax.errors import UserError
+from transformer_jax.training.step import Hyperparameters
+
+ROOT = Path(__file__).parents[2]
+NAN, INF = math.nan, math.inf
 
 
-def with_option(name, value):
+def with_options(changes):
     config = Config()
-    node = config
-    *path, last = name.split(".")
-    for part in path:
-        node = getattr(node, part)
-    setattr(node, last, value)
+    for name, value in changes.items():
+        group, _, last = name.rpartition(".")
+        setattr(getattr(config, group) if group else config, last, value)
     return config
 
 
@@ -33,156 +37,227 @@ def refusal(call, *arguments):
     return message
 
 
+# ----------------------------------------------------------------------------------- single options
 @pytest.mark.fast
-def test_the_defaults_are_valid():
+def test_the_defaults_are_valid_and_of_the_types_that_config_flags_knows():
     assert check_config(Config()) == Config()
+    for option in OPTIONS.values():
+        assert type(option.default) is option.kind in (int, float, bool, str), option.name
 
 
-@pytest.mark.parametrize("name", checks._CHOICES)
+# Written by hand: a wrong limit in the metadata would be right everywhere else.
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("name", "refused", "accepted"),
+    [
+        ("seed", [-1, 2**32], [0, 2**32 - 1]),
+        ("data.train_size", [-1], [0, 1]),
+        ("data.batch_rows", [-1, 0], [1]),
+        ("model.num_layers", [-3, 0], [1]),
+        ("model.d_key", [-1], [0, 64]),
+        ("model.dropout_rate", [-0.1, 1.0, 7.0, NAN], [0.0, 0.99, 0]),
+        ("model.layer_norm_epsilon", [0.0, -1e-6], [1e-12]),
+        ("model.positions", ["", "Learned"], ["sinusoidal", "learned"]),
+        ("optimizer.learning_rate_scale", [0.0, -1.0, NAN, INF], [1e-3, 2]),
+        ("optimizer.beta2", [-0.1, 1.0], [0.0, 0.999]),
+        ("optimizer.clip_norm", [-0.5, INF, NAN], [0.0, 1.0]),
+        ("optimizer.label_smoothing", [-0.1, 1.0], [0.0, 0.3]),
+        ("train.steps", [-1, 0], [1]),
+        ("train.evaluate_every", [-1000], [0, 1000]),
+        ("train.divergence_factor", [1.0, 0.5, -1.0], [0.0, 1.01]),
+        ("train.grace_seconds", [0.0], [0.5]),
+        ("decode.method", ["beams"], ["beam", "greedy", "sample"]),
+        ("decode.length_penalty", [INF], [-0.5, 0.0]),
+        ("decode.top_k", [-1], [0]),
+        ("decode.top_p", [0.0, 1.5], [0.5, 1.0]),
+        ("parallel.tensor", [0, -2], [-1, 4]),
+    ],
+)
+def test_limits(name, refused, accepted):
+    for value in refused:
+        assert f"{name}={value!r} " in refusal(check_config, with_options({name: value}))
+    for value in accepted:
+        check_config(with_options({name: value}))
+
+
+def should_accept(option, value):
+    """An oracle for `Option.check`."""
+    if option.kind in (bool, str):
+        return type(value) is option.kind and (not option.choices or value in option.choices)
+    if type(value) is bool or not isinstance(value, (option.kind, int)):
+        return False
+    lower = (-INF if limit is None else limit for limit in (option.above, option.at_least))
+    upper = (INF if limit is None else limit for limit in (option.below, option.at_most))
+    (above, at_least), (below, at_most) = lower, upper
+    inside = above < value < below and at_least <= value <= at_most
+    return inside or (option.also is not None and value == option.also)
+
+
+NUMBERS = st.integers(-3, 3) | st.integers() | st.floats() | st.floats(-3, 3)
+
+
+@given(st.sampled_from(sorted(OPTIONS)), NUMBERS | st.booleans() | st.text(max_size=5))
+def test_a_value_outside_of_its_options_range_is_refused_by_name(name, value):
+    try:
+        OPTIONS[name].check(value)
+        assert should_accept(OPTIONS[name], value)
+    except UserError as e:
+        assert not should_accept(OPTIONS[name], value)
+        assert name in str(e)
+        assert str(e) == refusal(check_config, with_options({name: value}))
+
+
+@pytest.mark.parametrize("name", [name for name, option in OPTIONS.items() if option.choices])
 def test_choices(name):
-    message = refusal(check_config, with_option(name, "nonsense"))
-    assert f"{name}='nonsense'" in message
-    assert all(choice in message for choice in checks._CHOICES[name])
-    for choice in checks._CHOICES[name]:
-        config = with_option(name, choice)
+    choices = OPTIONS[name].choices
+    message = refusal(check_config, with_options({name: "nonsense"}))
+    assert f"{name}='nonsense' is none of: {', '.join(choices)}" in message
+    near = refusal(check_config, with_options({name: choices[-1] + "s"}))
+    assert near.endswith(f"(did you mean {choices[-1]}?)")
+    for choice in choices:
+        fused = {}
         if choice in ("cudnn", "splash"):  # bfloat16 alone; rows of whole blocks
-            config.model.compute_dtype = "bfloat16"
-            config.data.source_row_length = config.data.target_row_length = 128
-        check_config(config)
+            fused = {"data.source_row_length": 128, "data.target_row_length": 128}
+            fused["model.compute_dtype"] = "bfloat16"
+        check_config(with_options(fused | {name: choice}))
 
 
-@pytest.mark.parametrize("value", [0, -3, float("nan")])
-@pytest.mark.parametrize("name", checks._POSITIVE)
-def test_positive(name, value):
-    assert f"{name}={value}" in refusal(check_config, with_option(name, value))
+def test_an_error_has_the_range():
+    for name, value, words in [
+        ("model.d_ff", 0, "model.d_ff=0 must be above 0"),
+        ("model.dropout_rate", 1.0, "model.dropout_rate=1.0 must be at least 0 and below 1"),
+        ("parallel.fsdp", 0, "parallel.fsdp=0 must be above 0, or -1"),
+        ("optimizer.beta1", INF, "optimizer.beta1=inf must be a finite number"),
+        ("model.d_ff", "7", "model.d_ff='7' is not a whole number"),
+        ("model.d_ff", True, "model.d_ff=True is not a whole number"),
+        ("train.tensorboard", 1, "train.tensorboard=1 is not true or false"),
+    ]:
+        assert refusal(check_config, with_options({name: value})) == words
 
 
-def test_numbers_are_finite():
-    floats = [n for n, v in flatten(Config()).items() if isinstance(v, float)]
-    assert "optimizer.clip_norm" in floats
-    for name in floats:
-        error = refusal(check_config, with_option(name, float("inf")))
-        assert f"{name}=inf must be a finite number" in error
+def test_only_an_exponent_and_free_text_have_no_range():
+    texts = {"name", "demo", "data.corpus", "data.path", "data.train", "data.valid", "data.test"}
+    texts |= {"data.source_language", "data.target_language", "model.pretrained_embeddings"}
+    unlimited = {o.name for o in OPTIONS.values() if not (o.kind is bool or o.range or o.choices)}
+    assert unlimited == texts | {"decode.length_penalty"}
 
 
-@pytest.mark.parametrize("name", checks._NOT_NEGATIVE)
-def test_not_negative(name):
-    assert f"{name}=-2" in refusal(check_config, with_option(name, -2))
-    check_config(with_option(name, 0))
+def test_an_option_that_does_not_exist_is_refused_when_python_sets_it():
+    message = refusal(check_config, with_options({"model.num_layer": 2}))
+    assert message == "there is no option model.num_layer (did you mean model.num_layers?)"
+    message = refusal(check_config, with_options({"epsilon": 2.0}))
+    assert message == "there is no option epsilon (did you mean optimizer.epsilon?)"
 
 
-@pytest.mark.parametrize("value", [-0.1, 1.0, 7.0, float("nan")])
-@pytest.mark.parametrize("name", checks._BELOW_ONE)
-def test_below_one(name, value):
-    assert f"{name}={value}" in refusal(check_config, with_option(name, value))
-    check_config(with_option(name, 0.0))
-
-
-@pytest.mark.parametrize("value", [0, -2])
-@pytest.mark.parametrize("name", checks._SIZES)
-def test_sizes(name, value):
-    assert f"{name}={value}" in refusal(check_config, with_option(name, value))
-    check_config(with_option(name, -1))
-
-
-@pytest.mark.parametrize("strategy", ["single", "pmap"])
-def test_sizes_are_a_meshs(strategy):
-    config = with_option("parallel.strategy", strategy)
-    check_config(config)
-    config.parallel.tensor = 2
-    assert f"parallel.strategy={strategy!r} takes no sizes" in refusal(check_config, config)
-
-
-def test_every_number_has_a_range():
-    ranges = {*checks._POSITIVE, *checks._NOT_NEGATIVE, *checks._BELOW_ONE, *checks._SIZES}
-    numbers = [name for name, value in flatten(Config()).items() if type(value) in (int, float)]
-    # Any exponent is meaningful.
-    assert set(numbers) - ranges == {"decode.length_penalty"}
-
-
-def test_every_listed_option_exists():
-    listed = {
-        *checks._CHOICES, *checks._POSITIVE, *checks._NOT_NEGATIVE, *checks._BELOW_ONE
-    }  # fmt: skip
-    assert listed <= set(flatten(Config()))
-
-
+# ------------------------------------------------------------------------------------ combinations
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
         ({"model.num_heads": 7}, ["model.d_model=512", "model.num_heads=7"]),
         ({"model.d_model": 7, "model.num_heads": 7}, ["model.d_model=7", "even"]),
-        (
-            {"model.positions": "learned", "model.max_positions": 61},
-            ["model.max_positions=61", "64"],
-        ),
+        ({"model.positions": "learned", "model.max_positions": 61}, ["max_positions=61", "64"]),
         ({"train.accumulate": 3}, ["data.batch_rows=64", "train.accumulate=3"]),
-        (
-            {"train.evaluate_every": 1500},
-            ["train.evaluate_every=1500", "train.checkpoint_every=1000"],
-        ),
-        ({"decode.top_p": 1.5}, ["decode.top_p=1.5", "at most 1"]),
+        ({"train.evaluate_every": 7}, ["train.evaluate_every=7", "train.checkpoint_every=1000"]),
+        ({"train.keep_every": 7}, ["train.keep_every=7", "train.checkpoint_every=1000"]),
+        ({"data.shared_vocabulary": False}, ["shared_vocabulary=False", "tied_embeddings='all'"]),
+        ({"parallel.strategy": "single", "parallel.tensor": 2}, ["'single' has no mesh", "1, 2"]),
+        ({"parallel.strategy": "pmap", "parallel.data": 2}, ["parallel.strategy='pmap'", "2, 1"]),
     ],
 )
 def test_values_that_do_not_go_together_are_both_named(changes, named):
-    config = Config()
-    for name, value in changes.items():
-        section, option = name.split(".")
-        setattr(getattr(config, section), option, value)
-    message = refusal(check_config, config)
+    message = refusal(check_config, with_options(changes))
     assert all(part in message for part in named), message
 
 
-def test_heads_need_not_divide_when_their_widths_are_given():
-    config = with_option("model.num_heads", 7)
-    config.model.d_key = config.model.d_value = 64
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model.num_heads": 7, "model.d_key": 64, "model.d_value": 64},
+        {"model.d_model": 7, "model.num_heads": 1, "model.positions": "learned"},
+        {"data.shared_vocabulary": False, "model.tied_embeddings": "target_softmax"},
+    ],
+)
+def test_values_that_go_together_after_all(changes):
+    config = with_options(changes)
     assert check_config(config) is config
 
 
-def test_an_odd_width_is_allowed_with_learned_positions():
-    config = with_option("model.d_model", 7)
-    config.model.num_heads, config.model.positions = 1, "learned"
-    assert check_config(config) is config
+# ----------------------------------------------------------------------------------------- metadata
+ANY_TIME = """name demo data.path train.log_every train.tensorboard train.grace_seconds
+    parallel.strategy parallel.data parallel.fsdp parallel.tensor"""
+ON_RESUME = """data.source_language data.target_language train.steps train.evaluate_every
+    train.evaluate_sentences train.keep_every train.max_skipped train.divergence_factor
+    train.divergence_steps decode.beam_size decode.length_penalty decode.length_penalty_form
+    decode.extra_length decode.method decode.temperature decode.top_k decode.top_p
+    decode.batch_size"""
+NEVER = """data.vocab_size data.shared_vocabulary model.num_layers model.d_model model.d_ff
+    model.num_heads model.d_key model.d_value model.activation model.norm
+    model.layer_norm_epsilon model.positions model.sinusoid_layout model.max_positions
+    model.attention_bias model.tied_embeddings model.scale_embeddings model.logits_bias
+    model.compute_dtype"""
+
+
+def test_what_may_change_and_when():
+    known = {Change.ANY_TIME: ANY_TIME, Change.ON_RESUME: ON_RESUME, Change.NEVER: NEVER}
+    for change, names in known.items():
+        assert {o.name for o in OPTIONS.values() if o.may_change == change} == set(names.split())
+
+
+def test_the_step_takes_the_traced_options():
+    traced = {name.rpartition(".")[2] for name, option in OPTIONS.items() if option.traced}
+    assert traced == {field.name for field in dataclasses.fields(Hyperparameters)}
+    off = {name for name, option in OPTIONS.items() if option.none_if_zero}
+    assert off == {"optimizer.clip_norm", "model.dropout_rate", "model.attention_dropout_rate"}
+
+
+def test_the_page_of_options_is_current():
+    page = (ROOT / documentation.PAGE).read_text(encoding="utf-8")
+    command = "python -m transformer_jax.config.documentation"
+    assert page == documentation.options_page(), f"run: {command}"
+    assert command in page
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    assert [row[0].strip("| `") for row in rows] == list(OPTIONS)
+    assert all(len(row) == 6 and row[-1].endswith(". |") for row in rows)
 
 
 # ------------------------------------------------------------------------------------ save and load
-def changed(value):
-    """Another value of the same type."""
-    if isinstance(value, bool):
-        return not value
-    return value + "他" if isinstance(value, str) else value + 3
-
-
 def all_changed():
-    config = Config()
-    for name, value in flatten(config).items():
-        section, _, option = name.rpartition(".")
-        setattr(getattr(config, section) if section else config, option, changed(value))
-    return config
+    def changed(value):
+        if isinstance(value, bool):
+            return not value
+        return value + "他" if isinstance(value, str) else value + 3
+
+    return with_options({name: changed(value) for name, value in flatten(Config()).items()})
 
 
 @pytest.mark.fast
 def test_a_saved_configuration_comes_back(tmp_path):
     for config in (Config(), all_changed()):
-        save_config(config, tmp_path / "config.json")
-        loaded = load_config(tmp_path / "config.json")
+        path = tmp_path / "config.json"
+        save_config(config, path)
+        loaded, text = load_config(path), path.read_text(encoding="utf-8")
         assert loaded == config
-        for name, value in flatten(loaded).items():
-            assert type(value) is type(flatten(config)[name]), name
+        assert all(type(value) is OPTIONS[name].kind for name, value in flatten(loaded).items())
+        assert json.loads(text) == dataclasses.asdict(config)
+        assert config.demo in text, "it is for people too"
 
 
 def test_what_a_file_lacks_keeps_its_default(tmp_path):
     path = tmp_path / "config.json"
-    path.write_text('{"model": {"d_ff": 17}}')
-    assert load_config(path) == with_option("model.d_ff", 17)
+    path.write_text('{"model": {"d_ff": 17}, "decode": {}}')
+    assert load_config(path) == with_options({"model.d_ff": 17})
 
 
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        ('{"model": {"d_fff": 1}}', "d_fff"),
-        ('{"modle": {"d_ff": 1}}', "modle"),
+        ('{"model": {"d_fff": 1}}', "lacks: model.d_fff"),
+        ('{"modle": {"d_ff": 1}}', "lacks: modle.d_ff"),
+        ('{"model": 3}', "lacks: model"),
+        ('{"model": {"d_ff": 1.5}}', "damaged: model.d_ff=1.5 is not a whole number"),
+        ('{"model": {"d_ff": {}}}', "damaged: model.d_ff={} is not a whole number"),
         ('{"model": {"d_ff"', "damaged"),
+        ("[1]", "damaged"),
         ("", "damaged"),
         (b"\xff\xfe", "damaged"),
     ],
@@ -200,73 +275,45 @@ def test_a_folder_without_configuration_is_no_workdir(tmp_path):
     assert f"{tmp_path} is not a workdir" in message
 
 
-def test_a_saved_file_is_for_people_too(tmp_path):
-    save_config(with_option("demo", "我有一只猫"), tmp_path / "config.json")
-    text = (tmp_path / "config.json").read_text(encoding="utf-8")
-    assert "我有一只猫" in text
-    assert json.loads(text) == dataclasses.asdict(with_option("demo", "我有一只猫"))
-
-
 # -------------------------------------------------------------------------------------- differences
-def test_differences_name_option_and_both_values():
-    now = with_option("model.d_ff", 1024)
-    now.train.steps = 7
-    assert differences(Config(), Config()) == []
-    assert differences(Config(), now) == [
-        "model.d_ff: 2048 in the workdir, 1024 now",
-        "train.steps: 100000 in the workdir, 7 now",
-    ]
-    assert len(differences(Config(), all_changed())) == len(flatten(Config()))
+def test_differences_have_both_values():
+    then = flatten(Config())
+    now = flatten(with_options({"model.d_ff": 1024, "train.steps": 7, "train.log_every": 3}))
+    assert differences(then, then) == {}
+    assert differences(then, now) == {
+        "model.d_ff": (2048, 1024),
+        "train.steps": (100_000, 7),
+        "train.log_every": (50, 3),
+    }
+    assert differences(then, flatten(all_changed())).keys() == then.keys()
+    assert differences({}, now) == differences(then, now), "what was not saved had its default"
+    for moment, names in [
+        (Change.AFTER_TRAINING, ["model.d_ff"]),
+        (Change.ON_RESUME, ["model.d_ff"]),
+        (Change.ANY_TIME, ["model.d_ff", "train.steps"]),
+    ]:
+        assert list(differences(then, now, moment)) == names
 
 
-def test_nearest():
-    assert nearest("tets", ["train", "test"]) == " (did you mean test?)"
-    assert nearest("nonsense", ["train", "test"]) == ""
+def test_a_file_of_word_vectors_may_move_but_not_come_or_go():
+    none, here, there = ({"model.pretrained_embeddings": path} for path in ("", "a.vec", "b.vec"))
+    for moment in (Change.ON_RESUME, Change.ANY_TIME):
+        assert differences(here, there, moment) == {}
+        assert differences(none, here, moment) and differences(here, none, moment)
+    assert differences(none, here, Change.AFTER_TRAINING) == {}
 
 
-# ------------------------------------------------------------------------------------- write_whole
-@pytest.mark.fast
-def test_a_file_is_written_whole(tmp_path):
-    path = tmp_path / "out.de.txt"
-    write_whole(path, "猫\n")
-    write_whole(path, "狗\r\n")
-    assert path.read_bytes() == "狗\r\n".encode()
-    assert list(tmp_path.iterdir()) == [path]
+def test_another_experiment_is_refused_with_both_values(tmp_path):
+    refuse_differences(tmp_path, {})
+    differing = {"model.d_ff": (512, 1024), "name": ("a", "b")}
+    words = "model.d_ff: 512 in the workdir, 1024 now; name: 'a' in the workdir, 'b' now"
+    message = refusal(refuse_differences, tmp_path, differing)
+    assert message.startswith(f"{tmp_path} holds another experiment ({words}): choose another")
 
 
-def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    path = tmp_path / "out.txt"
-    path.write_text("before")
-
-    def no_room(file):
-        assert [p.name for p in tmp_path.iterdir() if p != path] == ["out.txt.tmp"]
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(UnicodeEncodeError):
-        write_whole(path, "a" * 9999 + "\ud800")
-    monkeypatch.setattr(os, "fsync", no_room)
-    with pytest.raises(UserError, match=r"cannot write .*out\.txt: No space left on device"):
-        write_whole(path, "after")
-    assert path.read_text() == "before"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("name", ["no/such/folder/out.txt", "file/out.txt", "folder"])
-def test_a_place_that_cannot_be_written_is_named(tmp_path, name):
-    (tmp_path / "file").write_text("")
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(UserError, match="cannot write") as caught:
-        write_whole(tmp_path / name, "text")
-    assert str(tmp_path / name) in str(caught.value)
-
-
-def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
-    """As root, --output=/dev/null must not make a file of it."""
-    path, read = tmp_path / "pipe", []
-    os.mkfifo(path)
-    reader = threading.Thread(target=lambda: read.append(path.read_bytes()), daemon=True)
-    reader.start()
-    write_whole(path, "猫\n")
-    reader.join(timeout=10)
-    assert read == ["猫\n".encode()]
-    assert path.is_fifo()
+def test_a_whole_number_will_do_for_a_number_and_becomes_one():
+    config = Config()
+    set_option(config, "optimizer.clip_norm", 1)
+    assert config.optimizer.clip_norm == 1.0 and type(config.optimizer.clip_norm) is float
+    message = refusal(set_option, config, "optimizer.clip_norm", 10**400)
+    assert "optimizer.clip_norm must be a finite number" in message

@@ -375,7 +375,7 @@ FITTING = {"attention": "cudnn", "compute_dtype": "bfloat16"}
         (
             {"attention": "splash"},
             {"parallel": ParallelConfig(strategy="mesh")},
-            "cannot be cut over a mesh",
+            "cannot be sharded over a mesh",
         ),
     ],
 )

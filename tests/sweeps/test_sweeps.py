@@ -161,7 +161,7 @@ def test_a_launch_line_that_cannot_be(tmp_path, arguments, part):
         ),
         ("def sweep(): return grid({'seed': 3})", "seed of a sweep needs a list of values, not 3"),
         ("def sweep(): return grid({'demo': 'ab'})", "demo of a sweep needs a list of values"),
-        ("def search_space(trial): return {}", "for its search_space() give --sweep_trials=…"),
+        ("def search_space(trial): return {}", "for its search_space(), set --sweep_trials"),
     ],
 )
 def test_points_that_cannot_be(folder, sweep, part):

@@ -1,4 +1,7 @@
-"""Experiment files: get_config(), sweep(), search_space(), paper(); overrides by dotted name."""
+"""Experiment files: get_config(), sweep(), search_space(), paper(); overrides by dotted name.
+
+FILE:ARG, on the command line, passes ARG to the functions that take an argument.
+"""
 
 import importlib.util
 import inspect
@@ -10,10 +13,12 @@ from typing import Any
 
 from absl import flags
 
-from transformer_jax.config.options import Config, flatten
+from transformer_jax.config.metadata import KINDS
+from transformer_jax.config.options import OPTIONS, Config, nearest_option, set_option
 from transformer_jax.errors import UserError, nearest
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+_PARSERS = {int: int, float: float, bool: flags.BooleanParser().parse, str: str}
 
 
 def checkout_folder() -> Path:
@@ -39,88 +44,80 @@ def load_experiment(path: str | Path, overrides: Mapping[str, Any] | None = None
       UserError: if there is no such file, no such function in it, or no such option.
     """
     module, name, argument = _load_module(Path(path))
-    if not hasattr(module, "get_config"):
-        raise UserError(f"--config={name} has no function get_config()")
-    takes = len(inspect.signature(module.get_config).parameters)
-    if argument and not takes:
+    get_config = _function(module, "get_config()", name)
+    if argument and not _arity(get_config):
         raise UserError(f"--config={path}: get_config() of {name} takes no argument")
-    config = module.get_config(argument) if argument else module.get_config()
+    config = get_config(argument) if argument else get_config()
     if not isinstance(config, Config):
         raise UserError(f"get_config() of {name} returned a {type(config).__name__}, not a Config")
     apply_overrides(config, overrides or {}, origin="overrides")
     return config
 
 
-def overrides_in(arguments: Sequence[str]) -> list[tuple[str, str]]:
-    """(option, value as it is written) of each --config.option=value among `arguments`."""
-    found = []
-    for argument in arguments:
-        name, _, value = argument.lstrip("-").partition("=")
-        prefix, _, option = name.partition(".")
-        if argument.startswith("-") and prefix in ("config", "noconfig"):
-            found.append((option, value))
-    return found
-
-
 def load_sweep(path: Path) -> list[dict[str, Any]]:
-    """The points of an experiment file's sweep(): overrides by dotted name, "name" among them.
-
-    "file.py:arg" gives sweep("arg") where sweep() takes an argument.
+    """Returns the points of sweep(): overrides by dotted name, and a unique "name".
 
     Raises:
       UserError: if there is no such file or function, or two points would share a workdir.
     """
     module, name, argument = _load_module(path)
-    if not hasattr(module, "sweep"):
-        other = "; for its search_space() give --sweep_trials=…"
-        hint = other if hasattr(module, "search_space") else ""
-        raise UserError(f"--config={name} has no function sweep(){hint}")
-    takes = len(inspect.signature(module.sweep).parameters)
-    found = module.sweep(argument) if argument and takes else module.sweep()
+    hint = "; for its search_space(), set --sweep_trials" if hasattr(module, "search_space") else ""
+    sweep = _function(module, "sweep()", name, hint)
+    found = sweep(argument) if argument and _arity(sweep) else sweep()
     if not isinstance(found, Iterable):
         raise UserError(f"sweep() of {name} returned a {type(found).__name__}, not its points")
-    points = list(found)
-    names = set()
+    points, names = list(found), set()
     for number, point in enumerate(points):
+        origin = f"point {number} of sweep() of {name}"
         if not isinstance(point, dict):
-            found = type(point).__name__
-            raise UserError(f"point {number} of sweep() of {name} is a {found}, not a dict")
+            raise UserError(f"{origin} is a {type(point).__name__}, not a dict")
         if "name" not in point or point["name"] in names:
             raise UserError(
-                f"point {number} of sweep() of {name} needs a name of its own, for its workdir: "
-                f"it has {point.get('name')!r}"
+                f"{origin} needs a name of its own, for its workdir: it has {point.get('name')!r}"
             )
         names.add(point["name"])
     return points
 
 
-def load_search_space(path: Path) -> Callable[[Any], dict[str, Any]]:
-    """The search_space(trial) of an experiment file; what it returns is a point without a name.
+def load_point(path: Path, index: str) -> Config:
+    """Returns the configuration of the point of sweep() with that index, counted from 0.
 
-    "file.py:arg" gives search_space(trial, "arg") where it takes two arguments.
+    Raises:
+      UserError: if there is no such file, function or point.
+    """
+    try:
+        number = int(index)
+    except ValueError:
+        raise UserError(f"--sweep_index={index}: {index!r} is not a whole number") from None
+    config, points = load_experiment(path), load_sweep(path)
+    if not 0 <= number < len(points):
+        raise UserError(
+            f"--sweep_index={number}: sweep() of {path} has {len(points)} points, numbered from 0"
+        )
+    apply_overrides(config, points[number], origin=f"point {number} of sweep() of {path}")
+    return config
+
+
+def load_search_space(path: Path) -> Callable[[Any], dict[str, Any]]:
+    """Returns search_space(trial), which returns a point without a name.
 
     Raises:
       UserError: if there is no such file or function.
     """
     module, name, argument = _load_module(path)
-    if not hasattr(module, "search_space"):
-        raise UserError(f"--config={name} has no function search_space(trial)")
-    takes = len(inspect.signature(module.search_space).parameters)
-    if argument and takes > 1:
-        return lambda trial: module.search_space(trial, argument)
-    return module.search_space
+    search_space = _function(module, "search_space(trial)", name)
+    if argument and _arity(search_space) > 1:
+        return lambda trial: search_space(trial, argument)
+    return search_space
 
 
 def load_paper(path: Path) -> Callable[[str], dict[str, Any] | None] | None:
-    """The paper(name) of an experiment file: what a paper printed of the point of that name.
+    """Returns paper(name): what a paper printed about the point of that name; None if undefined.
 
     It returns {"row": "base", "perplexity": 4.92, "bleu": 25.8, "test_bleu": 27.3, "millions": 65,
-    "flops": 3.3e18} (per piece, of the validation set; 0–100, of the validation and the test set;
-    of parameters; of the training), without what the paper does not print; or None: the paper has
-    no such row.
-
-    Returns:
-      The function; None if the file has none.
+    "flops": 3.3e18}, without what the paper does not print, or None if the paper has no such row.
+    The perplexity is per piece of the validation set; BLEU is 0 to 100, of the validation and the
+    test set; the millions are parameters; the FLOPs are those of the training.
 
     Raises:
       UserError: if there is no such file.
@@ -135,37 +132,41 @@ def apply_overrides(config: Config, overrides: Mapping[str, Any], *, origin: str
     Args:
       config: changed in place.
       overrides: values of the options' types; a whole number will do for a number.
-      origin: what an error names as the place to mend.
+      origin: where the overrides come from, for errors.
 
     Raises:
       UserError: if there is no such option, or its type is another.
     """
-    known = flatten(config)
-    for option, value in overrides.items():
-        if option not in known:
-            near = nearest_option(option, known)
-            raise UserError(f"{origin}: there is no option {option}{near}")
-        kind = type(known[option])
-        # In Python True is a whole number, and here it is not.
-        fits = isinstance(value, bool) == (kind is bool)
-        if not fits or not isinstance(value, (int, float) if kind is float else kind):
-            raise UserError(f"{origin}: {option}={value!r} is not {KINDS[kind][1]}")
-        section, _, name = option.rpartition(".")
-        setattr(getattr(config, section) if section else config, name, kind(value))
+    for name, value in overrides.items():
+        if name not in OPTIONS:
+            raise UserError(f"{origin}: there is no option {name}{nearest_option(name)}")
+        try:
+            set_option(config, name, value)
+        except UserError as e:
+            raise UserError(f"{origin}: {e}") from None
 
 
-def load_point(path: Path, index: str) -> Config:
-    try:
-        number = int(index)
-    except ValueError:
-        raise UserError(f"--sweep_index={index}: {index!r} is not a whole number") from None
-    config, points = load_experiment(path), load_sweep(path)
-    if not 0 <= number < len(points):
-        raise UserError(
-            f"--sweep_index={number}: sweep() of {path} has {len(points)} points, numbered from 0"
-        )
-    apply_overrides(config, points[number], origin=f"point {number} of sweep() of {path}")
-    return config
+def overrides_in(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    """(option, value as it is written) of each --config.option=value among `arguments`."""
+    found = []
+    for argument in arguments:
+        name, _, value = argument.lstrip("-").partition("=")
+        prefix, _, option = name.partition(".")
+        if argument.startswith("-") and prefix in ("config", "noconfig"):
+            found.append((option, value))
+    return found
+
+
+def check_overrides(arguments: Sequence[str]) -> None:
+    """Raises UserError for a --config.option=value without such an option, or of another type."""
+    for name, value in overrides_in(arguments):
+        if name not in OPTIONS:
+            raise UserError(f"there is no option --config.{name}{nearest_option(name)}")
+        kind = OPTIONS[name].kind
+        try:
+            _PARSERS[kind](value or "0")  # "" is left to absl: the value may be the next argument
+        except ValueError:
+            raise UserError(f"--config.{name}={value!r} is not {KINDS[kind]}") from None
 
 
 def _load_module(path: Path) -> tuple[ModuleType, str, str]:
@@ -192,16 +193,12 @@ def _load_module(path: Path) -> tuple[ModuleType, str, str]:
     return module, name, argument
 
 
-def nearest_option(option: str, known: dict[str, object]) -> str:
-    """The option of that name in another section, or else the nearest whole name."""
-    last = option.rpartition(".")[2]
-    elsewhere = [name for name in known if name.rpartition(".")[2] == last]
-    return f" (did you mean {elsewhere[0]}?)" if elsewhere else nearest(option, list(known))
+def _function(module: ModuleType, signature: str, file: str, hint: str = "") -> Callable[..., Any]:
+    found = getattr(module, signature.partition("(")[0], None)
+    if found is None:
+        raise UserError(f"--config={file} has no function {signature}{hint}")
+    return found
 
 
-KINDS = {
-    int: (int, "a whole number"),
-    float: (float, "a number"),
-    bool: (flags.BooleanParser().parse, "true or false"),
-    str: (str, "text"),
-}
+def _arity(function: Callable[..., Any]) -> int:
+    return len(inspect.signature(function).parameters)

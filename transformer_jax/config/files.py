@@ -1,34 +1,51 @@
-"""config.json in a workdir: write it, read it, compare it with the options of now."""
+"""config.json in a workdir: writing it, reading it, and comparing it with other options."""
 
 import dataclasses
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from transformer_jax.config.options import Config, flatten
+from transformer_jax.config.metadata import Change
+from transformer_jax.config.options import OPTIONS, Config, set_option
 from transformer_jax.errors import UserError
 from transformer_jax.storage import write_whole
 
 # In a workdir.
 CONFIG_FILE = "config.json"
 
-
-def differences(saved: Config, now: Config) -> list[str]:
-    """["model.d_ff: 512 in the workdir, 1024 now", …] for options whose values differ."""
-    before, after = flatten(saved), flatten(now)
-    return [
-        f"{name}: {before[name]!r} in the workdir, {value!r} now"
-        for name, value in after.items()
-        if before[name] != value
-    ]
+Differences = dict[str, tuple[Any, Any]]
 
 
-def refuse_differences(workdir: Path, differing: list[str]) -> None:
+def differences(
+    saved: Mapping[str, Any], now: Mapping[str, Any], moment: Change | None = None
+) -> Differences:
+    """{"model.d_ff": (512, 1024), …}: options, flattened, whose values differ, as (then, now).
+
+    Args:
+      saved: as `now`; what it lacks has its default, as when it was saved.
+      now: by dotted name.
+      moment: leaves out the options that may change at this moment; None = at no moment.
+    """
+    pairs = {name: (saved.get(name, OPTIONS[name].default), value) for name, value in now.items()}
+    return {
+        name: (then, value)
+        for name, (then, value) in pairs.items()
+        if then != value and not (moment is not None and OPTIONS[name].allows(then, value, moment))
+    }
+
+
+def in_words(differing: Differences, then: str = "in the workdir") -> str:
+    """ "model.d_ff: 512 in the workdir, 1024 now; …"."""
+    return "; ".join(f"{name}: {a!r} {then}, {b!r} now" for name, (a, b) in differing.items())
+
+
+def refuse_differences(workdir: Path, differing: Differences) -> None:
     """Raises UserError, naming them, if there are differences between `workdir` and now."""
     if differing:
         raise UserError(
-            f"{workdir} holds another experiment ({'; '.join(differing)}): "
-            "choose another --workdir, or leave --config out, and its own options are used"
+            f"{workdir} holds another experiment ({in_words(differing)}): choose another "
+            "--workdir, or leave out --config to use the workdir's own options"
         )
 
 
@@ -39,7 +56,7 @@ def save_config(config: Config, path: Path) -> None:
 
 
 def load_config(path: Path) -> Config:
-    """Reads what `save` wrote; an option that the file lacks keeps its default.
+    """Reads what `save_config` wrote; an option that the file lacks gets its default.
 
     Raises:
       UserError: if the file is missing, is not JSON, or has an option that does not exist.
@@ -47,7 +64,7 @@ def load_config(path: Path) -> Config:
     try:
         if not path.is_file() and path.exists():
             raise ValueError("it is not a file")
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        saved = dict(_leaves(json.loads(path.read_text(encoding="utf-8"))))
     except FileNotFoundError:
         raise UserError(
             f"{path.parent} is not a workdir (it has no {path.name}): train there first"
@@ -55,24 +72,21 @@ def load_config(path: Path) -> Config:
     except (ValueError, RecursionError) as e:
         raise UserError(f"{path} is damaged: {e}") from None
     config = Config()
-    _fill(config, saved, path)
+    for name, value in saved.items():
+        if name not in OPTIONS:
+            raise UserError(f"{path} has an option that this version lacks: {name}")
+        try:
+            set_option(config, name, value)
+        except UserError as e:
+            raise UserError(f"{path} is damaged: {e}") from None
     return config
 
 
-def _fill(node: Any, saved: Any, path: Path) -> None:
+def _leaves(saved: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     if not isinstance(saved, dict):
-        raise UserError(f"{path} is damaged: {saved!r} is not a group of options")
+        raise ValueError(f"{saved!r} is not a group of options")
     for name, value in saved.items():
-        if not hasattr(node, name):
-            raise UserError(f"{path} has an option that this version lacks: {name}")
-        default = getattr(node, name)
-        whole = type(default) is float and type(value) is int
-        if dataclasses.is_dataclass(default):
-            _fill(default, value, path)
-        elif type(value) is type(default) or whole:
-            setattr(node, name, type(default)(value))
+        if isinstance(value, dict) and prefix + name not in OPTIONS:
+            yield from _leaves(value, f"{prefix}{name}.")
         else:
-            raise UserError(f"{path} is damaged: {name}={value!r} is not {_A[type(default)]}")
-
-
-_A = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+            yield prefix + name, value

@@ -1,218 +1,340 @@
-"""The configuration of one experiment: typed dataclasses, one default per option.
+"""The configuration of an experiment: typed dataclasses, one default per option.
 
-An experiment file returns a `Config`; any option is set from the command line as
-`--config.model.num_layers=2` (ml_collections' config_flags reads the types here, so they are plain
-int, float, bool and str). `validate` refuses what cannot work, naming both values.
+An experiment file returns a `Config`, and --config.model.num_layers=2 sets one of its options.
+ml_collections' config_flags reads the types of the fields, so they are plain int, float, bool and
+str. All else that is known about an option is metadata on its field: see `metadata.Option`. After a
+change, run `python -m transformer_jax.config.documentation`, which writes docs/options.md.
 """
 
 import dataclasses
-from dataclasses import field
+import operator
 from typing import Any
 
-# The same in every vocabulary, so that the model needs no tokenizer to know what padding is.
+from transformer_jax.config.metadata import Change, option, options_of, section
+from transformer_jax.errors import nearest
+
+# The same in every vocabulary, so that the model needs no tokenizer to recognise padding.
 PAD_ID, UNK_ID, BOS_ID, EOS_ID = range(4)
 WEIGHTS = ("average", "latest", "best")  # which checkpoints to translate with
+
+NEVER, AFTER_TRAINING, ON_RESUME, ANY_TIME = Change
+_RATE = {"at_least": 0, "below": 1, "traced": True}
+_DROPOUT = _RATE | {"none_if_zero": True, "may_change": AFTER_TRAINING}
 
 
 @dataclasses.dataclass
 class DataConfig:
     """Where text comes from, and how it becomes rows of tokens."""
 
-    # "small_world", "hsk", "files", or "tfds:<name>", e.g. "tfds:wmt14_translate/de-en".
-    corpus: str = "small_world"
-    source_language: str = "zh"
-    target_language: str = "en"
-    # files: the folder that relative names in train, valid and test start from.
-    path: str = ""
-    # files: "a.en,a.de" (source first) or "pairs.tsv"; tfds: the name of a split; else unused.
-    train: str = ""
-    valid: str = ""
-    test: str = ""
-    # Training pairs to generate (small_world) or to keep (elsewhere; 0 = all).
-    train_size: int = 0
-    # Pairs held out of training for each of valid and test that is not given.
-    held_out_size: int = 1000
-    # Pieces; 256 of them are bytes, so that nothing is unknown.
-    vocab_size: int = 8000
-    # One vocabulary for both languages, as in the paper; or one of vocab_size for each.
-    shared_vocabulary: bool = True
-    # Tokens in one packed row. A pair that is longer than a row is left out, and counted.
-    source_row_length: int = 64
-    target_row_length: int = 64
-    # Rows in one global batch, whatever the number of devices.
-    batch_rows: int = 64
+    corpus: str = option(
+        "small_world",
+        '"small_world", "hsk", "files", or "tfds:NAME", as in "tfds:wmt14_translate/de-en".',
+    )
+    # The languages decide how BLEU counts. Reversed, they are another text, which a run recognises.
+    source_language: str = option("zh", "Language to translate.", may_change=ON_RESUME)
+    target_language: str = option("en", "Language to translate to.", may_change=ON_RESUME)
+    path: str = option("", "Folder that relative names of files start from.", may_change=ANY_TIME)
+    train: str = option(
+        "",
+        'Training text. For "files": "a.en,a.de" (source first) or "pairs.tsv"; for "tfds": the '
+        "name of a split; the other corpora ignore it.",
+    )
+    valid: str = option("", "Validation text, likewise; empty = held out of the training text.")
+    test: str = option("", "Test text, likewise; empty = held out of the training text.")
+    train_size: int = option(
+        0, "Training pairs to generate (small_world; 0 = 60,000) or keep (0 = all).", at_least=0
+    )
+    held_out_size: int = option(
+        1000, "Pairs held out of training for each of valid and test that is empty.", at_least=0
+    )
+    vocab_size: int = option(
+        8000,
+        "Pieces in a vocabulary. 256 of them are bytes, so that no text is unknown.",
+        above=0,
+        may_change=NEVER,
+    )
+    shared_vocabulary: bool = option(
+        True,
+        "One vocabulary for both languages, as in the paper; otherwise one of vocab_size for each.",
+        may_change=NEVER,
+    )
+    source_row_length: int = option(
+        64, "Source tokens in a packed row. Longer pairs are left out, and counted.", above=0
+    )
+    target_row_length: int = option(64, "Target tokens in a packed row.", above=0)
+    batch_rows: int = option(64, "Rows in a global batch, on any number of devices.", above=0)
 
 
 @dataclasses.dataclass
 class ModelConfig:
     """The architecture; the defaults are the paper's base model (Table 3)."""
 
-    num_layers: int = 6
-    d_model: int = 512
-    d_ff: int = 2048
-    num_heads: int = 8
-    # Width of one head's queries and keys, and of its values; 0 = d_model / num_heads.
-    d_key: int = 0
-    d_value: int = 0
-    # On embeddings and on the output of each sub-layer (section 5.4).
-    dropout_rate: float = 0.1
-    # On attention weights; not in the paper.
-    attention_dropout_rate: float = 0.0
-    # In the feed-forward network: "relu", the paper; "gelu"; "swish", Marian's.
-    activation: str = "relu"
-    # "post": LayerNorm(x + Sublayer(x)), the paper; "pre": x + Sublayer(LayerNorm(x)).
-    norm: str = "post"
-    # Tensor2Tensor's 1e-6; PyTorch's default is 1e-5.
-    layer_norm_epsilon: float = 1e-6
-    # "sinusoidal", the paper; "learned", its Table 3 row E.
-    positions: str = "sinusoidal"
-    # "interleaved", the paper's formula; "halves", sines then cosines, as in Marian.
-    sinusoid_layout: str = "interleaved"
-    # learned positions: how many there are.
-    max_positions: int = 1024
-    # The paper's formulas have none; PyTorch's and Marian's attention has.
-    attention_bias: bool = False
-    # Which embeddings are one table. "all": source, target and softmax, the paper (section 3.4);
-    # "source_target"; "target_softmax"; "none". Separate vocabularies need one of the last two.
-    tied_embeddings: str = "all"
-    # Embeddings times √d_model, as in section 3.4.
-    scale_embeddings: bool = True
-    # A bias on the logits, which the paper's softmax has not and Marian's has.
-    logits_bias: bool = False
-    # Tensor2Tensor's and PyTorch's "glorot_uniform", or any of "glorot_normal", "lecun_normal".
-    kernel_init: str = "glorot_uniform"
-    # Standard deviation of the embeddings; 0 = d_model^-0.5, Tensor2Tensor's.
-    embedding_stddev: float = 0.0
-    # Word vectors that the embeddings start from, word2vec's or GloVe's text form; "" = none.
-    pretrained_embeddings: str = ""
-    # dtype of matmuls; parameters, softmax, statistics, logits and loss are always float32.
-    compute_dtype: str = "float32"
-    # What computes attention in training: "xla", the plain function; "cudnn" on NVIDIA GPUs and
-    # "splash" on TPUs, which never store its weights. All else takes the plain function.
-    attention: str = "xla"
-    # Keep only what enters each layer for the gradient, and compute the rest again: less memory,
-    # for the time of one more forward pass. XLA for CPUs undoes it.
-    remat: bool = False
+    num_layers: int = option(6, "Layers of the encoder, and of the decoder.", above=0)
+    d_model: int = option(512, "Width of embeddings and of each sub-layer's output.", above=0)
+    d_ff: int = option(2048, "Width of the feed-forward layer.", above=0)
+    num_heads: int = option(8, "Attention heads.", above=0)
+    d_key: int = option(0, "Width of a head's query and key; 0 = d_model / num_heads.", at_least=0)
+    d_value: int = option(0, "Width of a head's value; 0 = d_model / num_heads.", at_least=0)
+    dropout_rate: float = option(
+        0.1, "Dropout on embeddings and on each sub-layer's output (section 5.4).", **_DROPOUT
+    )
+    attention_dropout_rate: float = option(
+        0.0, "Dropout on attention weights, which the paper does not have.", **_DROPOUT
+    )
+    activation: str = option(
+        "relu",
+        'Activation of the feed-forward layer: "relu" in the paper, "swish" in Marian.',
+        choices=("relu", "gelu", "swish"),
+    )
+    norm: str = option(
+        "post",
+        '"post": LayerNorm(x + Sublayer(x)), as in the paper; "pre": x + Sublayer(LayerNorm(x)).',
+        choices=("post", "pre"),
+    )
+    layer_norm_epsilon: float = option(
+        1e-6, "Tensor2Tensor's epsilon of layer normalisation; PyTorch's default is 1e-5.", above=0
+    )
+    positions: str = option(
+        "sinusoidal",
+        '"sinusoidal", as in the paper; "learned", as in its Table 3, row E.',
+        choices=("sinusoidal", "learned"),
+    )
+    sinusoid_layout: str = option(
+        "interleaved",
+        '"interleaved": the paper\'s formula; "halves": sines, then cosines, as in Marian.',
+        choices=("interleaved", "halves"),
+    )
+    max_positions: int = option(1024, "Number of learned positions.", above=0)
+    attention_bias: bool = option(
+        False, "Biases in attention's projections, as in PyTorch and Marian; not in the paper."
+    )
+    tied_embeddings: str = option(
+        "all",
+        'Which embeddings are one table. "all": source, target and softmax, as in the paper '
+        '(section 3.4). Separate vocabularies need "target_softmax" or "none".',
+        choices=("all", "source_target", "target_softmax", "none"),
+    )
+    scale_embeddings: bool = option(True, "Embeddings times √d_model, as in section 3.4.")
+    logits_bias: bool = option(False, "A bias on the logits, as in Marian; not in the paper.")
+    kernel_init: str = option(
+        "glorot_uniform",
+        "Initialisation of projections; the default is Tensor2Tensor's and PyTorch's.",
+        choices=("glorot_uniform", "glorot_normal", "lecun_normal"),
+        may_change=AFTER_TRAINING,
+    )
+    embedding_stddev: float = option(
+        0.0,
+        "Standard deviation of new embeddings; 0 = d_model^-0.5, as in Tensor2Tensor.",
+        at_least=0,
+        may_change=AFTER_TRAINING,
+    )
+    pretrained_embeddings: str = option(
+        "",
+        "File of word vectors to start from, in word2vec's or GloVe's text form; empty = none.",
+        may_change=AFTER_TRAINING,
+        may_move=True,  # The first checkpoint replaces it.
+    )
+    compute_dtype: str = option(
+        "float32",
+        "dtype of matrix products; parameters, softmax, statistics and loss are always float32.",
+        choices=("float32", "bfloat16"),
+    )
+    attention: str = option(
+        "xla",
+        'What computes attention in training. "xla": the plain function; "cudnn" on NVIDIA GPUs '
+        'and "splash" on TPUs never store the weights. All else uses the plain function.',
+        choices=("xla", "cudnn", "splash"),
+        may_change=AFTER_TRAINING,
+    )
+    remat: bool = option(
+        False,
+        "Keep only the input of each layer for the gradient, and compute the rest again: less "
+        "memory for the time of one more forward pass. XLA for CPUs undoes it.",
+        may_change=AFTER_TRAINING,
+    )
 
 
 @dataclasses.dataclass
 class OptimizerConfig:
     """Adam and its schedule (Vaswani et al. 2017, section 5.3)."""
 
-    # "inverse_sqrt": scale · d_model^-0.5 · min(step^-0.5, step · warmup_steps^-1.5), the paper;
-    # "cosine": linear to scale over warmup_steps, then to 0 at train.steps.
-    schedule: str = "inverse_sqrt"
-    learning_rate_scale: float = 1.0
-    warmup_steps: int = 4000
-    beta1: float = 0.9
-    beta2: float = 0.98
-    epsilon: float = 1e-9
-    # Largest global norm of the gradient; 0 = no clipping, as in the paper.
-    clip_norm: float = 0.0
-    label_smoothing: float = 0.1
+    schedule: str = option(
+        "inverse_sqrt",
+        '"inverse_sqrt": scale · d_model^-0.5 · min(step^-0.5, step · warmup_steps^-1.5), as in '
+        'the paper; "cosine": linear to scale over warmup_steps, then to 0 at train.steps.',
+        choices=("inverse_sqrt", "cosine"),
+    )
+    learning_rate_scale: float = option(1.0, "Scale of the schedule.", above=0, traced=True)
+    warmup_steps: int = option(4000, "Steps until the learning rate peaks.", above=0, traced=True)
+    beta1: float = option(0.9, "Decay of the mean of the gradients.", **_RATE)
+    beta2: float = option(0.98, "Decay of the mean of their squares.", **_RATE)
+    epsilon: float = option(1e-9, "Adam's epsilon.", above=0, traced=True)
+    clip_norm: float = option(
+        0.0,
+        "Largest global norm of the gradient; 0 = no clipping, as in the paper.",
+        at_least=0,
+        traced=True,
+        none_if_zero=True,
+    )
+    label_smoothing: float = option(0.1, "Label smoothing (section 5.4).", **_RATE)
 
 
 @dataclasses.dataclass
 class TrainConfig:
-    """The loop."""
+    """The training loop."""
 
-    steps: int = 100_000
-    # Micro-batches that one global batch is cut into, to save memory.
-    accumulate: int = 1
-    # Random numbers of dropout. "threefry": the same on any devices; "rbg": faster on TPUs, but
-    # they then depend on how many devices and micro-batches share the rows.
-    rng: str = "threefry"
-    log_every: int = 50
-    checkpoint_every: int = 1000
-    # Validation loss and greedy BLEU; a multiple of checkpoint_every. 0 = never.
-    evaluate_every: int = 5000
-    # Validation sentences translated at that interval, from the start of the split; 0 = all.
-    evaluate_sentences: int = 500
-    # Checkpoints averaged for evaluate and translate, and kept (section 6.1: 5 base, 20 big).
-    average_checkpoints: int = 5
-    # Checkpoints kept besides those and the best: of each step that this divides; 0 = none.
-    keep_every: int = 0
-    # A step whose loss or gradient is not finite is skipped; after this many in a row it ends.
-    max_skipped: int = 10
-    # It ends, too, when the smoothed loss has been above this many times its best for that long.
-    # 0 = never.
-    divergence_factor: float = 3.0
-    divergence_steps: int = 1000
-    # From SIGTERM or Ctrl-C to the end of the process, at most; a cloud gives some 30 seconds.
-    grace_seconds: float = 25.0
-    tensorboard: bool = True
+    steps: int = option(
+        100_000,
+        "Steps to train. To raise it stretches what is left of a cosine schedule.",
+        above=0,
+        may_change=ON_RESUME,
+    )
+    accumulate: int = option(1, "Micro-batches of a global batch, to save memory.", above=0)
+    rng: str = option(
+        "threefry",
+        'Random numbers of dropout. "threefry": the same on any devices; "rbg": faster on TPUs, '
+        "but dependent on how many devices and micro-batches share the rows.",
+        choices=("threefry", "rbg"),
+    )
+    log_every: int = option(50, "Steps between logged metrics.", above=0, may_change=ANY_TIME)
+    checkpoint_every: int = option(1000, "Steps between checkpoints.", above=0)
+    evaluate_every: int = option(
+        5000,
+        "Steps between validations (loss and greedy BLEU), a multiple of checkpoint_every; "
+        "0 = never.",
+        at_least=0,
+        may_change=ON_RESUME,
+    )
+    evaluate_sentences: int = option(
+        500,
+        "Sentences of the validation text to translate at each validation; 0 = all.",
+        at_least=0,
+        may_change=ON_RESUME,
+    )
+    average_checkpoints: int = option(
+        5,
+        "Checkpoints to keep, and to average for translation (section 6.1: 5 base, 20 big).",
+        above=0,
+    )
+    keep_every: int = option(
+        0,
+        "Steps between further checkpoints to keep, a multiple of checkpoint_every; 0 = none.",
+        at_least=0,
+        may_change=ON_RESUME,
+    )
+    max_skipped: int = option(
+        10,
+        "Skipped steps in a row that stop the training. A step is skipped when its loss or its "
+        "gradient is not finite.",
+        above=0,
+        may_change=ON_RESUME,
+    )
+    divergence_factor: float = option(
+        3.0,
+        "Training stops when the smoothed loss has been above this many times its best for "
+        "divergence_steps; 0 = never.",
+        above=1,
+        also=0,
+        may_change=ON_RESUME,
+    )
+    divergence_steps: int = option(1000, "See divergence_factor.", above=0, may_change=ON_RESUME)
+    grace_seconds: float = option(
+        25.0,
+        "Longest time from SIGTERM or Ctrl-C to the process's end; clouds give some 30 seconds.",
+        above=0,
+        may_change=ANY_TIME,
+    )
+    tensorboard: bool = option(True, "Write metrics for TensorBoard, too.", may_change=ANY_TIME)
 
 
 @dataclasses.dataclass
 class DecodeConfig:
     """Translation (Vaswani et al. 2017, section 6.1)."""
 
-    beam_size: int = 4
-    length_penalty: float = 0.6
-    # "gnmt": ((5 + len) / 6)^α, Wu et al. 2016; "power": len^α, Hugging Face and CTranslate2.
-    length_penalty_form: str = "gnmt"
-    # A translation has at most the source's tokens + this many.
-    extra_length: int = 50
-    # "beam", "greedy" or "sample".
-    method: str = "beam"
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    # Sentences translated at once.
-    batch_size: int = 64
+    beam_size: int = option(4, "Hypotheses that beam search keeps.", above=0)
+    length_penalty: float = option(0.6, "α of the length penalty; 0 = none.")
+    length_penalty_form: str = option(
+        "gnmt",
+        '"gnmt": ((5 + length) / 6)^α, Wu et al. 2016; "power": length^α, as in Hugging Face and '
+        "CTranslate2.",
+        choices=("gnmt", "power"),
+    )
+    extra_length: int = option(
+        50, "How many tokens a translation may be longer than its source.", at_least=0
+    )
+    method: str = option("beam", "Search for a translation.", choices=("beam", "greedy", "sample"))
+    temperature: float = option(1.0, "sample: divides the logits.", above=0)
+    top_k: int = option(0, "sample: draw from the k likeliest tokens; 0 = all.", at_least=0)
+    top_p: float = option(
+        1.0,
+        "sample: draw from the likeliest tokens whose probabilities sum to this.",
+        above=0,
+        at_most=1,
+    )
+    batch_size: int = option(64, "Sentences to translate at once.", above=0)
 
 
 @dataclasses.dataclass
 class ParallelConfig:
     """Which devices share the work."""
 
-    # "auto": jit on one device, pmap on several, a mesh if fsdp or tensor is not 1. Or "single",
-    # "pmap" (replicas) or "mesh" (jit; parameters sharded over fsdp and tensor, rows over data and
-    # fsdp).
-    strategy: str = "auto"
-    # Sizes of the mesh; -1 = the rest of the devices.
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
+    strategy: str = option(
+        "auto",
+        '"single": jit on one device; "pmap": replicas; "mesh": jit, with parameters sharded over '
+        'fsdp and tensor, and rows over data and fsdp; "auto": the first that suffices.',
+        choices=("auto", "single", "pmap", "mesh"),
+    )
+    data: int = option(-1, "Size of a mesh's data axis; -1 = the rest.", above=0, also=-1)
+    fsdp: int = option(1, "Size of a mesh's fsdp axis; -1 = the rest.", above=0, also=-1)
+    tensor: int = option(1, "Size of a mesh's tensor axis; -1 = the rest.", above=0, also=-1)
 
 
 @dataclasses.dataclass
 class Config:
     """One experiment."""
 
-    name: str = "experiment"
-    # Translated at the end of training, to be read by a person; "" = nothing.
-    demo: str = ""
-    seed: int = 0
-    data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    decode: DecodeConfig = field(default_factory=DecodeConfig)
-    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    name: str = option("experiment", "Name of the experiment.", may_change=ANY_TIME)
+    demo: str = option(
+        "", "Sentence to translate at the end of training; empty = none.", may_change=ANY_TIME
+    )
+    seed: int = option(
+        0,
+        "Seed of the initialisation, the order of the text, dropout and sampling.",
+        at_least=0,
+        below=2**32,
+        traced=True,
+        may_change=AFTER_TRAINING,
+    )
+    data: DataConfig = section(DataConfig, may_change=AFTER_TRAINING)
+    model: ModelConfig = section(ModelConfig, may_change=NEVER)
+    optimizer: OptimizerConfig = section(OptimizerConfig, may_change=AFTER_TRAINING)
+    train: TrainConfig = section(TrainConfig, may_change=AFTER_TRAINING)
+    decode: DecodeConfig = section(DecodeConfig, may_change=ON_RESUME)
+    parallel: ParallelConfig = section(ParallelConfig, may_change=ANY_TIME)
 
 
-# Numbers to the step: traced, so that another value is the same program.
-# training.step.Hyperparameters has each under the last part of its name.
-TRACED = (
-    *("seed", "optimizer.learning_rate_scale", "optimizer.warmup_steps"),
-    *("optimizer.beta1", "optimizer.beta2", "optimizer.epsilon", "optimizer.clip_norm"),
-    *("optimizer.label_smoothing", "model.dropout_rate", "model.attention_dropout_rate"),
-)
-# Of those, the ones whose 0 is "not at all": another program, without the operation.
-NONE_IF_ZERO = ("optimizer.clip_norm", "model.dropout_rate", "model.attention_dropout_rate")
+# By dotted name: "model.num_layers".
+OPTIONS = {known.name: known for known in options_of(Config)}
 
 
 def flatten(config: Config) -> dict[str, Any]:
-    """{"model.num_layers": 6, …}: every option by its dotted name."""
+    """{"model.num_layers": 6, …}: the value of every option, by its dotted name."""
+    return {name: operator.attrgetter(name)(config) for name in OPTIONS}
 
-    def walk(node: Any, prefix: str) -> dict[str, Any]:
-        flat = {}
-        for f in dataclasses.fields(node):
-            value = getattr(node, f.name)
-            inner = dataclasses.is_dataclass(value)
-            name = f"{prefix}{f.name}"
-            flat |= walk(value, name + ".") if inner else {name: value}
-        return flat
 
-    return walk(config, "")
+def set_option(config: Config, name: str, value: Any) -> None:
+    """Sets an option of `config` by its dotted name.
+
+    Raises:
+      UserError: if `value` is not of the option's type.
+    """
+    group, _, last = name.rpartition(".")
+    node = operator.attrgetter(group)(config) if group else config
+    setattr(node, last, OPTIONS[name].converted(value))
+
+
+def nearest_option(name: str) -> str:
+    """ " (did you mean …?)": the option of that last name in another section, or the nearest."""
+    last = name.rpartition(".")[2]
+    elsewhere = [known for known in OPTIONS if known.rpartition(".")[2] == last]
+    return f" (did you mean {elsewhere[0]}?)" if elsewhere else nearest(name, list(OPTIONS))

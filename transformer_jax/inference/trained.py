@@ -11,13 +11,9 @@ import numpy as np
 
 from transformer_jax import storage
 from transformer_jax.config.checks import check_config
-from transformer_jax.config.files import (
-    CONFIG_FILE,
-    differences,
-    load_config,
-    refuse_differences,
-)
-from transformer_jax.config.options import EOS_ID, Config, DecodeConfig
+from transformer_jax.config.files import CONFIG_FILE, differences, load_config, refuse_differences
+from transformer_jax.config.metadata import Change
+from transformer_jax.config.options import EOS_ID, Config, DecodeConfig, flatten
 from transformer_jax.data.tokenizer import Tokenizers
 from transformer_jax.errors import UserError
 from transformer_jax.inference.batching import padded
@@ -28,7 +24,6 @@ from transformer_jax.model.size import parameter_shapes
 from transformer_jax.model.transformer import Transformer
 from transformer_jax.parallel.devices import all_devices
 
-_MODEL_OPTIONS = ("model.", "data.vocab_size:")
 Progress = Callable[[int], None]
 
 
@@ -201,9 +196,7 @@ def load(
         storage.check_workdir(folder)
     saved = load_config(workdir / CONFIG_FILE)
     config = check_config(saved if config is None else config)
-    # What the embeddings started from, and where, no longer matters.
-    model = [d for d in differences(saved, config) if d.startswith(_MODEL_OPTIONS)]
-    differing = [d for d in model if not d.startswith("model.pretrained_embeddings:")]
+    differing = differences(flatten(saved), flatten(config), Change.AFTER_TRAINING)
     refuse_differences(workdir, differing)
     members = [_load_member(config, workdir, weights)]
     vocabularies = [side.vocabulary for side in members[0][0]]

@@ -18,15 +18,13 @@ from ml_collections import config_flags
 
 from transformer_jax import __version__, storage
 from transformer_jax.config.experiment_files import (
-    KINDS,
+    check_overrides,
     experiments_folder,
     load_experiment,
     load_point,
-    nearest_option,
-    overrides_in,
 )
 from transformer_jax.config.files import CONFIG_FILE, load_config
-from transformer_jax.config.options import Config, flatten
+from transformer_jax.config.options import Config
 from transformer_jax.errors import PREEMPTED_STATUS, Preempted, UserError, nearest
 from transformer_jax.modes import shared
 from transformer_jax.modes.launch import Launch, flag_name
@@ -138,7 +136,7 @@ def run(argv: list[str], default_experiment: Path) -> int:
         return 0
     config, rest = find_config(arguments, default_experiment)
     # First, because config_flags answers an unknown option with a KeyError.
-    _check_overrides(rest, config)
+    check_overrides(rest)
     values = define_flags(mode)
     config_flags.DEFINE_config_dataclass("config", config, sys_argv=rest, flag_values=values)
     unexpected = _parse(values, [argv[0], *rest], mode)
@@ -233,19 +231,3 @@ def _with_flag_files(argv: list[str]) -> list[str]:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
-
-
-def _check_overrides(arguments: Sequence[str], config: Config) -> None:
-    known = flatten(config)
-    for option, value in overrides_in(arguments):
-        if option not in known:
-            raise UserError(f"there is no option --config.{option}{nearest_option(option, known)}")
-        _check_type(option, value, known[option])
-
-
-def _check_type(option: str, value: str, default: object) -> None:
-    parse, what = KINDS[type(default)]
-    try:
-        parse(value or "0")  # "" is left to absl: the value may be the next argument
-    except ValueError:
-        raise UserError(f"--config.{option}={value!r} is not {what}") from None

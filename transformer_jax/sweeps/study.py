@@ -18,15 +18,12 @@ import optuna
 import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 
+from transformer_jax.config.files import differences, in_words
+from transformer_jax.config.metadata import Change
 from transformer_jax.config.options import Config, flatten
 from transformer_jax.errors import UserError
 from transformer_jax.sweeps.leases import Leases
 
-# What may differ between the launchers of one sweep, and between its first and its second run.
-_FREE_OPTIONS = (
-    *("name:", "demo:", "parallel.", "data.path:", "train.log_every:", "train.tensorboard:"),
-    *("train.grace_seconds:", "model.pretrained_embeddings:"),
-)
 _STATES = {
     TrialState.WAITING: "waiting",
     TrialState.COMPLETE: "finished",
@@ -97,15 +94,11 @@ class Study:
                 f"the sweep {self._study.study_name} was begun with the points of a {known}, not "
                 f"of a {points}: choose another --workdir"
             )
-        differing = [
-            f"{option}: {begun.get(option)!r} then, {value!r} now"
-            for option, value in now.items()
-            if begun.get(option) != value and not f"{option}:".startswith(_FREE_OPTIONS)
-        ]
+        differing = differences(begun, now, Change.ANY_TIME)
         if differing:
             raise UserError(
                 f"the sweep {self._study.study_name} was begun with other options "
-                f"({'; '.join(differing)}): choose another --workdir"
+                f"({in_words(differing, 'then')}): choose another --workdir"
             )
 
     def enqueue(self, points: Sequence[tuple[str, dict[str, Any]]]) -> None:

@@ -17,10 +17,12 @@ from transformer_jax.config.checks import check_config
 from transformer_jax.config.files import (
     CONFIG_FILE,
     differences,
+    in_words,
     load_config,
     refuse_differences,
     save_config,
 )
+from transformer_jax.config.metadata import Change
 from transformer_jax.config.options import Config, TrainConfig, flatten
 from transformer_jax.console import log
 from transformer_jax.data import corpora, word_vectors
@@ -277,17 +279,6 @@ def from_word_vectors(prepared: Prepared, state: TrainState) -> TrainState:
     return devices.put_state(state.replace(params=params))
 
 
-# On other devices, from text that moved, or reporting otherwise: the same experiment. Training
-# longer is too, though a cosine schedule then is stretched.
-# The languages decide how BLEU counts; a direction that they reverse is another text.
-_FREE_OPTIONS = (
-    *("name:", "demo:", "parallel.", "decode.", "data.path:"),
-    *("data.source_language:", "data.target_language:"),
-    *("train.steps:", "train.log_every:", "train.evaluate", "train.tensorboard:"),
-    *("train.keep_every:", "train.max_skipped:", "train.divergence", "train.grace_seconds:"),
-)
-
-
 def saved_config(config: Config, workdir: Path) -> Config | None:
     """What `workdir` was made with, checked to be this experiment; None if it is new."""
     storage.check_workdir(workdir)
@@ -300,13 +291,10 @@ def saved_config(config: Config, workdir: Path) -> Config | None:
             )
         return None
     saved = load_config(path)
-    free = _FREE_OPTIONS
-    if saved.model.pretrained_embeddings and config.model.pretrained_embeddings:
-        free += ("model.pretrained_embeddings:",)  # the file moved, which a checkpoint replaces
-    differing = [d for d in differences(saved, config) if not d.startswith(free)]
+    differing = differences(flatten(saved), flatten(config), Change.ON_RESUME)
     if differing and not manifest.complete(workdir / manifest.FOLDER):
         raise UserError(
-            f"{workdir} was begun with other options ({'; '.join(differing)}) and has no "
+            f"{workdir} was begun with other options ({in_words(differing)}) and has no "
             "checkpoint yet: remove it, or choose another --workdir"
         )
     refuse_differences(workdir, differing)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from transformer_jax.config.options import NONE_IF_ZERO, PAD_ID, TRACED, Config, flatten
+from transformer_jax.config.options import OPTIONS, PAD_ID, Config, flatten
 from transformer_jax.functional.losses import label_smoothed_cross_entropy
 from transformer_jax.model.layers import Dropout
 from transformer_jax.model.transformer import Transformer
@@ -55,14 +55,13 @@ class TrainState:
 def hyperparameters(config: Config) -> Hyperparameters:
     """The traced options of `config`."""
 
-    options = flatten(config)
-
-    def traced(name: str) -> Array | None:
-        if name in NONE_IF_ZERO and not options[name]:
+    def traced(name: str, value: float) -> Array | None:
+        if OPTIONS[name].none_if_zero and not value:
             return None
-        return jnp.asarray(options[name], jnp.uint32 if name == "seed" else jnp.float32)
+        return jnp.asarray(value, jnp.uint32 if name == "seed" else jnp.float32)
 
-    return Hyperparameters(**{name.rpartition(".")[2]: traced(name) for name in TRACED})
+    values = {name: value for name, value in flatten(config).items() if OPTIONS[name].traced}
+    return Hyperparameters(**{n.rpartition(".")[2]: traced(n, v) for n, v in values.items()})
 
 
 def create_state(config: Config, model: Transformer) -> TrainState:
