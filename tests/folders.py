@@ -1,6 +1,5 @@
 """Folders as runs and sweeps leave them, written by hand: what reports are tested with."""
 
-import dataclasses
 import json
 import math
 
@@ -30,22 +29,20 @@ def write_run(workdir, overrides=None, *, loss=1.5, bleu=20.0, samples=(SAMPLE,)
     write_lines(workdir / "metrics.jsonl", rows)
     write_lines(workdir / "samples.jsonl", [{"step": s, **x} for s in (80, 400) for x in samples])
     card = {
-        "name": workdir.name,
         "state": "finished",
         "started": "2026-01-02T03:04:05+00:00",
         "starts": 1,
-        "code": {"commit": "0123456789abcdef0123456789abcdef01234567", "uncommitted": None},
+        "code": {"commit": "0123456789abcdef0123456789abcdef01234567", "describe": "0123456"},
         "versions": {"python": "3.11.7", "jax": "0.10.2"},
         "data": {"training_text": "89abcdef01234567", "tokenizer": {"tokenizer.model": "fedcba98"}},
         "devices": {"platform": "cpu", "kind": "cpu", "number": 1, "processes": 1},
         "seed": config.seed,
         "parameters": 6948,
-        "config": dataclasses.asdict(config),
         "steps": 400,
         "tokens": {"source": 40_400, "target": 97_400},
         "flops": 5_554_176_000,
         "wall_seconds": 4210.5,
-        "results": {"validation": {}, "evaluations": []},
+        "results": {"validation_bleu": "greedy, nrefs:1|case:mixed", "evaluations": []},
     }
     (workdir / "card.json").write_text(json.dumps(card | facts, ensure_ascii=False))
     return workdir

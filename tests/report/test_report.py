@@ -222,6 +222,20 @@ def test_other_validation_sets_are_not_compared_in_silence(tmp_path):
     assert "different validation sets: neither losses nor BLEU compare" in page(folder)
 
 
+@pytest.mark.parametrize(
+    ("code", "shown"),
+    [
+        ({"commit": "aaaa", "describe": "aaaa"}, "none"),
+        ({"commit": "aaaa", "describe": "v1-2-gaaaa-dirty"}, "yes"),
+        ({"commit": "aaaa", "uncommitted": "0123456789abcdef"}, "0123456789abcdef"),  # older cards
+        ({"commit": "aaaa", "uncommitted": None}, "none"),
+    ],
+)
+def test_uncommitted_changes_are_named(tmp_path, code, shown):
+    text = page(write_run(tmp_path / "run", code=code))
+    assert ["uncommitted changes", shown] in table_rows(text, "fact")
+
+
 # ------------------------------------------------------------------------------------ importances
 def test_the_option_that_decides_is_the_important_one(tmp_path):
     points = [

@@ -315,11 +315,18 @@ def _inner(*path: str) -> Callable[[dict[str, Any]], Any]:
     return value
 
 
+def _uncommitted(code: Any) -> Any:
+    """Whether a card's code differs from its commit; cards of earlier versions have a hash."""
+    code = code if isinstance(code, dict) else {}
+    dirty = str(code.get("describe")).endswith("-dirty")
+    return "yes" if dirty else code.get("uncommitted")
+
+
 _FACTS: tuple[tuple[str, Callable[[dict[str, Any]], Any]], ...] = (
     ("state", _inner("state")),
     ("started", _inner("started")),
     ("commit", _inner("code", "commit")),
-    ("uncommitted changes (hash)", _inner("code", "uncommitted")),
+    ("uncommitted changes", lambda card: _uncommitted(card.get("code"))),
     ("versions", _inner("versions")),
     ("devices", _inner("devices")),
     ("training text (hash)", _inner("data", "training_text")),

@@ -1,6 +1,7 @@
 """An experiment's text, tokenized and packed: what training and replaying start from."""
 
 import dataclasses
+import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -47,6 +48,18 @@ class Prepared:
     valid: corpora.Corpus
     validation: PackedDataset
     model: Transformer
+
+    def hashes(self) -> dict[str, Any]:
+        """What names the texts and the saved tokenizers: hexadecimal digits of SHA-256."""
+        text = self.workdir / DATA_FILE
+        return {
+            "training_text": text.read_text().strip() if text.exists() else None,
+            "validation_text": self.valid.text_hash(),
+            "tokenizer": {
+                path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+                for path in Tokenizers.files(self.workdir)
+            },
+        }
 
     def create_state(self) -> TrainState:
         """A new state, where the devices keep it."""

@@ -27,9 +27,9 @@ from transformer_jax.config.options import Config, TrainConfig, flatten
 from transformer_jax.console import log
 from transformer_jax.data import corpora, word_vectors
 from transformer_jax.errors import Preempted, UserError
-from transformer_jax.evaluation.scores import warn_of_words
+from transformer_jax.evaluation.scores import bleu_signature, warn_of_words
 from transformer_jax.inference.trained import Model, load
-from transformer_jax.model.size import count_parameters
+from transformer_jax.model.size import count_parameters, step_flops
 from transformer_jax.parallel import processes
 from transformer_jax.parallel.devices import choose_devices
 from transformer_jax.training import health, preemption, replay
@@ -91,7 +91,7 @@ def train(
         train_text, valid = splits.pop("train"), splits.pop("valid")
         prepared = prepare(config, workdir, devices, train_text, valid, resuming=saved is not None)
         del train_text  # millions of strings, which only the tokenizer reads
-        driver = Driver(prepared, card.Card(prepared, since=started))
+        driver = Driver(prepared, card.Card(workdir, since=started))
         try:
             with preemption.deferred(), driver.card, driver.checkpoints:
                 with preemption.immediate():
@@ -194,7 +194,16 @@ class Driver:
         A validation that is missing, because the run stopped before it, comes first.
         """
         options, first_step = self._options, int(state.step)
-        self.card.begin(first_step, count_parameters(state.params))
+        config = self._prepared.config
+        about = card.About(
+            seed=config.seed,
+            parameters=count_parameters(state.params),
+            step_flops=step_flops(config)[0],
+            hashes=self._prepared.hashes(),
+            tokens_seen=self._prepared.data.tokens_seen,
+            validation_bleu=f"greedy, {bleu_signature(config.data.target_language)}",
+        )
+        self.card.begin(first_step, about)
         self._tracker = Tracker(
             self._prepared.workdir,
             first_step=first_step,
@@ -202,7 +211,7 @@ class Driver:
             log_every=options.log_every,
             tensorboard=options.tensorboard,
         )
-        self._tracker.write_options(flatten(self._prepared.config))
+        self._tracker.write_options(flatten(config))
         self._health.skipped = skipped_steps(self._prepared.workdir)
         with contextlib.closing(self._tracker):
             if first_step and first_step not in self._scores:
@@ -241,7 +250,6 @@ class Driver:
         self._tracker.write_samples(step, samples)
         self._tracker.write(step, {"valid": metrics})
         self._tracker.flush()
-        self.card.validated(step, metrics)
         self._scores[step] = metrics["bleu"]
         values = "  ".join(f"valid {name} {value:.3f}" for name, value in metrics.items())
         log(f"step {step}  {values}")

@@ -1,58 +1,73 @@
-"""The card of a run, card.json in its workdir: what was trained, of what, on what, what it gave.
+"""The card of a run, card.json in its workdir: what computed it, on which text, and how far it is.
 
-It is written when a training starts, at every checkpoint, and when it ends; --mode=evaluate adds
-what it measured. A run that a kill ended has the state "running" for ever, or until it goes on.
+It is written when a training starts, at every checkpoint, and when it ends; `--mode=evaluate` adds
+its scores. A run that was killed keeps the state "running" until it is resumed.
 """
 
 import contextlib
 import dataclasses
-import hashlib
 import importlib.metadata
 import json
 import math
-import os
 import platform
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from transformer_jax.console import log
-from transformer_jax.data.tokenizer import Tokenizers
 from transformer_jax.errors import Preempted, UserError
-from transformer_jax.evaluation.scores import bleu_signature
-from transformer_jax.model import size
 from transformer_jax.parallel import processes
 from transformer_jax.storage import write_whole
-from transformer_jax.training.prepared import DATA_FILE, Prepared
-from transformer_jax.workdir.metrics import METRICS_FILE, is_number, read_metrics
+from transformer_jax.workdir.metrics import is_number
 
 CARD_FILE = "card.json"
 _PACKAGES = (
-    *("jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin"),
+    *("transformer_jax", "jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin"),
     *("nvidia-cudnn-cu12", "nvidia-cudnn-cu13"),
     *("flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece", "sacrebleu"),
 )
-# What makes two evaluations the same one, done again.
+# Two evaluations that agree in these are the same one, repeated.
 _SAME = ("split", "weights", "decode", "ensemble")
 _GIT_SECONDS = 20
 
 
-class Card:
-    """The card of a training. Entered before it starts; leaving says how it ended."""
+@dataclasses.dataclass(frozen=True)
+class About:
+    """The facts of a training that its card records.
 
-    def __init__(self, prepared: Prepared, *, since: float) -> None:
+    Attributes:
+      seed: of the configuration.
+      parameters: the number of parameters.
+      step_flops: what the model needs for a step over a global batch.
+      hashes: of the texts and the tokenizers, by name.
+      tokens_seen: (real source tokens, real target tokens) of the first so many steps.
+      validation_bleu: how the BLEU of metrics.jsonl is computed, with sacrebleu's signature.
+    """
+
+    seed: int
+    parameters: int
+    step_flops: int
+    hashes: dict[str, Any]
+    tokens_seen: Callable[[int], tuple[int, int]]
+    validation_bleu: str
+
+
+class Card:
+    """The card of a training. Enter it before the training starts; leaving records how it ended."""
+
+    def __init__(self, workdir: Path, *, since: float) -> None:
         """Writes nothing yet.
 
         Args:
-          prepared: the training.
-          since: the time.monotonic() from which this start's wall seconds count.
+          workdir: of the run.
+          since: the time.monotonic() from which this start's wall time counts.
         """
-        self._prepared, self._since = prepared, since
-        self._facts: dict[str, Any] = {}  # none before `begin`
+        self._workdir, self._since = workdir, since
+        self._about: About | None = None  # until `begin`
 
     def __enter__(self) -> "Card":
         return self
@@ -63,90 +78,68 @@ class Card:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if not self._facts:
-            return
-        asked = kind is not None and issubclass(kind, Preempted | KeyboardInterrupt)
-        self._write("stopped" if asked else "failed" if kind else "finished")
+        on_request = kind is not None and issubclass(kind, Preempted | KeyboardInterrupt)
+        self._write("stopped" if on_request else "failed" if kind else "finished")
 
-    def begin(self, step: int, parameters: int) -> None:
-        """Writes it: a training of so many parameters starts at `step`, 0 if it is new.
+    def begin(self, step: int, about: About) -> None:
+        """Writes the card of a training that starts at `step`; 0 = a new one.
 
         Raises:
           UserError: if there is a card that is damaged.
         """
-        workdir = self._prepared.workdir
-        before = read(workdir) or {}
-        again = before if step else {}
-        config = self._prepared.config
-        self._seconds_before, self._step = again.get("wall_seconds", 0.0), step
-        self._signature = bleu_signature(config.data.target_language)
-        rows = read_metrics(workdir / METRICS_FILE)
-        self._validations = [
-            {"step": row["step"], **row["valid"]}
-            for row in rows
-            if row.get("valid") and row["step"] <= step
-        ]
+        earlier = read(self._workdir) or {}
+        resumed = earlier if step else {}
+        self._seconds_before, self._step = resumed.get("wall_seconds", 0.0), step
         if not processes.is_writer():
             return
-        kept = [e for e in _evaluations(before) if _last_step(e) <= step]
+        self._about = about
         self._facts = {
-            "name": config.name,
             "state": "running",
-            "started": again.get("started", _now()),
-            "starts": again.get("starts", 0) + 1,
+            "started": resumed.get("started", _now()),
+            "starts": resumed.get("starts", 0) + 1,
             "code": code(),
             "versions": versions(),
-            "data": {
-                "training_text": _data_hash(workdir),
-                "validation_text": self._prepared.valid.text_hash(),
-                "tokenizer": _tokenizer_hashes(workdir),
-            },
+            "data": about.hashes,
             "devices": processes.facts(),
-            "seed": config.seed,
-            "parameters": parameters,
-            "config": dataclasses.asdict(config),
+            "seed": about.seed,
+            "parameters": about.parameters,
         }
-        self._write("running", kept)
+        # Evaluations of steps that will be trained again are dropped.
+        self._write("running", [e for e in _evaluations(earlier) if _last_step(e) <= step])
 
     def reached(self, step: int) -> None:
-        """The training has come to `step`."""
+        """The training has reached `step`."""
         self._step = step
 
-    def validated(self, step: int, metrics: dict[str, float]) -> None:
-        """What the validation of `step` gave."""
-        finite = {name: v if math.isfinite(v) else None for name, v in metrics.items()}
-        self._validations.append({"step": step, **finite})
-
     def update(self) -> None:
-        """Writes how far it is."""
-        if self._facts:
-            self._write("running")
+        """Writes how far the training is."""
+        self._write("running")
 
     def _write(self, state: str, evaluations: list[dict[str, Any]] | None = None) -> None:
-        prepared = self._prepared
+        if self._about is None:
+            return
         if evaluations is None:  # one may have been added meanwhile
-            with contextlib.suppress(UserError, OSError):
-                evaluations = _evaluations(read(prepared.workdir) or {})
-        source, target = prepared.data.tokens_seen(self._step)
+            with contextlib.suppress(UserError):
+                evaluations = _evaluations(read(self._workdir) or {})
+        source, target = self._about.tokens_seen(self._step)
         seconds = self._seconds_before + time.monotonic() - self._since
-        about = {
+        progress = {
             "state": state,
             "updated": _now(),
             "steps": self._step,
             "tokens": {"source": source, "target": target},
-            "flops": self._step * size.step_flops(prepared.config)[0],
+            "flops": self._step * self._about.step_flops,
             "wall_seconds": round(seconds, 1),
             "results": {
-                "validation": best(self._validations),
-                "validation_bleu": f"greedy, {self._signature}",
+                "validation_bleu": self._about.validation_bleu,
                 "evaluations": evaluations or [],
             },
         }
-        _save(prepared.workdir, self._facts | about)
+        _save(self._workdir, self._facts | progress)
 
 
 def read(workdir: Path) -> dict[str, Any] | None:
-    """The card of `workdir`; None if it has none.
+    """The card of `workdir`; None if it has none. Earlier versions wrote more into it.
 
     Raises:
       UserError: if it is damaged.
@@ -155,51 +148,50 @@ def read(workdir: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        assert isinstance(found, dict) and isinstance(found["results"], dict)
-        assert all(isinstance(e, dict) for e in _evaluations(found))
-        assert all(_is_sane(value) for value in found.values())
+        card = json.loads(path.read_text(encoding="utf-8"))
+        card["results"].setdefault("evaluations", [])
+        sound = _is_sane(card) and all(isinstance(e, dict) for e in _evaluations(card))
     except OSError as e:
         raise UserError(f"cannot read {path}: {e.strerror or e}") from None
-    except (ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError):
-        raise UserError(f"{path} is damaged: remove it, and the run goes on without it") from None
-    return found
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        sound = False
+    if not sound:
+        raise UserError(f"{path} is damaged: remove it, and the run continues without it")
+    return card
 
 
 def _is_sane(value: Any) -> bool:
-    """Whether its numbers can be computed with."""
-    if isinstance(value, dict):
-        return all(map(_is_sane, value.values()))
-    if isinstance(value, list):
-        return all(map(_is_sane, value))
+    """Whether all numbers in it can be computed with."""
+    if isinstance(value, dict | list):
+        return all(map(_is_sane, value.values() if isinstance(value, dict) else value))
     return type(value) not in (int, float) or is_number(value)
 
 
 def add_evaluation(workdir: Path, evaluation: dict[str, Any]) -> None:
-    """Notes on the card, if there is one, what an evaluation measured.
+    """Adds an evaluation to the card, if there is a card.
 
-    It takes the place of an earlier one of the same split, weights, ensemble and decode options.
+    It replaces an earlier one of the same split, weights, ensemble and decode options.
 
     Args:
-      workdir: the evaluated one.
-      evaluation: what scores.json says.
+      workdir: the one that was evaluated.
+      evaluation: the content of scores.json.
 
     Raises:
       UserError: if the card is damaged.
     """
-    found = read(workdir)
-    if found is None:
+    card = read(workdir)
+    if card is None:
         return
     same = lambda e: all(e.get(name) == evaluation.get(name) for name in _SAME)  # noqa: E731
-    others = [e for e in _evaluations(found) if not same(e)]
-    found["results"]["evaluations"] = [*others, {**evaluation, "measured": _now()}]
-    _save(workdir, found)
+    others = [e for e in _evaluations(card) if not same(e)]
+    card["results"]["evaluations"] = [*others, {**evaluation, "measured": _now()}]
+    _save(workdir, card)
 
 
 def _save(workdir: Path, card: dict[str, Any]) -> None:
     try:
         write_whole(workdir / CARD_FILE, json.dumps(card, indent=2, ensure_ascii=False) + "\n")
-    except UserError as e:  # of all that a full disk costs, this is the least
+    except UserError as e:  # a full disk does not stop a training
         log(f"warning: {e}")
 
 
@@ -212,31 +204,12 @@ def _last_step(evaluation: dict[str, Any]) -> float:
     try:
         steps = evaluation["steps"]
         return max(steps[0] if evaluation.get("ensemble") else steps)
-    except (LookupError, TypeError, ValueError):  # it does not say
+    except (LookupError, TypeError, ValueError):  # not recorded
         return math.inf
 
 
-def best(validations: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The last validation, and those of the least loss and of the highest BLEU; {} without one.
-
-    >>> best([{"step": 2, "loss": 1.5, "bleu": 7.0}, {"step": 4, "loss": 1.75, "bleu": 7.5}])
-    {'last': {'step': 4, 'loss': 1.75, 'bleu': 7.5},
-     'best_loss': {'step': 2, 'loss': 1.5, 'bleu': 7.0},
-     'best_bleu': {'step': 4, 'loss': 1.75, 'bleu': 7.5}}
-
-    Args:
-      validations: in their order; loss in nats per token, BLEU 0–100, None where it is not finite.
-    """
-    found = {"last": validations[-1]} if validations else {}
-    for name, sign in (("loss", 1), ("bleu", -1)):
-        known = [row for row in validations if row.get(name) is not None]
-        if known:
-            found[f"best_{name}"] = min(known, key=lambda row: sign * row[name])
-    return found
-
-
 def versions() -> dict[str, str]:
-    """Of Python and of what computes and scores, as far as it is installed."""
+    """The versions of Python and of the installed packages that compute and score."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -245,64 +218,29 @@ def versions() -> dict[str, str]:
 
 
 def code() -> dict[str, str | None]:
-    """The commit that the code is checked out of, and a hash of what differs from it.
+    """The commit that the code is checked out of: {"commit": "227a21c…", "describe": "v1-3-g…"}.
 
-    {"commit": "227a21c…", "uncommitted": 16 hexadecimal digits of SHA-256, or None: nothing};
-    both are None if the code is in no checkout, or there is no git. Of the files that git does not
-    track, those of Python differ too, unless git is told to ignore them.
+    "describe" is what `git describe` prints; it ends in "-dirty" if tracked files differ from the
+    commit. Both are None if the code is in no checkout, or git is missing.
     """
-    nowhere = {"commit": None, "uncommitted": None}
-    here = Path(__file__).resolve()
-    # Installed into an environment that lies in some other repository, it would be that one's.
-    if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
-        return nowhere
-    commit = _git(here.parent, "rev-parse", "HEAD")
-    changes = _git(here.parent, "diff", "--no-ext-diff", "--no-textconv", "--binary", "HEAD")
-    untracked = _untracked(here.parent)
-    if commit is None or changes is None or untracked is None:
-        return nowhere
-    changes += untracked
-    return {"commit": commit.decode().strip(), "uncommitted": _hash(changes) if changes else None}
+    folder, name = Path(__file__).resolve().parent, Path(__file__).name
+    # Code that is installed in an environment inside another repository has no commit there.
+    tracked = _git(folder, "ls-files", "--error-unmatch", name) is not None
+    return {
+        "commit": _git(folder, "rev-parse", "HEAD") if tracked else None,
+        "describe": _git(folder, "describe", "--always", "--dirty") if tracked else None,
+    }
 
 
-def _untracked(folder: Path) -> bytes | None:
-    """The names and the contents of the Python files that git does not track; None without git."""
-    top = _git(folder, "rev-parse", "--show-toplevel")
-    if top is None:
-        return None
-    root = Path(os.fsdecode(top.removesuffix(b"\n")))
-    listed = _git(root, "ls-files", "--others", "--exclude-standard", "-z", "--", "*.py")
-    if listed is None:
-        return None
-    found = []
-    for name in filter(None, sorted(listed.split(b"\0"))):
-        with contextlib.suppress(OSError):  # it is gone, or a link to nothing
-            content = (root / os.fsdecode(name)).read_bytes()
-            found.append(b"%s\0%d\0%s" % (name, len(content), content))
-    return b"".join(found)
-
-
-def _git(folder: Path, *arguments: str) -> bytes | None:
+def _git(folder: Path, *arguments: str) -> str | None:
     try:
         command = ["git", "-C", str(folder), *arguments]
-        return subprocess.run(
+        done = subprocess.run(
             command, capture_output=True, timeout=_GIT_SECONDS, check=True, stdin=subprocess.DEVNULL
-        ).stdout
+        )
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _data_hash(workdir: Path) -> str | None:
-    path = workdir / DATA_FILE
-    return path.read_text().strip() if path.exists() else None
-
-
-def _tokenizer_hashes(workdir: Path) -> dict[str, str]:
-    return {path.name: _hash(path.read_bytes()) for path in Tokenizers.files(workdir)}
-
-
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
+    return done.stdout.decode(errors="replace").strip()
 
 
 def _now() -> str:
