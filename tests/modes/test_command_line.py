@@ -231,7 +231,7 @@ def test_all_points_of_a_sweep_which_may_take_the_argument(folder):
     [
         ("--config.model.num_layers=2", "model__num_layers", 2),
         ("-config.model.num_layers=2", "model__num_layers", 2),
-        ("--config.seed=-1", "seed", -1),
+        ("--config.parallel.data=-1", "parallel__data", -1),
         ("--config.model.dropout_rate=.3", "model__dropout_rate", 0.3),
         ("--config.model.dropout_rate=0", "model__dropout_rate", 0.0),
         ("--config.optimizer.epsilon=1e-7", "optimizer__epsilon", 1e-7),

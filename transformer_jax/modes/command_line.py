@@ -17,6 +17,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from transformer_jax import __version__, storage
+from transformer_jax.config.checks import check_config
 from transformer_jax.config.experiment_files import (
     check_overrides,
     experiments_folder,
@@ -148,7 +149,7 @@ def run(argv: list[str], default_experiment: Path) -> int:
     return module.run(
         Launch(
             mode=mode,
-            config=values["config"].value,
+            config=check_config(values["config"].value),
             flags=values,
             arguments=tuple(arguments),
             experiment=Path(files[-1]) if files else None,

@@ -7,7 +7,6 @@ import math
 
 from absl.flags import FlagValues
 
-from transformer_jax.config.checks import check_config
 from transformer_jax.config.options import Config
 from transformer_jax.modes.launch import Launch
 
@@ -29,7 +28,6 @@ def describe(config: Config) -> str:
     from transformer_jax.model.size import count_parameters, parameter_shapes
     from transformer_jax.model.transformer import Transformer
 
-    check_config(config)
     params = parameter_shapes(Transformer(config.model, config.data.vocab_size))
     rows = [
         ("/".join(k.key for k in path), str(x.shape), f"{math.prod(x.shape):,}")

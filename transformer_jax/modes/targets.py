@@ -8,7 +8,6 @@ from absl import flags
 from absl.flags import FlagValues
 
 from transformer_jax.cloud import launch_line, skypilot, slurm, tpu_vm
-from transformer_jax.config.checks import check_config
 from transformer_jax.config.experiment_files import checkout_folder
 from transformer_jax.errors import UserError
 from transformer_jax.modes.launch import Launch
@@ -102,7 +101,7 @@ def launch(launch: Launch) -> int:
     Raises:
       UserError: if something cannot work there, before anything is created.
     """
-    config, place, checkout = check_config(launch.config), launch["target"], checkout_folder()
+    config, place, checkout = launch.config, launch["target"], checkout_folder()
     own = {name: bool(launch.flags[name].boolean) for name in ("target", *_READS[place])}
     arguments = launch_line.without(launch.arguments, own)
     name = launch["name"] or launch_line.default_name(config.name)

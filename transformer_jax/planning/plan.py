@@ -14,7 +14,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from transformer_jax.config.checks import check_config
 from transformer_jax.config.options import Config
 from transformer_jax.console import log
 from transformer_jax.data import tokens as data_tokens
@@ -47,7 +46,6 @@ def plan(config: Config, name: str, *, workdir: Path, chip_hour_price: float | N
       UserError: if there is no such accelerator, the batch does not divide by its chips, or the
         compiler is missing.
     """
-    check_config(config)
     accelerator = accelerators.find(name)
     if accelerator.platform == "cpu":
         accelerator = _this_machine(accelerator)
