@@ -183,6 +183,6 @@ def test_a_job_is_printed_or_written(tmp_path):
 def test_a_slurm_job_runs_the_line_where_it_was_given():
     done = launch("--target=slurm", "--nodes=2", "--workdir=runs/x", "--config.seed=3")
     assert done.returncode == 0, done.stderr
-    assert "-m transformer_jax --workdir=runs/x --config.seed=3 &\n" in done.stdout
+    assert "/launch.py --workdir=runs/x --config.seed=3 &\n" in done.stdout
     assert "#SBATCH --nodes=2\n" in done.stdout
     assert "#SBATCH --job-name=quickstart\n" in done.stdout

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from launching import ROOT
@@ -14,7 +14,9 @@ from transformer_jax.config import experiment_files
 from transformer_jax.config.files import save_config
 from transformer_jax.config.options import Config
 from transformer_jax.errors import UserError
-from transformer_jax.modes import command_line
+from transformer_jax.modes import command_line, launch
+from transformer_jax.modes.launch import command
+from transformer_jax.training import resume_proof
 
 EXPERIMENT = """
 from transformer_jax.config.options import Config
@@ -84,6 +86,10 @@ def test_an_experiment_file_with_an_argument(run):
     assert run("--config=tiny.py:one:two")[0] == expected(name="one:two")
 
 
+def test_a_projects_own_experiment_from_any_folder(run):
+    assert run("--config=experiments/multi30k_en_de.py")[0].name == "multi30k_en_de"
+
+
 def test_an_experiment_file_by_its_whole_path(run, folder):
     assert run(f"--config={folder}/tiny.py")[0] == expected()
 
@@ -140,7 +146,7 @@ def test_a_file_that_is_no_experiment(run, folder, name, content, part):
     assert part in error
 
 
-@pytest.mark.parametrize("name", ["config", "workdir", "sweep_index"])
+@pytest.mark.parametrize("name", ["config", "workdir", "sweep_index", "mode"])
 def test_a_space_for_the_equals_sign(run, name):
     assert f"write --{name}=tiny.py, with an equals sign" in refusal(run(f"--{name}", "tiny.py"))
     assert f"write --{name}=…" in refusal(run(f"--{name}"))
@@ -342,6 +348,9 @@ def test_a_flag_of_another_mode_names_its_modes(run):
     error = refusal(run("--config=tiny.py", "--split=valid"))
     assert "--split belongs to --mode=evaluate, score, compare, not train" in error
     assert "--kills belongs to --mode=verify_resume, not" in refusal(run("--kills=3"))
+    for flag in ("--nodes=2", "--nokeep"):  # one begins with "no", the other one means it
+        error = refusal(run("--config=tiny.py", "--mode=compare", flag))
+        assert f"{flag.partition('=')[0]} belongs to --mode=train, evaluate, not compare" in error
 
 
 @pytest.mark.fast
@@ -390,3 +399,45 @@ def test_an_error_in_a_mode_is_one_line_and_an_interrupt_is_quiet(folder, monkey
         with pytest.raises(SystemExit) as caught:
             command_line.main(["launch.py"])
         assert (caught.value.code, capsys.readouterr().err) == (status, said)
+
+
+# --------------------------------------------------------------------------------- other processes
+def test_the_children_of_verify_resume_get_the_experiment_and_its_overrides(folder, monkeypatch):
+    given = ["--config=tiny.py", "--sweep_index=1", "--config.seed", "1", "--config.demo=a b"]
+    more = ["--noconfig.train.tensorboard", "-config.model.d_ff=3"]
+    seen = []
+    monkeypatch.setattr(
+        resume_proof, "prove", lambda config, line, *rest, **options: seen.append(line) or PASSED
+    )
+    line = ["launch.py", "--mode=verify_resume", *given, "--kills", "3", "--workdir=x", *more]
+    assert command_line.run(line, folder / "default.py") == 0
+    assert seen == [[*command(), *given, *more]]
+
+
+PASSED = SimpleNamespace(text="", passed=True)
+
+
+def test_another_launcher_starts_from_any_folder(tmp_path, monkeypatch):
+    done = subprocess.run([*command(), "--help"], cwd=tmp_path, capture_output=True, text=True)
+    assert "--mode=train" in done.stdout
+    done = subprocess.run(
+        [sys.executable, "-m", "transformer_jax", "--mode=replay", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert "python -m transformer_jax --mode=replay --workdir=" in done.stdout
+    monkeypatch.setattr(launch, "checkout_folder", lambda: tmp_path)  # as of a wheel
+    assert command() == [sys.executable, "-m", "transformer_jax"]
+
+
+def test_what_a_mode_sets_before_jax_is_set_when_it_runs(run, monkeypatch):
+    monkeypatch.setenv("A_SETTING", "before")
+    seen = []
+    stand_in = ModuleType("report", doc="Stand in.")
+    stand_in.define = command_line.load_mode("report").define
+    stand_in.BEFORE_JAX = {"A_SETTING": "set"}
+    stand_in.run = lambda launch: seen.append(os.environ["A_SETTING"]) or 0
+    monkeypatch.setitem(sys.modules, "transformer_jax.modes.report", stand_in)
+    run("--mode=report", "--config=tiny.py")
+    assert seen == ["set"]

@@ -5,6 +5,7 @@ what that lacks: a wrong name, type or file gives a one-line error that names th
 """
 
 import importlib
+import itertools
 import os
 import sys
 import traceback
@@ -28,7 +29,7 @@ from transformer_jax.config.files import CONFIG_FILE, load_config
 from transformer_jax.config.options import Config
 from transformer_jax.errors import PREEMPTED_STATUS, Preempted, UserError, nearest
 from transformer_jax.modes import shared
-from transformer_jax.modes.launch import Launch, flag_name
+from transformer_jax.modes.launch import Launch, flag_name, silence_libraries
 
 # In the order in which `--help` lists them.
 MODES = (
@@ -36,6 +37,8 @@ MODES = (
     *("import", "export", "replay", "verify_resume"),
 )
 _HELP = ("help", "helpshort", "helpfull", "h", "?")
+# They are read before the flags are parsed.
+_EARLY = ("mode", "config", "workdir", "sweep_index")
 
 
 def main(argv: Sequence[str] | None = None, *, default_experiment: Path | None = None) -> NoReturn:
@@ -105,12 +108,15 @@ def overview() -> str:
     )
 
 
-def help_of(mode: str) -> str:
+def help_of(mode: str, program: str = "launch.py") -> str:
     """What --mode=NAME --help prints: what the mode does, and its flags."""
     values = define_flags(mode)
-    lines = [(load_mode(mode).__doc__ or "").strip(), "", "Flags:"]
+    about = (load_mode(mode).__doc__ or "").strip().replace("launch.py", program)
+    lines = [about, "", "Flags:"]
     lines.append("  --config=FILE.py\n      Experiment file (default: the one of --workdir).")
-    lines.append("  --config.SECTION.OPTION=VALUE\n      Any option of the experiment.")
+    lines.append(
+        "  --config.SECTION.OPTION=VALUE\n      Option of the experiment (docs/options.md)."
+    )
     for name in values:
         if name != "mode":
             flag = values[name]
@@ -129,11 +135,12 @@ def _summary(mode: str) -> str:
 def run(argv: list[str], default_experiment: Path) -> int:
     """What `main` does, but for exiting; raises what `main` reports in one line."""
     arguments = _with_flag_files(argv)
+    _check_equals_signs(arguments)
     named = [a.partition("=")[2] for a in arguments if flag_name(a) == "mode" and "=" in a]
     mode = named[-1] if named else "train"
     module = load_mode(mode)
     if any(a.startswith("-") and a.lstrip("-") in _HELP for a in arguments):
-        print(help_of(mode) if named else overview())
+        print(help_of(mode, _program(argv[0])) if named else overview())
         return 0
     config, rest = find_config(arguments, default_experiment)
     # First, because config_flags answers an unknown option with a KeyError.
@@ -145,6 +152,7 @@ def run(argv: list[str], default_experiment: Path) -> int:
         near = f"; did you mean --mode={unexpected[0]}?" if unexpected[0] in MODES else ""
         raise UserError(f"unexpected argument {unexpected[0]!r}{near}")
     os.environ.update(getattr(module, "BEFORE_JAX", {}))
+    silence_libraries()
     files = [a.partition("=")[2] for a in arguments if flag_name(a) == "config"]
     return module.run(
         Launch(
@@ -153,7 +161,7 @@ def run(argv: list[str], default_experiment: Path) -> int:
             flags=values,
             arguments=tuple(arguments),
             experiment=Path(files[-1]) if files else None,
-            inherited=frozenset(define_flags("train")),
+            program=_program(argv[0]),
         )
     )
 
@@ -163,7 +171,8 @@ def _parse(values: flags.FlagValues, argv: list[str], mode: str) -> list[str]:
     try:
         return values(argv)[1:]
     except flags.UnrecognizedFlagError as e:
-        owners = [other for other in MODES if e.flagname.removeprefix("no") in define_flags(other)]
+        names = {e.flagname, e.flagname.removeprefix("no")}
+        owners = [other for other in MODES if names & set(define_flags(other))]
         if owners:
             raise UserError(
                 f"--{e.flagname} belongs to --mode={', '.join(owners)}, not {mode}"
@@ -196,16 +205,9 @@ def find_config(arguments: Sequence[str], default_experiment: Path) -> tuple[Con
     It comes from --config=FILE.py, or else from the workdir, or else it is the default experiment.
     --sweep_index=i makes it the i-th point of that file's sweep().
     """
-    given, rest = {}, []
-    for number, argument in enumerate(arguments):
-        name, has_value, value = argument.lstrip("-").partition("=")
-        if argument.startswith("-") and name in ("config", "workdir", "sweep_index"):
-            if not has_value:
-                value = arguments[number + 1] if number + 1 < len(arguments) else ""
-                raise UserError(f"write --{name}={value or '…'}, with an equals sign")
-            given[name] = value
-        if not argument.startswith("-") or name != "config":
-            rest.append(argument)
+    flagged = [a.lstrip("-").partition("=") for a in arguments if a.startswith("-")]
+    given = {name: value for name, _, value in flagged if name in _EARLY}
+    rest = [a for a in arguments if not a.startswith("-") or flag_name(a) != "config"]
     if "sweep_index" in given:
         if "config" not in given:
             raise UserError("--sweep_index needs --config=FILE.py, whose sweep() it picks from")
@@ -220,6 +222,20 @@ def find_config(arguments: Sequence[str], default_experiment: Path) -> tuple[Con
         if saved.exists():
             return load_config(saved), rest
     return load_experiment(default_experiment), rest
+
+
+def _check_equals_signs(arguments: Sequence[str]) -> None:
+    for argument, value in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
+        if argument.startswith("-") and argument.lstrip("-") in _EARLY:
+            raise UserError(f"write --{argument.lstrip('-')}={value or '…'}, with an equals sign")
+
+
+def _program(script: str) -> str:
+    """What a user types to start the launcher, given the first word of the command line."""
+    name = Path(script).name
+    return {"launch.py": "python launch.py", "__main__.py": "python -m transformer_jax"}.get(
+        name, name
+    )
 
 
 def _with_flag_files(argv: list[str]) -> list[str]:

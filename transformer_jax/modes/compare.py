@@ -1,6 +1,7 @@
 """Compare two evaluated workdirs: BLEU and chrF with a paired bootstrap, options, sentences.
 
-launch.py --mode=compare --workdir=runs/a --other=runs/b --split=valid
+Example:
+    launch.py --mode=compare --workdir=runs/a --other=runs/b --split=valid
 """
 
 from absl import flags

@@ -1,6 +1,7 @@
 """Describe the model of an experiment: the path, shape and size of every parameter.
 
-launch.py --mode=describe --config=experiments/wmt14_en_de_base.py
+Example:
+    launch.py --mode=describe --config=experiments/wmt14_en_de_base.py
 """
 
 import math

@@ -3,6 +3,7 @@
 Prints the scores with some of the sentences, and writes all of them to evaluation/SPLIT in the
 workdir: translations.tsv, translations.jsonl and scores.json.
 
+Example:
     launch.py --mode=evaluate --workdir=runs/mine --split=valid --weights=best
 """
 
@@ -18,7 +19,9 @@ from transformer_jax.modes import shared, targets
 from transformer_jax.modes.launch import Launch
 
 if TYPE_CHECKING:
+    from transformer_jax.evaluation.degenerate import Degeneracy
     from transformer_jax.evaluation.scores import Scores
+    from transformer_jax.inference.evaluate import TranslatedSplit
     from transformer_jax.inference.trained import Model
 
 
@@ -105,7 +108,7 @@ def _some(*columns: Sequence[str]) -> str:
     return side_by_side(*([column[n] for n in shown] for column in columns))
 
 
-def _warn(found, degeneracy) -> None:  # noqa: ANN001
+def _warn(found: "TranslatedSplit", degeneracy: "Degeneracy") -> None:
     """Logs what makes scores mean less than they seem to, and what is plainly wrong."""
     from transformer_jax.console import log
     from transformer_jax.evaluation.degenerate import degeneracy_warnings

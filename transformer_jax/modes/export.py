@@ -1,6 +1,7 @@
 """Export a trained model to another program.
 
-launch.py --mode=export --format=ctranslate2 --workdir=runs/mine --output=served
+Example:
+    launch.py --mode=export --format=ctranslate2 --workdir=runs/mine --output=served
 """
 
 from absl import flags

@@ -1,6 +1,7 @@
 """Import a model of another program: makes a workdir of it, to translate and evaluate with.
 
-launch.py --mode=import --format=marian --input=opus-mt-zh-en --workdir=runs/opus
+Example:
+    launch.py --mode=import --format=marian --input=opus-mt-zh-en --workdir=runs/opus
 """
 
 from absl import flags

@@ -2,6 +2,8 @@
 
 import dataclasses
 import logging
+import re
+import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from absl import flags
 from absl import logging as absl_logging
 
 from transformer_jax import storage
+from transformer_jax.config.experiment_files import checkout_folder
 from transformer_jax.config.options import Config
 from transformer_jax.errors import UserError
 from transformer_jax.storage import is_remote
@@ -25,7 +28,7 @@ class Launch:
       flags: the values of the mode's flags.
       arguments: the command line without the program's name, flag files expanded.
       experiment: the experiment file that --config names, "FILE.py:arg"; None = no --config.
-      inherited: names of the flags that a child in mode train knows, too.
+      program: what a user types to start the launcher: "python launch.py", "transformer-jax".
     """
 
     mode: str
@@ -33,7 +36,7 @@ class Launch:
     flags: flags.FlagValues
     arguments: tuple[str, ...]
     experiment: Path | None
-    inherited: frozenset[str]
+    program: str
 
     def __getitem__(self, name: str) -> Any:
         """The value of a flag."""
@@ -64,30 +67,37 @@ class Launch:
             )
         return path
 
-    def child_arguments(self, without: Collection[str] = ()) -> list[str]:
-        """The command line for a child in mode train: the flags that it knows, but `without`."""
-        own = {"mode", "workdir", *without}
-        return [
-            argument
-            for argument in self.arguments
-            if (name := flag_name(argument)).startswith("config.")
-            or (name in self.inherited and name not in own)
-        ]
+    def child_arguments(self, keep: Collection[str]) -> list[str]:
+        """The overrides of the experiment and the flags named in `keep`, for a child process."""
+        found, kept = [], False
+        for argument in self.arguments:
+            if re.match("--?[a-zA-Z]", argument):  # and not the value of the flag before it
+                name = flag_name(argument)
+                kept = name in keep or name.startswith("config.")
+            if kept:
+                found.append(argument)
+        return found
 
     def start(self) -> None:
         """Joins the processes of the run, before anything else asks jax for its devices."""
         from transformer_jax.parallel import processes
 
-        silence_libraries()
         processes.initialize(self["coordinator"], self["num_processes"], self["process_id"])
 
 
 def flag_name(argument: str) -> str:
-    """The name of the flag in "--name=value" or "--noname"."""
-    return argument.lstrip("-").partition("=")[0].removeprefix("no")
+    """The name of the flag in "--name=value"; that of "--noconfig.seed" is "config.seed"."""
+    name = argument.lstrip("-").partition("=")[0]
+    return name.removeprefix("no") if name.startswith("noconfig.") else name
+
+
+def command() -> list[str]:
+    """The command that starts the launcher in another process, from any folder."""
+    script = checkout_folder() / "launch.py"
+    return [sys.executable, *([str(script)] if script.is_file() else ["-m", "transformer_jax"])]
 
 
 def silence_libraries() -> None:
-    """Checkpoints report a failure in one line, of which orbax would log pages."""
+    """Silences orbax, which logs pages about a failure that `Checkpoints` reports in one line."""
     absl_logging.set_verbosity(absl_logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)

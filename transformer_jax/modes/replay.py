@@ -1,6 +1,7 @@
 """Replay one training step slowly: which rows and parameters are not finite, and the rows' text.
 
-launch.py --mode=replay --workdir=runs/mine --step=1203
+Example:
+    launch.py --mode=replay --workdir=runs/mine --step=1203
 """
 
 from absl import flags

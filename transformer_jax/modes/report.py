@@ -1,6 +1,7 @@
 """Write a page about a run, a sweep, or a folder of runs: report.html and report.md in it.
 
-launch.py --mode=report --workdir=runs/table3
+Example:
+    launch.py --mode=report --workdir=runs/table3
 """
 
 from pathlib import Path

@@ -4,6 +4,7 @@ Writes a line of JSON for each pair: source, translation, log_prob (nats), perpl
 pieces and log_probs (of each piece, <eos> included). The numbers of a pair that is too long are
 null. The perplexity of all pairs together is logged.
 
+Examples:
     launch.py --mode=score --workdir=runs/mine --input=in.en --translations=out.de
     launch.py --mode=score --workdir=runs/mine --split=valid --output=scores.jsonl
 """

@@ -1,13 +1,13 @@
-"""Train every point of an experiment's sweep(), or search its search_space(), and resume that.
+"""Train every point of an experiment's sweep(), or search its search_space().
 
-Each point is a child process in its own workdir, a folder of --workdir. The sweep resumes where it
-was when the same command runs again.
+Each point is a child process in its own workdir, a folder of --workdir. When the same command runs
+again, the sweep resumes.
 
+Example:
     launch.py --mode=sweep --config=experiments/table3.py:laptop --workdir=runs/table3
 """
 
 import os
-import sys
 from pathlib import Path
 
 from absl import flags
@@ -16,7 +16,7 @@ from absl.flags import FlagValues
 from transformer_jax import storage
 from transformer_jax.errors import UserError
 from transformer_jax.modes import shared
-from transformer_jax.modes.launch import Launch
+from transformer_jax.modes.launch import Launch, command
 
 
 def define(values: FlagValues) -> None:
@@ -65,7 +65,7 @@ def run(launch: Launch) -> int:
         raise UserError(
             f"--mode=sweep needs optuna: pip install 'transformer_jax[sweep]' ({e})"
         ) from None
-    arguments, trials = launch.child_arguments(), launch["sweep_trials"]
+    arguments, trials = launch.child_arguments(["weights"]), launch["sweep_trials"]
     if launch["dry_run"]:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before jax is imported
         from transformer_jax.sweeps import cost
@@ -86,5 +86,5 @@ def run(launch: Launch) -> int:
         num_trials=trials,
         url=launch["sweep_storage"],
         arguments=arguments,
-        launcher=[sys.executable, "-m", "transformer_jax"],
+        launcher=command(),
     )

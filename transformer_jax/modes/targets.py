@@ -1,6 +1,5 @@
 """--target: the same command elsewhere. tpu-vm runs it; slurm and skypilot write its job."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from absl.flags import FlagValues
 from transformer_jax.cloud import launch_line, skypilot, slurm, tpu_vm
 from transformer_jax.config.experiment_files import checkout_folder
 from transformer_jax.errors import UserError
-from transformer_jax.modes.launch import Launch
+from transformer_jax.modes.launch import Launch, command
 from transformer_jax.parallel import layout
 from transformer_jax.planning import accelerators
 from transformer_jax.storage import write_whole
@@ -50,20 +49,20 @@ def define(values: FlagValues) -> None:
     flags.DEFINE_bool(
         "spot",
         False,
-        "--target=tpu-vm, skypilot: take a cheaper machine, which may be taken away.",
+        "--target=tpu-vm, skypilot: use spot capacity: cheaper, but it may be reclaimed.",
         **own,
     )
     whole("wait_hours", 24, "--target=tpu-vm: hours to queue for the VM.", lower_bound=1, **own)
     whole(
         "max_preemptions",
         20,
-        "--target=tpu-vm: VMs to lose before giving up.",
+        "--target=tpu-vm: number of reclaimed VMs after which to give up.",
         lower_bound=0,
         **own,
     )
     flags.DEFINE_bool("keep", False, "--target=tpu-vm: keep the VM at the end.", **own)
     flags.DEFINE_bool("dry_run", False, "--target=tpu-vm: print the commands and run none.", **own)
-    whole("nodes", 1, "--target=slurm: machines.", lower_bound=1, **own)
+    whole("nodes", 1, "--target=slurm: number of machines.", lower_bound=1, **own)
     whole(
         "gpus_per_node",
         1,
@@ -73,7 +72,10 @@ def define(values: FlagValues) -> None:
     )
     text("partition", "", "--target=slurm: partition (default: the cluster's).", **own)
     text(
-        "time", "", "--target=slurm: limit, e.g. 24:00:00, after which the job is requeued.", **own
+        "time",
+        "",
+        "--target=slurm: time limit, e.g. 24:00:00; the job is requeued after it.",
+        **own,
     )
 
 
@@ -140,7 +142,7 @@ def launch(launch: Launch) -> int:
 def _slurm_job(launch: Launch, name: str, arguments: list[str]) -> slurm.SlurmJob:
     return slurm.SlurmJob(
         name=name,
-        command=(sys.executable, "-m", "transformer_jax", *arguments),
+        command=(*command(), *arguments),
         folder=str(Path.cwd()),
         **{flag: launch[flag] for flag in ("nodes", "gpus_per_node", "partition", "time")},
     )

@@ -3,15 +3,21 @@
 The run stays in --workdir, which resumes from its last checkpoint when the same command runs again.
 --target runs the same command on a Cloud TPU, or writes the job for Slurm or SkyPilot.
 
+Examples:
     launch.py
     launch.py --config=experiments/multi30k_en_de.py --config.data.path=DIR --workdir=runs/multi30k
 """
+
+from typing import TYPE_CHECKING
 
 from absl import flags
 from absl.flags import FlagValues
 
 from transformer_jax.modes import shared, targets
 from transformer_jax.modes.launch import Launch
+
+if TYPE_CHECKING:
+    from transformer_jax.inference.trained import Model
 
 
 def define(values: FlagValues) -> None:
@@ -44,7 +50,7 @@ def run(launch: Launch) -> int:
     return 0
 
 
-def _translate_demo(model, launch: Launch) -> None:  # noqa: ANN001
+def _translate_demo(model: "Model", launch: Launch) -> None:
     from transformer_jax.parallel import processes
 
     demo = launch.config.demo
@@ -52,4 +58,4 @@ def _translate_demo(model, launch: Launch) -> None:  # noqa: ANN001
     if processes.is_writer():
         print(f"\n{demo} → {translation}")
         print("Translate your own text:")
-        print(f"  echo {demo} | python launch.py --mode=translate --workdir={launch.workdir}")
+        print(f"  echo {demo} | {launch.program} --mode=translate --workdir={launch.workdir}")

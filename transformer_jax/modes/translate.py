@@ -2,6 +2,7 @@
 
 Line k of the output is the translation of line k of the input.
 
+Examples:
     echo 我有一只猫 | launch.py --mode=translate --workdir=runs/quickstart
     launch.py --mode=translate --workdir=runs/mine --input=in.en --output=out.de
 """

@@ -3,16 +3,15 @@
 Trains the experiment twice, once uninterrupted and once killed by SIGKILL at seeded places, inside
 saves too, and compares every loss and every array bit for bit.
 
+Example:
     launch.py --mode=verify_resume --kills=8
 """
-
-import sys
 
 from absl import flags
 from absl.flags import FlagValues
 
 from transformer_jax import storage
-from transformer_jax.modes.launch import Launch, silence_libraries
+from transformer_jax.modes.launch import Launch, command
 
 
 def define(values: FlagValues) -> None:
@@ -26,9 +25,8 @@ def run(launch: Launch) -> int:
     """Prints the report; returns 0 if the two runs are the same."""
     from transformer_jax.training import resume_proof
 
-    silence_libraries()
-    command = [sys.executable, "-m", "transformer_jax", *launch.child_arguments()]
+    line = [*command(), *launch.child_arguments(["config", "sweep_index"])]
     folder = storage.path(launch["workdir"] or f"runs/{launch.config.name}_resume")
-    report = resume_proof.prove(launch.config, command, folder, kills=launch["kills"])
+    report = resume_proof.prove(launch.config, line, folder, kills=launch["kills"])
     print(report.text)
     return 0 if report.passed else 1
