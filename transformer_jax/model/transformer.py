@@ -126,9 +126,8 @@ class Transformer(nn.Module):
             self.target_embedding = table("target_embedding", self.vocab_size)
         tied = c.tied_embeddings in ("all", "target_softmax")
         self.softmax = self.target_embedding if tied else table("softmax", self.vocab_size)
-        zeros = nn.initializers.zeros
-        bias = self.param("logits_bias", zeros, (self.vocab_size,)) if c.logits_bias else None
-        self.logits_bias = bias
+        bias = ("logits_bias", nn.initializers.zeros, (self.vocab_size,))
+        self.logits_bias = self.param(*bias) if c.logits_bias else None
         if c.positions == "learned":
             self.source_positions = table("source_positions", c.max_positions)
             self.target_positions = table("target_positions", c.max_positions)
@@ -172,8 +171,8 @@ class Transformer(nn.Module):
 
         Args:
           source_tokens: int32 [B, S].
-          source_segments: int32 [B, S], which pair of a packed row a token belongs to, 0 = padding;
-            None = one sentence per row, of any length, which the plain attention reads.
+          source_segments: int32 [B, S], the pair of a packed row that a token belongs to, 0 =
+            padding; None = one sentence per row, of any length, which the plain attention reads.
           source_positions: int32 [B, S], the position within its sentence; None = 0, 1, 2, …
           dropout: what to drop in training.
 
@@ -181,11 +180,9 @@ class Transformer(nn.Module):
           [B, S, D] in the compute dtype.
         """
         packed = source_segments is not None
-        source_segments, source_positions = _layout(
-            source_tokens, source_segments, source_positions
-        )
-        mask = self._mask(source_segments, source_segments, packed=packed)
-        x = self._embed(source_tokens, source_positions, "source", dropout.fold_in(0))
+        segments, positions_ = _layout(source_tokens, source_segments, source_positions)
+        mask = self._mask(segments, segments, packed=packed)
+        x = self._embed(source_tokens, positions_, "source", dropout.fold_in(0))
         for number, layer in enumerate(self.encoder, start=1):
             x = layer(x, mask, dropout.fold_in(number))
         return self.encoder_norm(x) if self.config.norm == "pre" else x
@@ -214,12 +211,10 @@ class Transformer(nn.Module):
           logits, float32 [B, T, V].
         """
         packed = target_segments is not None
-        target_segments, target_positions = _layout(
-            decoder_input, target_segments, target_positions
-        )
-        mask = self._mask(target_segments, target_segments, causal=True, packed=packed)
-        cross_mask = self._mask(target_segments, source_segments, packed=packed)
-        x = self._embed(decoder_input, target_positions, "target", dropout.fold_in(0))
+        segments, positions_ = _layout(decoder_input, target_segments, target_positions)
+        mask = self._mask(segments, segments, causal=True, packed=packed)
+        cross_mask = self._mask(segments, source_segments, packed=packed)
+        x = self._embed(decoder_input, positions_, "target", dropout.fold_in(0))
         for number, layer in enumerate(self.decoder, start=1):
             x = layer(x, encoded, mask, cross_mask, dropout.fold_in(number))
         return self._logits(x)
@@ -244,13 +239,9 @@ class Transformer(nn.Module):
             source_tokens, source_segments, source_positions, dropout=dropout.fold_in(0)
         )
         source_segments, _ = _layout(source_tokens, source_segments, source_positions)
+        target = target_segments, target_positions
         return self.decode(
-            decoder_input,
-            encoded,
-            source_segments,
-            target_segments,
-            target_positions,
-            dropout=dropout.fold_in(1),
+            decoder_input, encoded, source_segments, *target, dropout=dropout.fold_in(1)
         )
 
     def start_decoding(
@@ -259,7 +250,7 @@ class Transformer(nn.Module):
         """Encodes [B, S] source tokens and allocates the cache of B·K hypotheses.
 
         Returns:
-          (memory, cache). The memory stays as it is through decoding: for each layer the key
+          (memory, cache). The memory does not change while decoding: for each layer the key
           [B, S, N, H], the value [B, S, N, Hv] and the mask [B, 1, 1, S] of the source. The cache
           holds, for each layer, the keys [B·K, max_length, N, H] and values of the tokens so far,
           and the scalar `position` of the next one.
