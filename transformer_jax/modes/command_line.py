@@ -28,7 +28,7 @@ from transformer_jax.config.experiment_files import (
 from transformer_jax.config.files import CONFIG_FILE, load_config
 from transformer_jax.config.options import Config
 from transformer_jax.errors import PREEMPTED_STATUS, Preempted, UserError, nearest
-from transformer_jax.modes import shared
+from transformer_jax.modes.flags import Flags
 from transformer_jax.modes.launch import Launch, flag_name, silence_libraries
 
 # In the order in which `--help` lists them.
@@ -85,10 +85,9 @@ def load_mode(name: str) -> ModuleType:
 
 def define_flags(mode: str) -> flags.FlagValues:
     """The flags of a mode, not parsed yet."""
-    values = flags.FlagValues()
-    shared.define_common(values)
-    load_mode(mode).define(values)
-    return values
+    found = Flags()
+    load_mode(mode).define(found)
+    return found.values
 
 
 def overview() -> str:
@@ -133,7 +132,7 @@ def _summary(mode: str) -> str:
 
 
 def run(argv: list[str], default_experiment: Path) -> int:
-    """What `main` does, but for exiting; raises what `main` reports in one line."""
+    """Runs the mode and returns its exit status; raises the errors that `main` reports."""
     arguments = _with_flag_files(argv)
     _check_equals_signs(arguments)
     named = [a.partition("=")[2] for a in arguments if flag_name(a) == "mode" and "=" in a]

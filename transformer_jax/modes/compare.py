@@ -4,17 +4,14 @@ Example:
     launch.py --mode=compare --workdir=runs/a --other=runs/b --split=valid
 """
 
-from absl import flags
-from absl.flags import FlagValues
-
-from transformer_jax.modes import shared
+from transformer_jax.modes.flags import Flags
 from transformer_jax.modes.launch import Launch
 
 
-def define(values: FlagValues) -> None:
+def define(flags: Flags) -> None:
     """Defines the flags."""
-    flags.DEFINE_string("other", None, "Workdir to compare --workdir with.", flag_values=values)
-    shared.define_split(values)
+    flags.text("other", "Workdir to compare --workdir with.")
+    flags.split()
 
 
 def run(launch: Launch) -> int:

@@ -6,13 +6,12 @@ Example:
 
 import math
 
-from absl.flags import FlagValues
-
 from transformer_jax.config.options import Config
+from transformer_jax.modes.flags import Flags
 from transformer_jax.modes.launch import Launch
 
 
-def define(values: FlagValues) -> None:
+def define(flags: Flags) -> None:
     """Defines no flags of its own."""
 
 

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from absl.flags import FlagValues
-
 from transformer_jax import storage
-from transformer_jax.modes import shared, targets
+from transformer_jax.modes import targets
+from transformer_jax.modes.flags import Flags
 from transformer_jax.modes.launch import Launch
 
 if TYPE_CHECKING:
@@ -25,13 +24,13 @@ if TYPE_CHECKING:
     from transformer_jax.inference.trained import Model
 
 
-def define(values: FlagValues) -> None:
+def define(flags: Flags) -> None:
     """Defines the flags."""
-    shared.define_split(values)
-    shared.define_weights(values)
-    shared.define_ensemble(values)
-    shared.define_processes(values)
-    targets.define(values)
+    flags.split()
+    flags.weights()
+    flags.ensemble()
+    flags.processes()
+    targets.define(flags)
 
 
 def run(launch: Launch) -> int:

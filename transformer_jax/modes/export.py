@@ -4,26 +4,16 @@ Example:
     launch.py --mode=export --format=ctranslate2 --workdir=runs/mine --output=served
 """
 
-from absl import flags
-from absl.flags import FlagValues
-
-from transformer_jax.modes import shared
+from transformer_jax.modes.flags import Flags
 from transformer_jax.modes.launch import Launch
 
-_FORMATS = ["marian", "ctranslate2", "safetensors"]
 
-
-def define(values: FlagValues) -> None:
+def define(flags: Flags) -> None:
     """Defines the flags."""
-    flags.DEFINE_enum("format", None, _FORMATS, "Format to write.", flag_values=values)
-    flags.DEFINE_string(
-        "quantization",
-        "",
-        "Type of the weights, for ctranslate2: int8, float16, ….",
-        flag_values=values,
-    )
-    shared.define_weights(values)
-    shared.define_output(values, "Folder to write, which must be empty or not there yet.")
+    flags.choice("format", "Format to write.", ["marian", "ctranslate2", "safetensors"])
+    flags.text("quantization", "Type of the weights, for ctranslate2: int8, float16, ….", "")
+    flags.weights()
+    flags.text("output", "Folder to write, which must be empty or not exist.")
 
 
 def run(launch: Launch) -> int:

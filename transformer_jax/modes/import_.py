@@ -4,16 +4,14 @@ Example:
     launch.py --mode=import --format=marian --input=opus-mt-zh-en --workdir=runs/opus
 """
 
-from absl import flags
-from absl.flags import FlagValues
-
+from transformer_jax.modes.flags import Flags
 from transformer_jax.modes.launch import Launch
 
 
-def define(values: FlagValues) -> None:
+def define(flags: Flags) -> None:
     """Defines the flags."""
-    flags.DEFINE_enum("format", None, ["marian"], "Format of the model.", flag_values=values)
-    flags.DEFINE_string("input", None, "Folder of the model.", flag_values=values)
+    flags.choice("format", "Format of the model.", ["marian"])
+    flags.text("input", "Folder of the model.")
 
 
 def run(launch: Launch) -> int:

@@ -8,20 +8,18 @@ Example:
     launch.py --mode=plan --config=experiments/wmt14_en_de_base.py --accelerator=v5litepod-16
 """
 
-from absl.flags import FlagValues
-
 from transformer_jax.errors import UserError
-from transformer_jax.modes import shared
+from transformer_jax.modes.flags import Flags
 from transformer_jax.modes.launch import Launch
 from transformer_jax.planning import accelerators
 
 BEFORE_JAX = accelerators.COMPILE_ONLY
 
 
-def define(values: FlagValues) -> None:
+def define(flags: Flags) -> None:
     """Defines the flags."""
-    shared.define_accelerator(values, "Accelerator: v5litepod-16, v4-64, h100, cpu, ….")
-    shared.define_price(values)
+    flags.text("accelerator", "Accelerator: v5litepod-16, v4-64, h100, cpu, ….")
+    flags.price()
 
 
 def run(launch: Launch) -> int:

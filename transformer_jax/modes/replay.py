@@ -4,20 +4,15 @@ Example:
     launch.py --mode=replay --workdir=runs/mine --step=1203
 """
 
-from absl import flags
-from absl.flags import FlagValues
-
 from transformer_jax.errors import UserError
-from transformer_jax.modes import shared
+from transformer_jax.modes.flags import Flags
 from transformer_jax.modes.launch import Launch
 
 
-def define(values: FlagValues) -> None:
+def define(flags: Flags) -> None:
     """Defines the flags."""
-    flags.DEFINE_integer(
-        "step", None, "Step to look at, from 1.", lower_bound=1, flag_values=values
-    )
-    shared.define_processes(values)
+    flags.whole("step", "Step to replay, from 1.", at_least=1)
+    flags.processes()
 
 
 def run(launch: Launch) -> int:

@@ -6,19 +6,17 @@ Example:
 
 from pathlib import Path
 
-from absl.flags import FlagValues
-
 from transformer_jax.config import experiment_files
 from transformer_jax.errors import UserError
-from transformer_jax.modes import shared
+from transformer_jax.modes.flags import Flags
 from transformer_jax.modes.launch import Launch
 
 BEFORE_JAX = {"JAX_PLATFORMS": "cpu"}  # the devices may be in use
 
 
-def define(values: FlagValues) -> None:
+def define(flags: Flags) -> None:
     """Defines the flags."""
-    shared.define_processes(values)
+    flags.processes()
 
 
 def run(launch: Launch) -> int:

@@ -13,34 +13,27 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from absl import flags
-from absl.flags import FlagValues
-
 from transformer_jax import storage
 from transformer_jax.console import log, progress_bar
 from transformer_jax.data import text
 from transformer_jax.errors import UserError
-from transformer_jax.modes import output, shared
+from transformer_jax.modes import output
+from transformer_jax.modes.flags import Flags
 from transformer_jax.modes.launch import Launch
 
 if TYPE_CHECKING:
     from transformer_jax.inference.scorer import TokenScores
 
 
-def define(values: FlagValues) -> None:
+def define(flags: Flags) -> None:
     """Defines the flags."""
-    shared.define_split(values)
-    shared.define_weights(values)
-    shared.define_ensemble(values)
-    shared.define_processes(values)
-    flags.DEFINE_string("input", None, "File of sources, one a line.", flag_values=values)
-    flags.DEFINE_string(
-        "translations",
-        None,
-        "File whose line k translates line k of --input.",
-        flag_values=values,
-    )
-    shared.define_output(values, "File for the scores (default: standard output).")
+    flags.split()
+    flags.weights()
+    flags.ensemble()
+    flags.processes()
+    flags.text("input", "File of sources, one a line.")
+    flags.text("translations", "File whose line k translates line k of --input.")
+    flags.text("output", "File for the scores (default: standard output).")
 
 
 def run(launch: Launch) -> int:

@@ -10,43 +10,25 @@ Example:
 import os
 from pathlib import Path
 
-from absl import flags
-from absl.flags import FlagValues
-
 from transformer_jax import storage
 from transformer_jax.errors import UserError
-from transformer_jax.modes import shared
+from transformer_jax.modes.flags import Flags
 from transformer_jax.modes.launch import Launch, command
 
 
-def define(values: FlagValues) -> None:
+def define(flags: Flags) -> None:
     """Defines the flags."""
-    flags.DEFINE_integer(
-        "sweep_workers",
-        1,
-        "Points to train at a time, each on a GPU or TPU chip of its own.",
-        lower_bound=1,
-        flag_values=values,
+    workers = "Points to train at a time, each on a GPU or TPU chip of its own."
+    database = (
+        "Database URL, to share the study between launchers (default: study.db in --workdir)."
     )
-    flags.DEFINE_integer(
-        "sweep_trials",
-        None,
-        "Points of the experiment's search_space() to try.",
-        lower_bound=1,
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "sweep_storage",
-        None,
-        "URL of a database, to share the study between launchers (default: study.db in --workdir).",
-        flag_values=values,
-    )
-    flags.DEFINE_bool(
-        "dry_run", False, "Print the points and what they cost; train none.", flag_values=values
-    )
-    shared.define_accelerator(values, "With --dry_run: accelerator to estimate hours for.")
-    shared.define_price(values)
-    shared.define_weights(values)
+    flags.whole("sweep_workers", workers, default=1, at_least=1)
+    flags.whole("sweep_trials", "Points of the experiment's search_space() to try.", at_least=1)
+    flags.text("sweep_storage", database)
+    flags.switch("dry_run", "Print the points and what they cost; train none.")
+    flags.text("accelerator", "With --dry_run: accelerator to estimate hours for.")
+    flags.price()
+    flags.weights()
 
 
 def run(launch: Launch) -> int:

@@ -3,12 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-from absl.flags import FlagValues
-
 from transformer_jax.cloud import launch_line, skypilot, slurm, tpu_vm
 from transformer_jax.config.experiment_files import checkout_folder
 from transformer_jax.errors import UserError
+from transformer_jax.modes.flags import Flags
 from transformer_jax.modes.launch import Launch, command
 from transformer_jax.parallel import layout
 from transformer_jax.planning import accelerators
@@ -25,58 +23,41 @@ _READS = {
 }
 
 
-def define(values: FlagValues) -> None:
+def define(flags: Flags) -> None:
     """Defines --target and the flags that go with it."""
-    text, whole = flags.DEFINE_string, flags.DEFINE_integer
-    own = {"flag_values": values}
-    flags.DEFINE_enum("target", None, list(_READS), "Where to run (default: this machine).", **own)
-    text("name", None, "--target: name of the VM or job (default: the experiment's).", **own)
-    text("output", None, "--target=slurm, skypilot: file for the job (default: stdout).", **own)
-    text("zone", None, "--target=tpu-vm, skypilot: Google Cloud zone, e.g. us-west4-a.", **own)
-    text("project", "", "--target=tpu-vm: Google Cloud project (default: gcloud's).", **own)
-    text(
-        "accelerator",
-        None,
-        "--target=tpu-vm, skypilot: e.g. v5litepod-16; skypilot also e.g. A100:8.",
-        **own,
-    )
-    text(
-        "runtime_version",
-        "",
-        "--target=tpu-vm, skypilot: software of the VM (default: by the accelerator).",
-        **own,
-    )
-    flags.DEFINE_bool(
-        "spot",
-        False,
-        "--target=tpu-vm, skypilot: use spot capacity: cheaper, but it may be reclaimed.",
-        **own,
-    )
-    whole("wait_hours", 24, "--target=tpu-vm: hours to queue for the VM.", lower_bound=1, **own)
-    whole(
-        "max_preemptions",
-        20,
-        "--target=tpu-vm: number of reclaimed VMs after which to give up.",
-        lower_bound=0,
-        **own,
-    )
-    flags.DEFINE_bool("keep", False, "--target=tpu-vm: keep the VM at the end.", **own)
-    flags.DEFINE_bool("dry_run", False, "--target=tpu-vm: print the commands and run none.", **own)
-    whole("nodes", 1, "--target=slurm: number of machines.", lower_bound=1, **own)
-    whole(
-        "gpus_per_node",
-        1,
-        "--target=slurm: GPUs of each machine; 0 = CPUs only.",
-        lower_bound=0,
-        **own,
-    )
-    text("partition", "", "--target=slurm: partition (default: the cluster's).", **own)
-    text(
-        "time",
-        "",
-        "--target=slurm: time limit, e.g. 24:00:00; the job is requeued after it.",
-        **own,
-    )
+    flags.choice("target", "Where to run (default: this machine).", list(_READS))
+    for name, help, *default in (
+        ("name", "name of the VM or job (default: the experiment's)."),
+        ("accelerator", "accelerator, e.g. v5litepod-16; for skypilot also e.g. A100:8."),
+        ("zone", "Google Cloud zone, e.g. us-west4-a."),
+        ("project", "Google Cloud project (default: gcloud's).", ""),
+        ("runtime_version", "software of the VM (default: by the accelerator).", ""),
+        ("partition", "partition (default: the cluster's).", ""),
+        ("time", "time limit, e.g. 24:00:00; the job is requeued after it.", ""),
+        ("output", "file for the job (default: standard output)."),
+    ):
+        flags.text(name, _prefixed(name, help), *default)
+    for name, help, default, least in (
+        ("wait_hours", "hours to queue for the VM.", 24, 1),
+        ("max_preemptions", "number of reclaimed VMs after which to give up.", 20, 0),
+        ("nodes", "number of machines.", 1, 1),
+        ("gpus_per_node", "GPUs of each machine; 0 = CPUs only.", 1, 0),
+    ):
+        flags.whole(name, _prefixed(name, help), default, least)
+    for name, help in (
+        ("spot", "use spot capacity: cheaper, but it may be reclaimed."),
+        ("keep", "keep the VM at the end."),
+        ("dry_run", "print the commands and run none."),
+    ):
+        flags.switch(name, _prefixed(name, help))
+
+
+def _prefixed(name: str, help: str) -> str:
+    return f"--target={', '.join(_readers(name))}: {help}"
+
+
+def _readers(name: str) -> list[str]:
+    return [target for target, names in _READS.items() if name in names]
 
 
 def wanted(launch: Launch) -> bool:
@@ -88,9 +69,8 @@ def wanted(launch: Launch) -> bool:
     target = launch["target"]
     for name in {name: None for names in _READS.values() for name in names}:
         if launch.flags[name].present and name not in _READS.get(target, ()):
-            places = " or ".join(place for place, names in _READS.items() if name in names)
             here = f", not with --target={target}" if target else ""
-            raise UserError(f"--{name} goes with --target={places}{here}")
+            raise UserError(f"--{name} goes with --target={' or '.join(_readers(name))}{here}")
     return target is not None
 
 

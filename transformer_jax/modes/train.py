@@ -10,24 +10,20 @@ Examples:
 
 from typing import TYPE_CHECKING
 
-from absl import flags
-from absl.flags import FlagValues
-
-from transformer_jax.modes import shared, targets
+from transformer_jax.modes import targets
+from transformer_jax.modes.flags import Flags
 from transformer_jax.modes.launch import Launch
 
 if TYPE_CHECKING:
     from transformer_jax.inference.trained import Model
 
 
-def define(values: FlagValues) -> None:
+def define(flags: Flags) -> None:
     """Defines the flags."""
-    shared.define_weights(values)
-    shared.define_processes(values)
-    flags.DEFINE_string(
-        "profile", None, "Folder for a profiler trace of a few training steps.", flag_values=values
-    )
-    targets.define(values)
+    flags.weights()
+    flags.processes()
+    flags.text("profile", "Folder for a profiler trace of a few training steps.")
+    targets.define(flags)
 
 
 def run(launch: Launch) -> int:

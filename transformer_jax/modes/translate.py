@@ -12,14 +12,12 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from absl import flags
-from absl.flags import FlagValues
-
 from transformer_jax import storage
 from transformer_jax.console import log, progress_bar
 from transformer_jax.data import text
 from transformer_jax.errors import UserError
-from transformer_jax.modes import output, shared
+from transformer_jax.modes import output
+from transformer_jax.modes.flags import Flags
 from transformer_jax.modes.launch import Launch
 
 if TYPE_CHECKING:
@@ -27,31 +25,16 @@ if TYPE_CHECKING:
     from transformer_jax.inference.translator import Hypothesis
 
 
-def define(values: FlagValues) -> None:
+def define(flags: Flags) -> None:
     """Defines the flags."""
-    shared.define_weights(values)
-    shared.define_ensemble(values)
-    shared.define_processes(values)
-    flags.DEFINE_string(
-        "input",
-        None,
-        "File of sentences, one a line (default: standard input).",
-        flag_values=values,
-    )
-    shared.define_output(values, "File for the translations (default: standard output).")
-    flags.DEFINE_string(
-        "prefixes",
-        None,
-        "File whose line k is the text that translation k begins with.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "n_best",
-        1,
-        "Translations of each line. More than 1 writes lines of NUMBER<TAB>SCORE<TAB>TEXT.",
-        lower_bound=1,
-        flag_values=values,
-    )
+    flags.weights()
+    flags.ensemble()
+    flags.processes()
+    flags.text("input", "File of sentences, one a line (default: standard input).")
+    flags.text("output", "File for the translations (default: standard output).")
+    flags.text("prefixes", "File whose line k is the text that translation k begins with.")
+    many = "Translations of each line; more than 1 writes lines of NUMBER<TAB>SCORE<TAB>TEXT."
+    flags.whole("n_best", many, default=1, at_least=1)
 
 
 def run(launch: Launch) -> int:

@@ -7,18 +7,14 @@ Example:
     launch.py --mode=verify_resume --kills=8
 """
 
-from absl import flags
-from absl.flags import FlagValues
-
 from transformer_jax import storage
+from transformer_jax.modes.flags import Flags
 from transformer_jax.modes.launch import Launch, command
 
 
-def define(values: FlagValues) -> None:
+def define(flags: Flags) -> None:
     """Defines the flags."""
-    flags.DEFINE_integer(
-        "kills", 8, "Number of times to kill the run.", lower_bound=1, flag_values=values
-    )
+    flags.whole("kills", "Number of times to kill the run.", default=8, at_least=1)
 
 
 def run(launch: Launch) -> int:
