@@ -12,7 +12,7 @@ from transformer_jax.config.files import load_config
 from transformer_jax.config.options import EOS_ID
 from transformer_jax.errors import UserError
 from transformer_jax.inference.trained import load
-from transformer_jax.workdir.checkpoints import Checkpoints
+from transformer_jax.workdir import checkpoints
 
 LINES = ["我有一只猫", "", "他是老师。", "她有三本书。"]
 
@@ -55,13 +55,13 @@ def score(workdir, source, target, output, **options):
 # -------------------------------------------------------------------------------------------- score
 def test_score_gives_what_translate_reported(other, source, tmp_path, monkeypatch, capsys):
     """Of translations that are forced pieces, and then end: <eos> is made likely."""
-    restore = Checkpoints.restore_params
+    restore = checkpoints.restore_params
 
     def restore_and_bias(*args):
         params = restore(*args)
         return params | {"logits_bias": params["logits_bias"].at[EOS_ID].add(9.0)}
 
-    monkeypatch.setattr(Checkpoints, "restore_params", restore_and_bias)
+    monkeypatch.setattr(checkpoints, "restore_params", restore_and_bias)
     texts = ["I have a cat", "", "He is a teacher.", "She has three books."]
     config = config_of(other)
     config.decode.extra_length = 50

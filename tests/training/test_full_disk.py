@@ -51,22 +51,22 @@ def test_a_run_lives_through_a_full_disk(small_disk, config, monkeypatch, capsys
 
     monkeypatch.setattr(Tracker, "train_step", with_room)
     train(config, small_disk)
-    told = capsys.readouterr().err
-    assert "the checkpoint of step 4 could not be saved (the disk is full)" in told
-    assert "step 5 is skipped because its loss is nan; --mode=replay --step=5" in told
-    assert told.count("TensorBoard's files end here") == 1
+    error = capsys.readouterr().err
+    assert "the checkpoint of step 4 could not be saved (the disk is full)" in error
+    assert "step 5 is skipped because its loss is nan; --mode=replay --step=5" in error
+    assert error.count("TensorBoard's files end here") == 1
     rows = read_metrics(small_disk / "metrics.jsonl")
     assert [row["step"] for row in rows if "train" in row] == list(range(1, 18)), "none is lost"
     assert [row["step"] for row in rows if "valid" in row] == [4, 8, 12, 16, 17]
     assert (small_disk / "checkpoints" / "17" / "manifest.sha256").exists()
 
 
-def test_a_disk_that_stays_full_is_told_once_the_steps_are_made(
+def test_a_disk_that_stays_full_is_an_error_after_the_last_step(
     small_disk, config, monkeypatch, capsys
 ):
     fill_before_saving(monkeypatch, 4, small_disk)
     with pytest.raises(UserError, match=r"^the last checkpoint could not be saved: the disk is"):
         train(config, small_disk)
-    told = capsys.readouterr().err
-    assert "step 9/9 " in told, "all steps were made"
-    assert "that of step 2 is the last" in told
+    error = capsys.readouterr().err
+    assert "step 9/9 " in error, "all steps were made"
+    assert "the last one is that of step 2" in error

@@ -18,7 +18,7 @@ from transformer_jax.parallel import processes
 from transformer_jax.parallel.devices import one_device
 from transformer_jax.training.step import TrainState
 from transformer_jax.workdir import manifest
-from transformer_jax.workdir.checkpoints import Checkpoints
+from transformer_jax.workdir.checkpoints import Checkpoints, restore_before
 from transformer_jax.workdir.metrics import bleu_scores
 
 
@@ -243,11 +243,11 @@ def test_damage_to_any_file_is_found_and_the_one_before_serves(three, tmp_path, 
         checkpoints.save(5, state_of(5))  # the step is made again
         checkpoints.close()
         assert steps_in(workdir, keep=3) == [2, 3, 5]
-        told = capsys.readouterr().err
+        error = capsys.readouterr().err
         if name == manifest.NAME:  # what it says of another file is no longer true
-            assert "the checkpoint of step 5 " in told
+            assert "the checkpoint of step 5 " in error
         else:
-            assert "the checkpoint of step 5 is damaged" in told and name in told
+            assert "the checkpoint of step 5 is damaged" in error and name in error
         assert (workdir / "damaged" / "5").is_dir()
 
 
@@ -256,11 +256,11 @@ def test_translating_does_without_the_damaged(three, tmp_path, capsys):
     (name,) = [n for n in files_of(workdir, 3) if n == "params/_METADATA"]
     truncate(workdir / "checkpoints" / "3" / name)
     assert params_in(workdir, "average", keep=3)[1] == [2, 5]
-    assert f"step 3 is damaged ({name} has been altered); it is left" in capsys.readouterr().err
+    assert f"step 3 is damaged ({name} has been altered); it is not used" in capsys.readouterr().err
     flip_a_bit(workdir / "checkpoints" / "5" / name)
     assert params_in(workdir, "latest")[1] == [2]
     remove(workdir / "checkpoints" / "2" / name)
-    with pytest.raises(UserError, match=r"every checkpoint .* is damaged, as the warnings say"):
+    with pytest.raises(UserError, match=r"every checkpoint .* is damaged: see the warnings"):
         params_in(workdir, "latest")
     assert "step 2 is damaged (params/_METADATA is missing)" in capsys.readouterr().err
     checkpoints = Checkpoints(workdir, keep=3)
@@ -269,7 +269,7 @@ def test_translating_does_without_the_damaged(three, tmp_path, capsys):
     ):
         checkpoints.restore(blank_state())
     checkpoints.close()
-    assert steps_in(workdir, keep=3) == [2, 3, 5], "nothing is moved when nothing is left"
+    assert steps_in(workdir, keep=3) == [2, 3, 5], "nothing is moved if all are damaged"
 
 
 def test_what_a_stopped_run_saved_besides_changes_no_average(tmp_path):
@@ -297,7 +297,10 @@ def test_one_without_a_manifest_is_set_aside(three, tmp_path, lost, capsys):
     assert params_in(workdir, "latest")[1] == [last]
     with Checkpoints(workdir, keep=3) as checkpoints:
         assert_same_bits(checkpoints.restore(blank_state()), state_of(last))
-    assert f"step {lost} has no manifest.sha256; it is moved to" in capsys.readouterr().err
+    assert (
+        f"step {lost} is damaged (has no manifest.sha256); it has been moved to"
+        in capsys.readouterr().err
+    )
     assert (workdir / "damaged" / str(lost) / "params").is_dir()
     assert not (folder / str(lost)).exists()
     assert not unfinished.exists()
@@ -325,11 +328,10 @@ def test_without_any_manifest_nothing_is_trained_or_moved(three, tmp_path):
 
 def test_the_state_before_a_step_is_a_sound_one(three, tmp_path, capsys):
     workdir = shutil.copytree(three, tmp_path / "w")
-    with Checkpoints(workdir, keep=3) as checkpoints:
-        assert_same_bits(checkpoints.restore_before(5, blank_state()), state_of(3))
-        flip_a_bit(workdir / "checkpoints" / "3" / "params" / "_METADATA")
-        assert_same_bits(checkpoints.restore_before(5, blank_state()), state_of(2))
-        assert_same_bits(checkpoints.restore_before(2, blank_state()), blank_state())
+    assert_same_bits(restore_before(workdir, 5, blank_state()), state_of(3))
+    flip_a_bit(workdir / "checkpoints" / "3" / "params" / "_METADATA")
+    assert_same_bits(restore_before(workdir, 5, blank_state()), state_of(2))
+    assert_same_bits(restore_before(workdir, 2, blank_state()), blank_state())
     assert "step 3 is damaged (params/_METADATA" in capsys.readouterr().err
     assert steps_in(workdir, keep=3) == [2, 3, 5]
 
@@ -384,8 +386,10 @@ def test_a_full_disk_leaves_the_last_one_and_the_run(small_disk, capsys):
     filler = fill(small_disk)
     checkpoints.save(3, state_of(3))
     checkpoints.wait()
-    told = capsys.readouterr().err
-    assert re.search(r"step 3 could not be saved \(.*\); that of step 2 is the last", told), told
+    error = capsys.readouterr().err
+    assert re.search(r"step 3 could not be saved \(.*\); the last one is that of step 2", error), (
+        error
+    )
     assert checkpoints.steps() == [2]
     filler.unlink()
     checkpoints.save(5, state_of(5))

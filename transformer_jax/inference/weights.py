@@ -7,7 +7,7 @@ import jax
 
 from transformer_jax.config.options import WEIGHTS, TrainConfig
 from transformer_jax.errors import UserError
-from transformer_jax.workdir.checkpoints import Checkpoints, by_score, regular
+from transformer_jax.workdir import checkpoints, manifest
 from transformer_jax.workdir.metrics import bleu_scores
 
 
@@ -30,42 +30,32 @@ def load_weights(
       UserError: without a checkpoint, or without one that was evaluated for "best"; or if they
         are damaged, or of another model.
     """
-    scores = bleu_scores(workdir) if weights == "best" else {}
-    keep, every = options.average_checkpoints, options.checkpoint_every
-    checkpoints = Checkpoints(workdir, keep=keep, every=every, scores=scores)
-    steps = _choose(workdir, checkpoints, options, weights, scores)
+    steps = _choose(workdir, options, weights)
     total = None
     for step in steps:
-        params = checkpoints.restore_params(step, like, sharding)
+        params = checkpoints.restore_params(workdir, step, like, sharding)
         total = params if total is None else jax.tree.map(lambda a, b: a + b, total, params)
-    checkpoints.close()
     return jax.tree.map(lambda x: x / len(steps), total), steps
 
 
-def _choose(
-    workdir: Path,
-    checkpoints: Checkpoints,
-    options: TrainConfig,
-    weights: str,
-    scores: dict[int, float],
-) -> list[int]:
+def _choose(workdir: Path, options: TrainConfig, weights: str) -> list[int]:
     """The steps to use, ascending."""
     if weights not in WEIGHTS:
         raise UserError(f"weights={weights!r} is none of: {', '.join(WEIGHTS)}")
-    steps = checkpoints.steps()
+    steps = manifest.complete(workdir / manifest.FOLDER)
     if not steps:
         raise UserError(f"{workdir} has no checkpoint: train there first")
     if weights == "average":
-        steps = regular(steps, options.checkpoint_every)
+        steps = checkpoints.regular(steps, options.checkpoint_every)
     if weights == "best":
-        steps = by_score(steps, scores)
+        steps = checkpoints.by_score(steps, bleu_scores(workdir))
         if not steps:
             raise UserError(
                 f"{workdir} has no evaluated checkpoint: use --weights=average, or train with "
                 "train.evaluate_every"
             )
     number = options.average_checkpoints if weights == "average" else 1
-    sound = checkpoints.sound(steps, number, below="params/")
-    if not sound:
-        raise UserError(f"every checkpoint of {workdir} is damaged, as the warnings say")
-    return sorted(sound)
+    found = checkpoints.undamaged(workdir, steps, number, below="params/")
+    if not found:
+        raise UserError(f"every checkpoint of {workdir} is damaged: see the warnings")
+    return found

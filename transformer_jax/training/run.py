@@ -39,7 +39,7 @@ from transformer_jax.training.profile import PROFILED_CALLS, profiled
 from transformer_jax.training.step import TrainState
 from transformer_jax.training.validation import Validation
 from transformer_jax.workdir import card, lock, manifest
-from transformer_jax.workdir.checkpoints import Checkpoints
+from transformer_jax.workdir.checkpoints import Checkpoints, restore_before
 from transformer_jax.workdir.metrics import (
     METRICS_FILE,
     bleu_scores,
@@ -125,8 +125,7 @@ def replay_step(config: Config, workdir: Path, step: int) -> str:
     devices = choose_devices(config)
     prepared = prepare(config, workdir, devices, corpus, valid, resuming=True)
     data, state = prepared.data, prepared.create_state()
-    with Checkpoints(workdir, keep=config.train.average_checkpoints) as checkpoints:
-        state = checkpoints.restore_before(step, state)
+    state = restore_before(workdir, step, state)
     first_step = int(state.step)
     if not first_step:
         state = from_word_vectors(prepared, state)

@@ -1,17 +1,16 @@
-"""Checkpoints through orbax: asynchronous and atomic, each with a manifest that is checked.
+"""Checkpoints through orbax: asynchronous and atomic, each with a manifest that is verified.
 
-The state is saved as two items, `params` and `optimizer`, so that translating reads the first
-alone. What the configuration gives (the hyperparameters) is not saved. A checkpoint exists once
-orbax has committed it and its manifest is written.
+The state is saved as two items, `params` and `optimizer`, so that translating reads only the first.
+What the configuration determines (the hyperparameters) is not saved. A checkpoint exists once orbax
+has committed it and its manifest is written.
 """
 
 import contextlib
-import math
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
@@ -29,15 +28,26 @@ from transformer_jax.storage import is_remote
 from transformer_jax.workdir import manifest
 from transformer_jax.workdir.manifest import FOLDER
 
-if TYPE_CHECKING:  # for its name alone: imports run downward
-    from transformer_jax.training.step import TrainState
-
 DAMAGED_FOLDER = "damaged"
 _UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of what orbax has not committed
 
 
+class State(Protocol):
+    """What a checkpoint holds of a training state."""
+
+    step: Any
+    params: Any
+    opt_state: Any
+
+    def replace(self, **changes: Any) -> Any:
+        """A copy with other values."""
+
+
+StateT = TypeVar("StateT", bound=State)
+
+
 class Checkpoints:
-    """The checkpoints of one workdir."""
+    """The checkpoints of the one run that trains in a workdir."""
 
     def __init__(
         self,
@@ -48,24 +58,27 @@ class Checkpoints:
         keep_every: int = 0,
         scores: Mapping[int, float] | None = None,
     ) -> None:
-        """Opens them.
+        """Opens the folder `checkpoints` of `workdir`; the last two checkpoints are always kept.
 
         Args:
-          workdir: in it they are in `checkpoints`.
-          keep: how many of the last regular ones are averaged; they are kept. So are the last two
-            of all: one to fall back on.
-          every: a regular checkpoint's step is divided by it, or is the last. A run that is asked
-            to stop saves others, which change no average.
-          keep_every: those of steps that it divides are kept too; 0 = none.
-          scores: validation BLEU by step, the highest of which is kept too; may grow.
+          workdir: of the run.
+          keep: how many regular checkpoints are kept, which are those that are averaged.
+          every: a regular checkpoint's step is divisible by it, or is the last one. A run that is
+            asked to stop saves others, which change no average.
+          keep_every: checkpoints of steps that it divides are kept, too; 0 = none.
+          scores: validation BLEU by step; the checkpoint of the highest is kept, too. May grow.
         """
-        self._keep, self._scores = keep, {} if scores is None else scores
-        folder = workdir / FOLDER
-        # What is in a bucket has no other name, and epath would look for it in the folder here.
-        self._folder = folder if is_remote(folder) else folder.absolute()
-        self._every, self._keep_every = every, keep_every
+        self._workdir, self._folder = workdir, _folder(workdir)
+        self._policies: list[PreservationPolicy] = [
+            LatestN(2),  # one to fall back on
+            _Chosen(lambda steps: regular(steps, every)[-keep:]),
+            _Chosen(lambda steps: by_score(steps, scores or {})[-1:]),
+        ]
+        if keep_every:
+            self._policies.append(EveryNSteps(keep_every))
         self._manager = self._open()
-        # Commits and lists in the background what `save` began.
+        # Waits for orbax and writes the manifest in the background. Orbax's own callback is no
+        # substitute: post_finalization_callback runs before the commit, which still writes files.
         self._finishing: threading.Thread | None = None
         self._saving, self._failure = 0, None
 
@@ -73,44 +86,34 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
-        """Closes; of a failure that is not what the block ended with, the warning was enough."""
+        """Closes. If the block raised, a failed save does not hide that: it has been logged."""
         with contextlib.suppress(*[Exception] if kind else []):
             self.close()
 
     def _open(self) -> ocp.CheckpointManager:
-        policies: list[PreservationPolicy] = [
-            LatestN(2),
-            _Chosen(lambda steps: regular(steps, self._every)[-self._keep :]),
-            _Chosen(lambda steps: by_score(steps, self._scores)[-1:]),
-        ]
-        if self._keep_every:
-            policies.append(EveryNSteps(self._keep_every))
         return ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=AnyPreservationPolicy(policies),
+                preservation_policy=AnyPreservationPolicy(self._policies),
                 enable_async_checkpointing=True,
             ),
             item_names=("params", "optimizer"),
         )
 
-    def save(self, step: int, state: "TrainState") -> None:
-        """Starts to save `state`, and returns when the device's copy is no longer needed.
+    def save(self, step: int, state: State) -> None:
+        """Starts to save `state`, and returns once the device's copy is no longer needed.
 
-        If it cannot be written, a warning says so, the earlier ones stay, and the run lives on; of
-        several processes all stop, by what `wait` raises.
+        A failure is logged as a warning: the earlier checkpoints stay, and the run continues. Of
+        several processes all stop: `wait` raises.
         """
         self.wait()
         self._saving = step
-        args = ocp.args.Composite(
-            params=ocp.args.StandardSave(state.params),
-            optimizer=ocp.args.StandardSave({"opt_state": state.opt_state, "step": state.step}),
-        )
-        self._guarded(lambda: self._manager.save(step, args=args))
+        items = {name: ocp.args.StandardSave(item) for name, item in _items(state).items()}
+        self._guard(lambda: self._manager.save(step, args=ocp.args.Composite(**items)))
         if self._failure is not None:
             self.wait()
             return
-        self._finishing = threading.Thread(target=self._guarded, args=[lambda: self._finish(step)])
+        self._finishing = threading.Thread(target=self._guard, args=[lambda: self._finish(step)])
         self._finishing.start()
 
     def _finish(self, step: int) -> None:
@@ -118,10 +121,10 @@ class Checkpoints:
         if processes.is_writer():
             manifest.write(self._folder / str(step))
 
-    def _guarded(self, save: Callable[[], Any]) -> None:
+    def _guard(self, save: Callable[[], Any]) -> None:
         try:
             save()
-        except Exception as e:  # tensorstore's and orbax's have no class in common with OSError
+        except Exception as e:  # tensorstore and orbax raise classes with nothing in common
             self._failure = e
             if processes.joined():
                 return  # `wait` raises it
@@ -129,15 +132,15 @@ class Checkpoints:
             log(
                 f"warning: the checkpoint of step {self._saving} could not be saved "
                 f"({_reason(e)}); "
-                + (f"that of step {last[-1]} is the last" if last else "there is none yet")
+                + (f"the last one is that of step {last[-1]}" if last else "there is none yet")
             )
 
     def wait(self) -> Exception | None:
-        """Waits for what was begun; clears away what failed of it, and returns why.
+        """Waits for the save in progress; if it failed, cleans up and returns why.
 
         Raises:
           UserError: if it failed, and there are several processes: the others wait for this one, so
-            that all have to stop, and to go on from the last one.
+            all of them have to stop, and to resume from the last checkpoint.
         """
         if self._finishing is not None:
             self._finishing.join()
@@ -149,151 +152,70 @@ class Checkpoints:
             raise UserError(
                 f"the checkpoint of step {self._saving} could not be saved: {_reason(failure)}"
             )
-        with contextlib.suppress(Exception):  # it tells of the same failure again
+        with contextlib.suppress(Exception):  # the same failure
             self._manager.close()
-        self._remove_unfinished()
+        _remove_unfinished(self._folder)
         if not manifest.exists(self._folder / str(self._saving)):
             _remove(self._folder / str(self._saving))
         self._manager = self._open()
         return failure
 
-    def _remove_unfinished(self) -> None:
-        """Removes what orbax did not commit. For the one run that trains here."""
-        for path in self._folder.iterdir() if self._folder.exists() else ():
-            if _UNFINISHED in path.name:
-                _remove(path)
-
-    def _set_aside_unlisted(self) -> None:
-        """Moves away what has no manifest: killed before it was written, or when it was removed.
-
-        Raises:
-          UserError: if it is not that: several have none, and no checkpoint has one.
-        """
-        names = [path.name for path in self._folder.iterdir() if path.name.isdigit()]
-        unlisted = [n for n in sorted(names, key=int) if not manifest.exists(self._folder / n)]
-        if len(unlisted) > 1 and len(unlisted) == len(names):
-            raise UserError(
-                f"no checkpoint in {self._folder} has its {manifest.NAME}: copy these files, too, "
-                "or choose another --workdir"
-            )
-        for name in unlisted:
-            done = self._set_aside(int(name))
-            log(f"warning: the checkpoint of step {name} has no {manifest.NAME}; it is {done}")
-
-    def _set_aside(self, step: int) -> str:
-        return _set_aside(self._folder / str(step), self._folder.parent / DAMAGED_FOLDER)
-
     def steps(self) -> list[int]:
-        """The steps that have a complete checkpoint, ascending."""
+        """The steps of the complete checkpoints, ascending."""
         return manifest.complete(self._folder)
 
-    def restore(self, state: "TrainState") -> "TrainState":
-        """The last saved state; `state` when there is none. For the one run that trains here.
+    def restore(self, state: StateT) -> StateT:
+        """The last saved state; `state` if there is none.
 
-        A damaged checkpoint is named, and moved to the folder `damaged` of the workdir; the one
-        before it serves. Shapes, dtypes, and the devices that each array is on, are as in `state`.
+        A damaged checkpoint is named in a warning and moved to the folder `damaged` of the workdir;
+        the one before it is used. Shapes, dtypes and devices of the arrays are those of `state`.
 
         Raises:
-          UserError: if all of them are damaged, or of another model.
+          UserError: if all checkpoints are damaged, or hold another model.
         """
-        step = processes.agreed(self.last_sound() if processes.is_writer() else 0)
+        step = processes.agreed(_clean_up(self._folder) if processes.is_writer() else 0)
         self._manager.reload()
-        return state if step < 0 else self.restore_step(step, state)
-
-    def restore_step(self, step: int, state: "TrainState") -> "TrainState":
-        """The state saved at `step`, unchecked; see `restore`."""
-        optimizer = {"opt_state": state.opt_state, "step": state.step}
-        items = {"params": state.params, "optimizer": optimizer}
-        restored = self._restore(step, items)
-        return state.replace(params=restored["params"], **restored["optimizer"])
-
-    def restore_before(self, step: int, state: "TrainState") -> "TrainState":
-        """The last sound state saved before `step`; `state` when there is none. Moves nothing."""
-        sound = self.sound([s for s in self.steps() if s < step], 1)
-        return self.restore_step(sound[0], state) if sound else state
-
-    def sound(self, steps: Sequence[int], number: int, *, below: str = "") -> list[int]:
-        """The last `number` of `steps` that are not damaged, ascending; warns of those that are."""
-        sound: list[int] = []
-        for step in reversed(steps):
-            if len(sound) == number:
-                break
-            files = manifest.damaged(self._folder / str(step), below=below)
-            if files:
-                log(f"warning: {_said(step, files)}; it is left out")
-            else:
-                sound.append(step)
-        return sound[::-1]
-
-    def last_sound(self, at_most: float = math.inf) -> int:
-        """The last step, up to `at_most`, without damage; -1 = there is none.
-
-        Those between the two are moved away. For the one run that trains here.
-
-        Raises:
-          UserError: if there are some, and all are damaged.
-        """
-        if not self._folder.exists():
-            return -1
-        self._remove_unfinished()
-        self._set_aside_unlisted()
-        found = {}
-        for step in reversed([s for s in self.steps() if s <= at_most]):
-            found[step] = manifest.damaged(self._folder / str(step))
-            if not found[step]:
-                break
-        else:
-            if found:
-                raise UserError(
-                    f"every checkpoint in {self._folder} is damaged "
-                    f"({'; '.join(_said(s, files) for s, files in found.items())}): bring one "
-                    "back from a copy, or choose another --workdir"
-                )
-            return -1
-        for bad, files in found.items():
-            if files:
-                done = self._set_aside(bad)
-                log(f"warning: {_said(bad, files)}; it is {done}, and step {step} serves")
-        return step
-
-    def restore_params(self, step: int, like: Any, sharding: jax.sharding.Sharding) -> Any:
-        """The parameters saved at `step`, unchecked, with the shapes of `like`."""
-        return self._restore(step, {"params": like}, sharding)["params"]
-
-    def _restore(
-        self, step: int, items: dict[str, Any], sharding: jax.sharding.Sharding | None = None
-    ) -> Any:
-        first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-
-        def shape(x: Any) -> jax.ShapeDtypeStruct:
-            where = sharding or getattr(x, "sharding", None) or first
-            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
-
-        args = {
-            name: ocp.args.StandardRestore(jax.tree.map(shape, item))
-            for name, item in items.items()
-        }
-        try:
-            return self._manager.restore(step, args=ocp.args.Composite(**args))
-        except (ValueError, KeyError) as e:
-            raise UserError(
-                f"checkpoint {self._folder / str(step)} is of another model ({_reason(e)})"
-            ) from None
-        except OSError as e:
-            raise UserError(
-                f"checkpoint {self._folder / str(step)} cannot be read ({_reason(e)})"
-            ) from None
+        return state if step < 0 else _restore_state(self._folder / str(step), state)
 
     def close(self) -> None:
         """Waits until everything is on disk.
 
         Raises:
-          UserError: if the last one could not be saved.
+          UserError: if the last checkpoint could not be saved.
         """
         failure = self.wait()
         self._manager.close()
         if failure is not None:
             raise UserError(f"the last checkpoint could not be saved: {_reason(failure)}")
+
+
+def restore_before(workdir: Path, step: int, state: StateT) -> StateT:
+    """The last undamaged state saved before `step`; `state` if there is none. Moves nothing."""
+    earlier = [s for s in manifest.complete(_folder(workdir)) if s < step]
+    found = undamaged(workdir, earlier, 1)
+    return _restore_state(_folder(workdir) / str(found[0]), state) if found else state
+
+
+def restore_params(workdir: Path, step: int, like: Any, sharding: jax.sharding.Sharding) -> Any:
+    """The parameters saved at `step`, not verified, with the shapes of `like`."""
+    return _restore_item(_folder(workdir) / str(step), "params", like, sharding)
+
+
+def undamaged(workdir: Path, steps: Sequence[int], number: int, *, below: str = "") -> list[int]:
+    """The last `number` of `steps` without damage, ascending; logs a warning of each damaged one.
+
+    With `below`, only damage to files whose path in the checkpoint starts with it counts.
+    """
+    found: list[int] = []
+    for step in reversed(steps):
+        if len(found) == number:
+            break
+        files = manifest.damaged(_folder(workdir) / str(step), below=below)
+        if files:
+            log(f"warning: {_damage(step, files)}; it is not used")
+        else:
+            found.append(step)
+    return sorted(found)
 
 
 def regular(steps: Sequence[int], every: int) -> list[int]:
@@ -311,36 +233,108 @@ def by_score(steps: Sequence[int], scores: Mapping[int, float]) -> list[int]:
 
 
 class _Chosen(PreservationPolicy):
-    """Keeps those steps that a function returns of all steps, which are ascending."""
+    """Keeps the steps that a function chooses from all steps, which are ascending."""
 
     def __init__(self, choose: Callable[[Sequence[int]], Sequence[int]]) -> None:
         self._choose = choose
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-        """Whether each of the `checkpoints` is one of them."""
+        """Whether to keep each of the `checkpoints`."""
         chosen = self._choose(sorted(c.step for c in checkpoints))
         return [c.step in chosen for c in checkpoints]
 
 
-def _said(step: int, files: Sequence[str]) -> str:
-    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-    return f"the checkpoint of step {step} is damaged ({files[0]}{more})"
+def _folder(workdir: Path) -> Path:
+    folder = workdir / FOLDER
+    # A path in a bucket is absolute; epath would look for it in the current folder.
+    return folder if is_remote(folder) else folder.absolute()
 
 
-def _reason(error: Exception) -> str:
-    full = "no space left" in str(error).lower() or getattr(error, "errno", None) == 28
-    return "the disk is full" if full else " ".join(str(error).split())[:200]
+def _items(state: State) -> dict[str, Any]:
+    return {
+        "params": state.params,
+        "optimizer": {"opt_state": state.opt_state, "step": state.step},
+    }
 
 
-def _set_aside(folder: Path, place: Path) -> str:
-    """Moves `folder` into `place`; in a bucket, where that is a copy of everything, removes it."""
-    if is_remote(folder):
-        _remove(folder)
-        return "removed"
-    _remove(place / folder.name)
+def _restore_state(folder: Path, state: StateT) -> StateT:
+    restored = {name: _restore_item(folder, name, like) for name, like in _items(state).items()}
+    return state.replace(params=restored["params"], **restored["optimizer"])
+
+
+def _restore_item(
+    folder: Path, name: str, like: Any, sharding: jax.sharding.Sharding | None = None
+) -> Any:
+    first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def shape(x: Any) -> jax.ShapeDtypeStruct:
+        where = sharding or getattr(x, "sharding", None) or first
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.restore(folder / name, jax.tree.map(shape, like))
+    except (ValueError, KeyError) as e:
+        raise UserError(f"checkpoint {folder} holds another model ({_reason(e)})") from None
+    except OSError as e:
+        raise UserError(f"checkpoint {folder} cannot be read ({_reason(e)})") from None
+
+
+def _clean_up(folder: Path) -> int:
+    """Returns the last step without damage; -1 = there is no checkpoint.
+
+    Removes what a killed save left. Moves away checkpoints that are damaged or have no manifest.
+
+    Raises:
+      UserError: if all checkpoints are damaged, or none of several has a manifest.
+    """
+    if not folder.exists():
+        return -1
+    _remove_unfinished(folder)
+    steps = sorted((int(p.name) for p in folder.iterdir() if p.name.isdigit()), reverse=True)
+    # A single one was killed before its manifest was written; of several, the manifests were lost.
+    damage = {s: [f"has no {manifest.NAME}"] for s in steps if not manifest.exists(folder / str(s))}
+    if len(steps) == len(damage) > 1:
+        raise UserError(
+            f"no checkpoint in {folder} has its {manifest.NAME}: copy these files, too, or choose "
+            "another --workdir"
+        )
+    last, unlisted = -1, len(damage)
+    for step in [step for step in steps if step not in damage]:
+        files = manifest.damaged(folder / str(step))
+        if not files:
+            last = step
+            break
+        damage[step] = files
+    if last < 0 and len(damage) > unlisted:
+        reasons = "; ".join(_damage(*item) for item in damage.items())
+        raise UserError(
+            f"every checkpoint in {folder} is damaged ({reasons}): restore one from a copy, or "
+            "choose another --workdir"
+        )
+    for step, files in damage.items():
+        instead = f"step {last} is used instead" if last >= 0 else "training starts from scratch"
+        log(f"warning: {_damage(step, files)}; {_set_aside(folder / str(step))}, and {instead}")
+    return last
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Removes what orbax did not commit."""
+    for path in folder.iterdir() if folder.exists() else ():
+        if _UNFINISHED in path.name:
+            _remove(path)
+
+
+def _set_aside(checkpoint: Path) -> str:
+    """Moves a checkpoint away; in a bucket, where that would copy everything, removes it."""
+    if is_remote(checkpoint):
+        _remove(checkpoint)
+        return "it has been removed"
+    place = checkpoint.parent.parent / DAMAGED_FOLDER
+    _remove(place / checkpoint.name)
     place.mkdir(parents=True, exist_ok=True)
-    folder.rename(place / folder.name)
-    return f"moved to {place}"
+    checkpoint.rename(place / checkpoint.name)
+    return f"it has been moved to {place}"
 
 
 def _remove(folder: Path) -> None:
@@ -349,3 +343,13 @@ def _remove(folder: Path) -> None:
             folder.rmtree()
     else:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _damage(step: int, files: Sequence[str]) -> str:
+    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+    return f"the checkpoint of step {step} is damaged ({files[0]}{more})"
+
+
+def _reason(error: Exception) -> str:
+    full = "no space left" in str(error).lower() or getattr(error, "errno", None) == 28
+    return "the disk is full" if full else " ".join(str(error).split())[:200]
