@@ -36,7 +36,7 @@ parity: $(VENV)/installed-parity
 # Without JAX_PLATFORMS, libtpu looks for a TPU first, and says at length that there is none.
 distributed: $(VENV)/installed-dev
 	$(BIN)/pip install -q -e ".[tpu]"
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q tests/test_processes.py tests/test_planning.py \
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q tests/parallel/test_processes.py tests/planning/test_plan.py \
 	    $(PYTEST_FLAGS)
 
 lint: $(VENV)/installed-dev

@@ -1,6 +1,6 @@
 """What comes from outside: any text, any file, any flag. Errors are of the one-line kind.
 
-`pytest tests/test_hostile.py --hypothesis-profile=long` tries ten thousand of each.
+`pytest tests/modes/test_hostile.py --hypothesis-profile=long` tries ten thousand of each.
 """
 
 import gzip
