@@ -184,29 +184,6 @@ def test_a_new_start_counts_from_nothing(tmp_path):
 
 
 # --------------------------------------------------------------------------------------- the rest
-OLD = {  # as earlier versions wrote it
-    "name": "tiny", "state": "finished", "started": "2025-01-02T03:04:05+00:00", "starts": 1,
-    "code": {"commit": 40 * "a", "uncommitted": "0123456789abcdef"}, "versions": {"jax": "0.10.2"},
-    "data": {"training_text": "8a48c0dda5394dbe"}, "lanes": 1, "seed": 5, "parameters": 13,
-    "config": {"name": "tiny"}, "steps": 4, "tokens": {"source": 28, "target": 44}, "flops": 12,
-    "wall_seconds": 100.0,
-    "results": {
-        "validation": {"last": {"step": 4, "loss": 1.5, "bleu": None}}, "validation_bleu": "x",
-        "evaluations": [EVALUATION],
-    },
-}  # fmt: skip
-
-
-def test_a_card_of_an_earlier_version_is_read_and_continued(tmp_path):
-    (tmp_path / "card.json").write_text(json.dumps(OLD))
-    assert card.read(tmp_path) == OLD
-    card.add_evaluation(tmp_path, EVALUATION | {"split": "valid"})
-    found = train(tmp_path, 4, 6)
-    assert (found["starts"], found["started"], found["steps"]) == (2, OLD["started"], 6)
-    assert found["wall_seconds"] > 100
-    assert [e["split"] for e in found["results"]["evaluations"]] == ["test", "valid"]
-
-
 def test_a_full_disk_is_a_warning(small_disk, capsys):
     with card.Card(small_disk, since=0) as c:
         c.begin(0, ABOUT)

@@ -1,6 +1,7 @@
-"""A step that was skipped, once more and slowly: which rows and parameters are not finite."""
+"""A step that was skipped, computed again row by row: which rows and parameters are not finite."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,56 +23,51 @@ def report(
     batch: Batch,
     texts: Callable[[int], str],
 ) -> str:
-    """What each row and each parameter of a step's loss and gradient is; for a person.
+    """A table of a step's rows, and the parameters and gradients that are not finite.
 
     Args:
-      config: reads the random numbers' kind, as the step did.
+      config: decides the kind of random numbers, as in the step.
       model: the model.
-      state: as it was before the step, on one device.
-      batch: of the step, all rows of it.
-      texts: the text of a row.
+      state: before the step, on one device.
+      batch: all rows of the step.
+      texts: returns the text of a row.
     """
-    loss_and_gradient = jax.jit(
-        jax.value_and_grad(
-            lambda params, row, smoothing, dropout: make_loss(model)(
-                params, row, smoothing, dropout
-            )[0]
-        )
-    )
-    rows, broken = [], {}
+    loss = lambda *arguments: make_loss(model)(*arguments)[0]  # noqa: E731
+    loss_and_gradient = jax.jit(jax.value_and_grad(loss))
+    rows: list[tuple[float, float, int]] = []
+    broken: dict[str, int] = {}
     for number in range(len(batch["row"])):
         row = jax.tree.map(lambda x, n=number: jnp.asarray(x[n : n + 1]), batch)
-        dropout = dropout_of(config, state, row)
-        smoothing = state.hyperparameters.label_smoothing
-        loss, gradient = loss_and_gradient(state.params, row, smoothing, dropout)
+        smoothing, dropout = state.hyperparameters.label_smoothing, dropout_of(config, state, row)
+        loss_sum, gradient = loss_and_gradient(state.params, row, smoothing, dropout)
         tokens = max(int(np.sum(batch["labels"][number] != PAD_ID)), 1)
-        rows.append((float(loss) / tokens, float(optax.tree.norm(gradient)) / tokens, number))
-        for path, g in jax.tree_util.tree_leaves_with_path(gradient):
-            wrong = int(np.sum(~np.isfinite(g)))
-            if wrong:
-                name = jax.tree_util.keystr(path, simple=True, separator="/")
-                broken[name] = max(broken.get(name, 0), wrong)
+        norm = float(optax.tree.norm(gradient))
+        rows.append((float(loss_sum) / tokens, norm / tokens, number))
+        for name, count in _not_finite(gradient).items():
+            broken[name] = max(broken.get(name, 0), count)
     bad = [row for row in rows if not np.isfinite(row[:2]).all()]
     shown = bad or sorted(rows, key=lambda row: -row[1])
     lines = [
         f"step {int(state.step) + 1}: {len(bad)} of {len(rows)} rows are not finite"
         + (" (with other dropout masks: train.rng=rbg)" if config.train.rng == "rbg" else "")
-        + ("" if bad else ", here; those of the largest gradients:"),
+        + ("" if bad else " here; the rows with the largest gradients:"),
         "row  loss per token  gradient norm per token  text",
         *(f"{n:3}  {loss:14.4f}  {g:23.4f}  {texts(n)}" for loss, g, n in shown[:_SHOWN]),
     ]
     if len(bad) > _SHOWN:
         lines.append(f"… and {len(bad) - _SHOWN} more: {', '.join(str(r[2]) for r in bad)}")
-    wrong_params = [
-        jax.tree_util.keystr(path, simple=True, separator="/")
-        for path, x in jax.tree_util.tree_leaves_with_path(state.params)
-        if not np.isfinite(x).all()
-    ]
-    if wrong_params:
-        lines.append(f"parameters not finite before the step: {', '.join(wrong_params)}")
+    if wrong := _not_finite(state.params):
+        lines.append(f"parameters not finite before the step: {', '.join(wrong)}")
     if broken:
-        lines.append(
-            "parameters whose gradient is not finite (numbers at most, in one row): "
-            + ", ".join(f"{name} ({count:,})" for name, count in broken.items())
-        )
+        counts = ", ".join(f"{name} ({count:,})" for name, count in broken.items())
+        lines.append(f"parameters whose gradient is not finite (elements, in one row): {counts}")
     return "\n".join(lines)
+
+
+def _not_finite(tree: Any) -> dict[str, int]:
+    """The number of elements that are not finite in each array that has some, by its path."""
+    counts = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): int(np.sum(~np.isfinite(array)))
+        for path, array in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    return {name: count for name, count in counts.items() if count}
