@@ -22,3 +22,8 @@ def nearest(name: str, known: Sequence[str]) -> str:
     """ " (did you mean …?)" for the known name nearest to `name`, or "" when none is near."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f" (did you mean {close[0]}?)" if close else ""
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error, on one line."""
+    return " ".join(str(error).split())

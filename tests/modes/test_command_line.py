@@ -14,9 +14,10 @@ from transformer_jax.config import experiment_files
 from transformer_jax.config.files import save_config
 from transformer_jax.config.options import Config
 from transformer_jax.errors import UserError
-from transformer_jax.modes import command_line, launch
+from transformer_jax.modes import command_line, evaluate, launch
 from transformer_jax.modes.launch import command
 from transformer_jax.training import resume_proof
+from transformer_jax.training import run as training_run
 
 EXPERIMENT = """
 from transformer_jax.config.options import Config
@@ -86,7 +87,7 @@ def test_an_experiment_file_with_an_argument(run):
     assert run("--config=tiny.py:one:two")[0] == expected(name="one:two")
 
 
-def test_a_projects_own_experiment_from_any_folder(run):
+def test_an_experiment_of_the_project_from_any_folder(run):
     assert run("--config=experiments/multi30k_en_de.py")[0].name == "multi30k_en_de"
 
 
@@ -139,7 +140,7 @@ def test_a_missing_file_elsewhere_names_the_nearest_of_experiments(run, folder):
         ("wrong.py", "def get_config(): return {'seed': 1}", "returned a dict, not a Config"),
     ],
 )
-def test_a_file_that_is_no_experiment(run, folder, name, content, part):
+def test_a_file_that_is_not_an_experiment(run, folder, name, content, part):
     (folder / name).write_text(content)
     error = refusal(run(f"--config={name}"))
     assert name in error
@@ -147,7 +148,7 @@ def test_a_file_that_is_no_experiment(run, folder, name, content, part):
 
 
 @pytest.mark.parametrize("name", ["config", "workdir", "sweep_index", "mode"])
-def test_a_space_for_the_equals_sign(run, name):
+def test_a_space_instead_of_the_equals_sign(run, name):
     assert f"write --{name}=tiny.py, with an equals sign" in refusal(run(f"--{name}", "tiny.py"))
     assert f"write --{name}=…" in refusal(run(f"--{name}"))
 
@@ -187,7 +188,7 @@ def test_an_index_that_is_out_of_range_says_how_many_points_there_are(run, index
 
 
 @pytest.mark.parametrize("index", ["one", "1.5", ""])
-def test_an_index_that_is_no_number(run, index):
+def test_an_index_that_is_not_a_number(run, index):
     error = refusal(run("--config=tiny.py", f"--sweep_index={index}"))
     assert f"{index!r} is not a whole number" in error
 
@@ -209,7 +210,7 @@ def test_an_index_that_is_no_number(run, index):
         ('{"name": "a"}, {"name": "a"}', "point 1 of sweep() of bad.py needs a name of its own"),
     ],
 )
-def test_a_sweep_that_cannot_be(run, folder, points, part):
+def test_an_invalid_sweep(run, folder, points, part):
     file, _, _ = EXPERIMENT.partition("def sweep")
     (folder / "bad.py").write_text(file + f"def sweep(): return [{points}]\n")
     assert part in refusal(run("--config=bad.py", "--sweep_index=0"))
@@ -308,7 +309,7 @@ def test_an_unknown_option_names_the_nearest(run, argument, near):
 
 
 @pytest.mark.parametrize("argument", ["--config.xyzzy.qq=3", "--config.model=3", "--config.=3"])
-def test_what_is_no_option(run, argument):
+def test_what_is_not_an_option(run, argument):
     assert argument.partition("=")[0] in refusal(run("--config=tiny.py", argument))
 
 
@@ -339,7 +340,7 @@ def test_unknown_flags_and_values(run):
     assert "train" in error
 
 
-def test_what_is_no_flag_is_refused(run):
+def test_an_argument_that_is_not_a_flag_is_refused(run):
     assert "unexpected argument 'extra'\n" in refusal(run("--config=tiny.py", "extra"))
     assert "did you mean --mode=evaluate?" in refusal(run("--config=tiny.py", "evaluate"))
 
@@ -358,11 +359,11 @@ def test_a_flag_of_another_mode_names_its_modes(run):
 def test_the_help_of_a_mode_shows_its_flags_and_no_others(mode, capsys):
     with pytest.raises(SystemExit) as caught:
         command_line.main(["launch.py", f"--mode={mode}", "--help"])
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert caught.value.code == 0
-    shown = set(re.findall(r"^  --(\w+)", said, re.MULTILINE)) - {"config"}
+    shown = set(re.findall(r"^  --(\w+)", printed, re.MULTILINE)) - {"config"}
     assert shown == set(command_line.define_flags(mode)) - {"mode"}
-    for text in re.findall(r"^      (.+)", said, re.MULTILINE):
+    for text in re.findall(r"^      (.+)", printed, re.MULTILINE):
         assert text.endswith("."), text
 
 
@@ -371,9 +372,9 @@ def test_plain_help_lists_the_modes_with_a_sentence_each(capsys):
     for flag in ("--help", "-h"):
         with pytest.raises(SystemExit):
             command_line.main(["launch.py", flag])
-        said = capsys.readouterr().out
+        printed = capsys.readouterr().out
         for mode in command_line.MODES:
-            assert re.search(rf"^  --mode={mode} +[A-Z].*\.$", said, re.MULTILINE), mode
+            assert re.search(rf"^  --mode={mode} +[A-Z].*\.$", printed, re.MULTILINE), mode
 
 
 @pytest.mark.fast
@@ -386,7 +387,7 @@ def test_the_flags_of_no_mode_need_jax():
 
 
 def test_an_error_in_a_mode_is_one_line_and_an_interrupt_is_quiet(folder, monkeypatch, capsys):
-    for raised, status, said in (
+    for raised, status, printed in (
         (UserError("no\ncat"), 2, "error: no cat\n"),
         (OSError(28, "No space left", "disk"), 2, "error: disk: No space left\n"),
         (KeyboardInterrupt(), 130, "\ninterrupted\n"),
@@ -398,7 +399,7 @@ def test_an_error_in_a_mode_is_one_line_and_an_interrupt_is_quiet(folder, monkey
         monkeypatch.setattr(command_line, "run", run)
         with pytest.raises(SystemExit) as caught:
             command_line.main(["launch.py"])
-        assert (caught.value.code, capsys.readouterr().err) == (status, said)
+        assert (caught.value.code, capsys.readouterr().err) == (status, printed)
 
 
 # --------------------------------------------------------------------------------- other processes
@@ -441,3 +442,23 @@ def test_what_a_mode_sets_before_jax_is_set_when_it_runs(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformer_jax.modes.report", stand_in)
     run("--mode=report", "--config=tiny.py")
     assert seen == ["set"]
+
+
+def test_training_evaluates_and_shows_the_model_that_it_loaded_once(folder, monkeypatch, capsys):
+    model, seen = SimpleNamespace(translate=lambda text: f"<{text}>"), []
+
+    def train(config, workdir, **options):
+        seen.append(options)
+        return SimpleNamespace(model=model)
+
+    monkeypatch.setattr(training_run, "train", train)
+    monkeypatch.setattr(
+        evaluate, "evaluate", lambda *given, **options: seen.append((given, options))
+    )
+    line = ["launch.py", "--weights=best", "--workdir=x", "--config.demo=a b"]
+    assert command_line.run(line, folder / "default.py") == 0
+    assert seen[0] == {"weights": "best", "profile": None}
+    assert seen[1] == ((model, Path("x")), {"split": "test", "weights": "best"})
+    printed = capsys.readouterr().out
+    assert "a b → <a b>\n" in printed
+    assert "echo a b | python launch.py --mode=translate --workdir=x\n" in printed

@@ -1,4 +1,4 @@
-"""What comes from outside: any text, any file, any flag. Errors are of the one-line kind.
+"""Input from outside: any text, any file, any flag. Each works or gives a one-line error.
 
 `pytest tests/modes/test_hostile.py --hypothesis-profile=long` tries ten thousand of each.
 """
@@ -37,10 +37,10 @@ from transformer_jax.data import corpora
 from transformer_jax.data.small_world import grammar
 from transformer_jax.data.tokenizer import Tokenizer, train_tokenizers
 from transformer_jax.errors import UserError
+from transformer_jax.errors import one_line as one_line_of
 from transformer_jax.inference import batching
 from transformer_jax.inference.translator import Translator
 from transformer_jax.model.transformer import Transformer
-from transformer_jax.modes import command_line
 from transformer_jax.storage import write_whole
 from transformer_jax.training.run import replay_step, train
 from transformer_jax.workdir import manifest
@@ -73,7 +73,7 @@ NASTY += ["é" * 3000, "\n".join("ab"), "\ufeff", "ﷺ" * 9]
 
 @pytest.fixture(scope="module")
 def translate():
-    """sentences → what a tiny model, greedy, makes of each; few shapes are compiled."""
+    """Translates sentences with a tiny model, greedily; compiles few shapes."""
     tokenizers = train_tokenizers(grammar.pairs("train", size=300), vocab_size=701, shared=True)
     model = Transformer(ModelConfig(num_layers=1, d_model=8, d_ff=14, num_heads=2), 701)
     tokens = jnp.ones((1, 1), jnp.int32)
@@ -129,7 +129,7 @@ def test_line_k_of_the_output_is_line_k_of_the_input(trained):
         assert out[number - 1] == ""
 
 
-def test_lines_that_are_no_text_are_named(trained):
+def test_a_line_that_is_not_text_is_named(trained):
     process = subprocess.run(
         [sys.executable, str(ROOT / "launch.py"), "--mode=translate", f"--workdir={trained[0]}"],
         cwd=ROOT,
@@ -142,11 +142,11 @@ def test_lines_that_are_no_text_are_named(trained):
 
 # ------------------------------------------------------------------------------- files, flags
 def one_line(function, *arguments):
-    """What it returns; or None after a UserError, which the launcher prints as one line."""
+    """What `function` returns, or None if it raises a UserError: the launcher prints one line."""
     try:
         return function(*arguments)
     except UserError as e:
-        assert command_line._one_line(e)
+        assert one_line_of(e)
         return None
 
 
@@ -179,7 +179,7 @@ def test_any_value_of_any_flag(option, value):
         try:
             values(argv)
         except flags.Error as e:
-            raise UserError(command_line._one_line(e)) from None
+            raise UserError(one_line_of(e)) from None
         return check_config(config)
 
     parsed = one_line(parse)
@@ -245,15 +245,15 @@ import transformer_jax.training.run
 def forbid(event, arguments):
     # Our own: the card asks git for the commit of the code.
     if event in ("pickle.find_class", "os.system", "subprocess.Popen") and arguments[0] != "git":
-        told = f"{event} {arguments}"
+        found = f"{event} {arguments}"
     elif event == "open" and str(arguments[0]).startswith(workdir):
         opened.append(str(arguments[0]))
         if not opened[-1].endswith((".py", ".pkl", ".pth", ".so")):
             return
-        told = f"opened {opened[-1]}"
+        found = f"opened {opened[-1]}"
     else:
         return
-    print(told, file=sys.stderr, flush=True)
+    print(found, file=sys.stderr, flush=True)
     os._exit(3)  # an exception might be caught
 workdir, opened = sys.argv[1], []
 sys.addaudithook(forbid)
@@ -277,7 +277,7 @@ class _Evil:
 
 
 def plant(workdir, proof):
-    """Puts into a workdir what would run if it were imported or unpickled."""
+    """Puts files into a workdir that would create `proof` if they were imported or unpickled."""
     code = f"open({str(proof)!r}, 'w').close()"
     pickled = pickle.dumps(_Evil(proof))
     arrays = io.BytesIO()
@@ -291,7 +291,7 @@ def plant(workdir, proof):
         manifest.write(tokens.parent)  # a stranger can write this, too
 
 
-def test_a_workdir_is_loaded_and_trained_on_and_nothing_of_it_is_run(workdir, tmp_path):
+def test_nothing_in_a_workdir_is_executed_when_it_is_loaded_or_resumed(workdir, tmp_path):
     proof = tmp_path / "proof"
     pickle.loads(pickle.dumps(_Evil(proof)))
     assert proof.exists(), "what is planted works"
@@ -355,7 +355,7 @@ def test_rows_are_not_appended_through_a_link(tmp_path):
     assert not (tmp_path / "victim").exists()
 
 
-def test_a_pipe_is_not_waited_for(workdir):
+def test_a_pipe_does_not_block(workdir):
     for name in ("config.json", "card.json"):
         (workdir / name).unlink()
         os.mkfifo(workdir / name)

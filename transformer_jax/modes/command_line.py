@@ -27,7 +27,7 @@ from transformer_jax.config.experiment_files import (
 )
 from transformer_jax.config.files import CONFIG_FILE, load_config
 from transformer_jax.config.options import Config
-from transformer_jax.errors import PREEMPTED_STATUS, Preempted, UserError, nearest
+from transformer_jax.errors import PREEMPTED_STATUS, Preempted, UserError, nearest, one_line
 from transformer_jax.modes.flags import Flags
 from transformer_jax.modes.launch import Launch, flag_name, silence_libraries
 
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None, *, default_experiment: Path | None =
         default = default_experiment or experiments_folder() / "quickstart.py"
         sys.exit(run(list(sys.argv if argv is None else argv), default))
     except UserError as e:
-        _stop(f"error: {_one_line(e)}", 2)  # what it quotes may hold anything
+        _stop(f"error: {one_line(e)}", 2)  # what it quotes may hold anything
     except OSError as e:  # a full disk, a file of another user
         _stop(f"error: {e.filename or 'input or output'}: {e.strerror or e}", 2)
     except Preempted as e:
@@ -176,9 +176,9 @@ def _parse(values: flags.FlagValues, argv: list[str], mode: str) -> list[str]:
             raise UserError(
                 f"--{e.flagname} belongs to --mode={', '.join(owners)}, not {mode}"
             ) from None
-        raise UserError(_one_line(e)) from None
+        raise UserError(one_line(e)) from None
     except flags.Error as e:
-        raise UserError(_one_line(e)) from None
+        raise UserError(one_line(e)) from None
 
 
 def _stop(message: str, status: int) -> NoReturn:
@@ -242,8 +242,4 @@ def _with_flag_files(argv: list[str]) -> list[str]:
     try:
         return list(flags.FLAGS.read_flags_from_files(argv[1:]))
     except flags.Error as e:
-        raise UserError(_one_line(e)) from None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+        raise UserError(one_line(e)) from None
