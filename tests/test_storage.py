@@ -1,4 +1,4 @@
-"""Files in a bucket: a run there leaves what a run in a folder does, and says what it cannot do."""
+"""Files in a bucket: a run there leaves what a run in a folder does; what fails is one line."""
 
 import contextlib
 import gzip
@@ -159,7 +159,7 @@ def test_without_gcsfs_a_bucket_is_refused_in_one_line(monkeypatch):
     storage.path("bucket/x")
 
 
-def test_no_permission_is_said_at_once_and_in_one_line(bucket, monkeypatch):
+def test_missing_permission_is_an_error_at_once_in_one_line(bucket, monkeypatch):
     class HttpError(Exception):
         """gcsfs's, which is no OSError."""
 
@@ -248,7 +248,7 @@ def test_a_missing_file_in_a_bucket_names_the_nearest(bucket):
 METRICS = {"loss": 2.5, "source_tokens": 30.0, "target_tokens": 34.0}
 
 
-def test_rows_are_written_once_a_minute_and_when_told(bucket, monkeypatch):
+def test_rows_are_written_once_a_minute_and_when_flushed(bucket, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(tracking.time, "monotonic", lambda: now[0])
     workdir = storage.path("gs://bucket/run")
@@ -290,7 +290,7 @@ def config(text):
 
 
 def run(place):
-    """Trains, goes on, evaluates and translates in the folder `place`, where the text is too."""
+    """Trains, resumes, evaluates and translates in the folder `place`, which has the text, too."""
     workdir = storage.path(f"{place}/run")
     c = config(f"{place}/text")
     train(c, workdir)

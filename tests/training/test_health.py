@@ -21,7 +21,7 @@ def follow(losses, *, norms=None, **options):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_is_counted_and_told(value):
+def test_what_is_not_finite_is_counted_and_reported(value):
     health, skipped = follow([3.0, value, 3.0, 3.0], norms={4: math.nan})
     assert skipped == [(2, f"loss is {value}"), (4, "gradient_norm is nan")]
     assert health.skipped == 2

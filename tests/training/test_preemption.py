@@ -43,7 +43,7 @@ def test_a_run_stopped_in_every_phase_ends_as_the_whole_one(tmp_path):
             and "run the same command to resume" in done.stderr
         )
         assert "Traceback" not in done.stderr, (phase, done.stderr)
-        # Nothing that belongs to nobody is left.
+        # No lock and no half-written file is left.
         assert not (workdir / "lock").exists() and not list(workdir.rglob("*.tmp"))
     for folder in (workdir, whole):
         done = launch(f"--workdir={folder}", *FLAGS, *longer)

@@ -128,14 +128,14 @@ def test_a_damaged_card_stops_what_would_write_it(workdir):
         (RuntimeError("a bug"), "failed"),
     ],
 )
-def test_the_state_says_how_it_ended(tmp_path, error, state):
+def test_the_state_is_how_the_run_ended(tmp_path, error, state):
     found = train(tmp_path, 0, 17, error=error)
     assert (found["state"], found["steps"]) == (state, 17)
     assert found["tokens"] == {"source": 7 * 17, "target": 11 * 17}
     assert found["flops"] == 3 * 17
 
 
-def test_while_it_runs_the_card_says_so_and_how_far_it_is(tmp_path):
+def test_during_the_run_its_card_shows_how_far_it_is(tmp_path):
     with card.Card(tmp_path, since=0) as c:
         assert card.read(tmp_path) is None, "nothing before it is begun"
         c.begin(0, ABOUT)
@@ -145,14 +145,14 @@ def test_while_it_runs_the_card_says_so_and_how_far_it_is(tmp_path):
         assert card.read(tmp_path)["steps"] == 5
 
 
-def test_of_models_in_one_process_each_has_its_share_of_the_seconds(tmp_path):
+def test_wall_time_counts_from_the_start_of_the_launch(tmp_path):
     with card.Card(tmp_path, since=time.monotonic() - 1000) as c:
         c.begin(0, ABOUT)
     found = card.read(tmp_path)
     assert 1000 <= found["wall_seconds"] < 1010
 
 
-def test_an_ensembles_evaluation_stands_beside_the_models_own(tmp_path):
+def test_an_evaluation_of_an_ensemble_does_not_replace_that_of_the_model(tmp_path):
     train(tmp_path, 0, 17)
     ensemble = EVALUATION | {"ensemble": ["b"]}
     for measured in (EVALUATION, ensemble, ensemble):
@@ -171,7 +171,7 @@ def test_an_evaluation_made_meanwhile_stays(tmp_path):
 
 
 @pytest.mark.parametrize(("step", "kept"), [(4, 1), (3, 0), (0, 0)])
-def test_evaluations_of_steps_that_are_made_again_are_forgotten(tmp_path, step, kept):
+def test_evaluations_of_steps_that_are_trained_again_are_dropped(tmp_path, step, kept):
     train(tmp_path, 0, 4)
     card.add_evaluation(tmp_path, EVALUATION)
     assert len(train(tmp_path, step, 5)["results"]["evaluations"]) == kept
@@ -219,11 +219,11 @@ def test_a_workdir_without_a_card_gets_none_from_an_evaluation(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_report_says_what_stands_on_the_card(tmp_path):
+def test_what_the_card_lists_is_the_content_of_scores_json(tmp_path):
     scores = corpus_scores(["a cat"], ["a cat"], target_language="en", bootstrap=0)
     texts = ["x"], ["a cat"], ["a cat"]
-    said = write_translations(tmp_path, scores, *texts, split="test")
-    assert said == json.loads((tmp_path / "scores.json").read_text())
+    scores = write_translations(tmp_path, scores, *texts, split="test")
+    assert scores == json.loads((tmp_path / "scores.json").read_text())
 
 
 # ---------------------------------------------------------------------------------------- the code

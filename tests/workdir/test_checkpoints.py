@@ -230,7 +230,9 @@ def remove(path):
 
 
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit, remove])
-def test_damage_to_any_file_is_found_and_the_one_before_serves(three, tmp_path, damage, capsys):
+def test_damage_to_any_file_is_found_and_the_checkpoint_before_is_used(
+    three, tmp_path, damage, capsys
+):
     names = files_of(three, 5)
     assert len(names) > 10 and any("optimizer/d/" in name for name in names)
     for number, name in enumerate(names):
@@ -244,7 +246,7 @@ def test_damage_to_any_file_is_found_and_the_one_before_serves(three, tmp_path, 
         checkpoints.close()
         assert steps_in(workdir, keep=3) == [2, 3, 5]
         error = capsys.readouterr().err
-        if name == manifest.NAME:  # what it says of another file is no longer true
+        if name == manifest.NAME:  # the file named may be another one
             assert "the checkpoint of step 5 " in error
         else:
             assert "the checkpoint of step 5 is damaged" in error and name in error
@@ -285,7 +287,7 @@ def test_what_a_stopped_run_saved_besides_changes_no_average(tmp_path):
 
 @pytest.mark.parametrize("lost", [5, 2])
 def test_one_without_a_manifest_is_set_aside(three, tmp_path, lost, capsys):
-    """A kill left it so, or somebody lost the file: it is not ours to throw away."""
+    """It may be what a killed save left, or its manifest was lost: it is kept elsewhere."""
     workdir = shutil.copytree(three, tmp_path / "w")
     folder = workdir / "checkpoints"
     (folder / str(lost) / manifest.NAME).unlink()
@@ -318,7 +320,7 @@ def test_without_any_manifest_nothing_is_trained_or_moved(three, tmp_path):
     ):
         checkpoints.restore(blank_state())
     assert {p.name for p in (workdir / "checkpoints").iterdir()} == {"2", "3", "5"}
-    # Of one, nobody knows: its save may have been killed. It is set aside, and training begins.
+    # A single one may be the first save, killed: it is set aside, and training starts.
     for step in (2, 3):
         shutil.rmtree(workdir / "checkpoints" / str(step))
     with Checkpoints(workdir, keep=3) as checkpoints:

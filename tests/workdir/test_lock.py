@@ -156,21 +156,25 @@ OTHERS = {"boot": JSON | st.sampled_from([boot_id()]), "run": JSON}
 @pytest.mark.parametrize("flock", [fcntl, None], ids=["locks", "no locks"])
 @given(
     st.binary()
-    | JSON.map(lambda said: json.dumps(said).encode())
-    | st.fixed_dictionaries(FIELDS, optional=OTHERS).map(lambda said: json.dumps(said).encode())
+    | JSON.map(lambda content: json.dumps(content).encode())
+    | st.fixed_dictionaries(FIELDS, optional=OTHERS).map(
+        lambda content: json.dumps(content).encode()
+    )
 )
 @example(b"[" * 399)
 @example(b"\xff\xfe")
-def test_whatever_the_lock_holds_it_is_taken_or_refused_in_one_line(tmp_path_factory, flock, said):
+def test_whatever_the_lock_holds_it_is_taken_or_refused_in_one_line(
+    tmp_path_factory, flock, content
+):
     workdir = tmp_path_factory.mktemp("w")
-    (workdir / lock.NAME).write_bytes(said)
+    (workdir / lock.NAME).write_bytes(content)
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
         patch.setattr(lock, "fcntl", flock)
         try:
             stack.enter_context(lock.held(workdir))
         except UserError as e:
             assert "in use" in str(e) and len(str(e).splitlines()) == 1
-            assert (workdir / lock.NAME).read_bytes() == said
+            assert (workdir / lock.NAME).read_bytes() == content
 
 
 def test_a_lock_that_is_a_link_is_not_written_through(tmp_path):
@@ -187,7 +191,9 @@ def test_without_locks_of_the_file_system_the_process_number_decides(tmp_path, n
     assert not is_free(tmp_path, owner())
     assert is_free(tmp_path, owner(pid=dead.pid))
     for elsewhere in ({"host": host_id() + "7"}, {"boot": "another"}):
-        assert not is_free(tmp_path, owner(pid=dead.pid, **elsewhere)), "its number says nothing"
+        assert not is_free(tmp_path, owner(pid=dead.pid, **elsewhere)), (
+            "its number means nothing here"
+        )
 
 
 def test_without_them_an_old_heartbeat_is_of_a_dead_process(tmp_path, no_locks):

@@ -90,7 +90,7 @@ def test_without_anything_below_it_is_damage(folder):
 
 @pytest.mark.parametrize("name", ["../outside", "params/../top", "./top", "/dev/zero", "params"])
 def test_what_is_not_there_is_not_opened(folder, name, monkeypatch):
-    """Though such a file exists: the first is even what its line says."""
+    """Even if such a file exists, and has the digest that is listed."""
     (folder.parent / "outside").write_bytes(b"x")
     list_too(folder, name, b"x")
     list_too(folder, str(folder.parent / "outside"), b"x")

@@ -1,4 +1,4 @@
-"""What a run tells: rows of metrics.jsonl, across restarts and without TensorBoard."""
+"""What a run reports: metrics.jsonl, samples and TensorBoard, across restarts."""
 
 import json
 import math
@@ -62,7 +62,7 @@ def test_groups_are_written_beside_the_step(tmp_path):
 
 
 @pytest.mark.fast
-def test_a_restart_writes_anew_what_came_after_the_restored_step(tmp_path):
+def test_a_restart_rewrites_the_rows_after_the_restored_step(tmp_path):
     run(tmp_path, 0, 6, log_every=1)
     run(tmp_path, 4, 7, log_every=1)
     found = rows(tmp_path)
@@ -85,7 +85,7 @@ def test_a_torn_last_line_is_dropped(tmp_path, torn):
     assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 5]
 
 
-def test_without_tensorboardx_the_run_goes_on_and_says_so(tmp_path, monkeypatch, capsys):
+def test_without_tensorboardx_the_run_continues_and_logs_why(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     run(tmp_path, 0, 3, tensorboard=True)
     assert [row["step"] for row in rows(tmp_path)] == [3]
@@ -95,7 +95,7 @@ def test_without_tensorboardx_the_run_goes_on_and_says_so(tmp_path, monkeypatch,
     assert not (tmp_path / "tensorboard").exists()
 
 
-def test_nothing_is_said_of_tensorboard_when_it_is_not_wanted(tmp_path, monkeypatch, capsys):
+def test_without_train_tensorboard_its_package_is_not_mentioned(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     run(tmp_path, 0, 3, tensorboard=False)
     assert "TensorBoard" not in capsys.readouterr().err
@@ -165,11 +165,11 @@ def test_on_a_full_disk_rows_wait_and_tensorboard_ends(small_disk, capsys):
     for step in range(102, 201):
         t.train_step(step, METRICS)
     t.close()
-    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
     waits = "warning: metrics.jsonl cannot be written yet: No space left on device"
     ends = "warning: TensorBoard's files end here: No space left on device"
     lacks = "warning: metrics.jsonl lacks its last rows"
-    assert sorted(told) == [ends, waits, waits, lacks]
+    assert sorted(warnings) == [ends, waits, waits, lacks]
 
 
 def test_progress_goes_to_standard_error_line_by_line(tmp_path, capsys):

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from transformer_jax import console
 from transformer_jax.config.options import Config, flatten
 from transformer_jax.report import figures, runs, statistics
 from transformer_jax.report.document import Block, Figure, Heading, Paragraph, Table
@@ -383,8 +384,5 @@ def power(value: Any) -> str:
 
 
 def clock(seconds: float | None) -> str:
-    """Hours, minutes and seconds."""
-    if seconds is None or not math.isfinite(seconds):
-        return NONE
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+    """Hours, minutes and seconds; – if they are not known."""
+    return NONE if seconds is None or not math.isfinite(seconds) else console.clock(round(seconds))
