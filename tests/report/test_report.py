@@ -623,4 +623,4 @@ def test_without_matplotlib_the_line_that_installs_it(tmp_path, monkeypatch):
     (tmp_path / "matplotlib.py").write_text("raise ModuleNotFoundError('x', name='matplotlib')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     error = refusal("--mode=report", f"--workdir={write_run(tmp_path / 'run')}")
-    assert "--mode=report needs matplotlib: pip install matplotlib optuna scikit-learn" in error
+    assert "--mode=report needs matplotlib: pip install 'transformer_jax[report]'" in error
