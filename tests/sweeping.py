@@ -1,7 +1,7 @@
-"""Sweeps whose runs are a stand-in for launch.py, and what they wrote.
+"""Sweeps whose runs are a stand-in for the launcher, and what they wrote.
 
-The stand-in takes steps of 20 ms, goes on where its metrics end, and tells on a second one in its
-workdir.
+The stand-in takes steps of 20 ms, resumes where its metrics end, and notes in its workdir when it
+starts and ends, with which device, and whether another one is there.
 """
 
 import collections
@@ -13,24 +13,22 @@ from pathlib import Path
 
 import optuna
 
-from transformer_jax.sweeps import runner, study
+from transformer_jax.sweeps import study, summary
 
 STAND_IN = """
 import fcntl, json, os, signal, sys, time
 from pathlib import Path
 
 given = dict(a.lstrip("-").split("=", 1) for a in sys.argv[1:])
-workdirs, points = [Path(given["workdir"])], [given]
-def note(event, *of):
-    for workdir in of or workdirs:
-        with open(workdir / "events", "a") as file:
-            file.write(f"{event} {os.getppid()} {len(workdirs)}\\n")
-for workdir in workdirs:
-    workdir.mkdir(exist_ok=True)
-alone = [open(workdir / "alone", "w") for workdir in workdirs]
+workdir = Path(given["workdir"])
+device = os.environ.get("CUDA_VISIBLE_DEVICES") or "none"
+def note(event):
+    with open(workdir / "events", "a") as file:
+        file.write(f"{event} {os.getppid()} {device} {time.monotonic()}\\n")
+workdir.mkdir(exist_ok=True)
+alone = open(workdir / "alone", "w")
 try:
-    for file in alone:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(alone, fcntl.LOCK_EX | fcntl.LOCK_NB)
 except BlockingIOError:
     note("two")
 def save(*_):  # as a run does: it takes a while
@@ -39,36 +37,21 @@ def save(*_):  # as a run does: it takes a while
     sys.exit(75)
 signal.signal(signal.SIGTERM, save)
 note("start")
-with open(workdirs[0] / "devices", "a") as file:
-    file.write(os.environ.get("CUDA_VISIBLE_DEVICES", "") + "\\n")
 if given.get("config.demo") == "fail" and not os.path.exists("mended"):
     print("hello")
     sys.exit("error: this point cannot be")
 diverges = given.get("config.demo") == "diverge"
-paths = [workdir / "metrics.jsonl" for workdir in workdirs]
-read = lambda path: path.read_text().splitlines(True) if path.exists() else []
-done = min(len(read(path)) for path in paths)
-for path in paths:
-    path.write_text("".join(read(path)[:done]))
-steps = int(given.get("config.train.steps", 11))
-for step in range(done + 1, steps + 1):
+metrics = workdir / "metrics.jsonl"
+done = len(metrics.read_text().splitlines()) if metrics.exists() else 0
+for step in range(done + 1, (steps := int(given.get("config.train.steps", 11))) + 1):
     time.sleep(0.02)
-    for path, point in zip(paths, points):
-        loss = float(point.get("config.optimizer.learning_rate_scale", 1)) + 1 / step
-        row = {"step": step, "time": time.time(), "train": {"loss": 1}}
-        if step % 7 == 0 or step == steps:
-            row["valid"] = {"loss": None if diverges and step > 7 else loss, "bleu": 7}
-        with open(path, "a") as file:
-            file.write(json.dumps(row) + "\\n")
-stopped = [float(p.get("config.optimizer.learning_rate_scale", 1)) > 100 for p in points]
-for workdir, stops in zip(workdirs, stopped):
-    if stops:
-        (workdir / "log.txt").open("a").write("error: the loss diverged\\n")
-        continue
-    if len(workdirs) > 1:
-        (workdir / "log.txt").open("a").write("finished\\n")
-    note("end", workdir)
-sys.exit("error: some stopped" if any(stopped) else 0)
+    row = {"step": step, "time": time.time(), "train": {"loss": 1}}
+    if step % 7 == 0 or step == steps:
+        loss = float(given.get("config.optimizer.learning_rate_scale", 1)) + 1 / step
+        row["valid"] = {"loss": None if diverges and step > 7 else loss, "bleu": 7}
+    with open(metrics, "a") as file:
+        file.write(json.dumps(row) + "\\n")
+note("end")
 """
 # run(): the arguments of sweeps.run after the experiment file, the workdir and the workers.
 LAUNCHER = """
@@ -111,24 +94,30 @@ def start(file, workdir="run", **options):
 
 
 def finish(launcher):
-    """Its exit status and what it said."""
-    _, said = launcher.communicate(timeout=120)
-    return launcher.returncode, said
+    """The exit status of a launcher, and its standard error."""
+    _, printed = launcher.communicate(timeout=120)
+    return launcher.returncode, printed
 
 
-def summary(workdir="run"):
-    """The points of sweep.json by name."""
-    listed = json.loads(Path(workdir, runner.SUMMARY).read_text())["points"]
+def points(workdir="run"):
+    """The points in sweep.json, by name."""
+    listed = json.loads(Path(workdir, summary.SUMMARY).read_text())["points"]
     return {point["name"]: point for point in listed}
 
 
-def events(name, *workdirs):
-    """What the runs of a point noted, and its launcher: [("start", 4711), …]."""
+def notes(name, *workdirs):
+    """What the runs of a point noted: [("start", launcher's pid, device, time), …]."""
     lines = []
     for workdir in workdirs or ["run"]:
         path = Path(workdir, name, "events")
         lines += path.read_text().splitlines() if path.exists() else []
-    return [(line.split()[0], int(line.split()[1])) for line in lines]
+    split = [line.split() for line in lines]
+    return [(event, int(pid), device, float(at)) for event, pid, device, at in split]
+
+
+def events(name):
+    """["start", "end"] of a run that was not interrupted."""
+    return [event for event, *_ in notes(name)]
 
 
 def trials(url="sqlite:///run/study.db"):
@@ -153,5 +142,5 @@ def wait_for_more_events(number, launcher):
     wait_for(lambda: total() > before or launcher.poll() is not None)
 
 
-def database(tmp_path, name="study.db"):
-    return study.Study(study.sqlite_url(tmp_path / name), "run")
+def database(tmp_path, name="study.db", **options):
+    return study.Study(study.sqlite_url(tmp_path / name), "run", **options)

@@ -1,6 +1,7 @@
 """What a person sees of a run: lines and progress bars on standard error."""
 
 import sys
+from collections.abc import Sequence
 
 from tqdm import tqdm
 
@@ -35,3 +36,16 @@ def clock(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"
+
+
+def table(rows: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
+    """One line for each row, its columns aligned: the first `left` to the left, the others right.
+
+    >>> table([("name", "steps"), ("a", "1,000"), ("total", "7")])
+    ['name   steps', 'a      1,000', 'total      7']
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(f"{c:{'<' if i < left else '>'}{widths[i]}}" for i, c in enumerate(row)).rstrip()
+        for row in rows
+    ]

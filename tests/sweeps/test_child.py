@@ -1,8 +1,7 @@
-"""Children of a launcher: one in a workdir, and none without its launcher."""
+"""Children of a launcher: one per workdir, and none outlives its launcher."""
 
 import subprocess
 import sys
-import time
 
 import pytest
 from launching import ROOT
@@ -30,18 +29,7 @@ def test_a_second_child_is_not_started_while_the_first_lives(tmp_path):
     assert third.reason() == "ended by SIGKILL"
 
 
-def test_the_seconds_since_the_last_lap(tmp_path, monkeypatch):
-    now = 100.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    process = child.start(["true"], tmp_path / "a")
-    now += 30
-    assert process.lap() == 30
-    now += 10
-    assert process.lap() == 10
-    process.wait()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the lock alone has to do")
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the lock has to do")
 def test_children_end_with_their_launcher(tmp_path):
     script = (
         "import sys, time; from pathlib import Path; from transformer_jax.sweeps import child\n"

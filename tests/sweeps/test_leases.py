@@ -1,4 +1,4 @@
-"""Leases: one launcher has a point, until it gives it back or is dead."""
+"""Leases: one launcher holds a point, until it releases it or dies."""
 
 import socket
 import subprocess
@@ -8,18 +8,29 @@ from pathlib import Path
 
 import optuna
 import pytest
-from sweeping import database
+import sqlalchemy
+
+from transformer_jax.parallel.host import host_id
+from transformer_jax.sweeps.leases import Leases
 
 
-def leasing(tmp_path, **me):
-    """Leases of a process; `me` makes it another one."""
-    opened = database(tmp_path)._leases
-    opened._me |= me
-    return opened
+@pytest.fixture
+def leasing(tmp_path):
+    """Makes the leases of another launcher, in one database."""
+    engine = sqlalchemy.create_engine(f"sqlite:///{tmp_path}/leases.db")
+    return lambda **launcher: Leases(engine, "run", **launcher)
 
 
-def test_a_lease_is_one_launchers_until_it_is_given_back(tmp_path):
-    first, second = leasing(tmp_path), leasing(tmp_path)
+@pytest.fixture
+def gone():
+    """The number of a process that has ended."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+def test_a_lease_is_one_launchers_until_it_is_released(leasing):
+    first, second = leasing(), leasing()
     assert first.take("a")
     assert not second.take("a")
     assert not first.take("a")
@@ -31,33 +42,27 @@ def test_a_lease_is_one_launchers_until_it_is_given_back(tmp_path):
     assert second.take("a")
 
 
-def test_a_dead_launchers_lease_is_free_at_once_on_its_machine(tmp_path):
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    dead, living = leasing(tmp_path, pid=gone.pid), leasing(tmp_path)
+def test_a_dead_launchers_lease_is_free_at_once_on_its_machine(leasing, gone):
+    dead, living = leasing(pid=gone), leasing()
     assert dead.take("a")
     assert living.living() == set()
     assert living.take("a")
-    assert dead.beat(["a"]) == ["a"], "it was not dead, and learns that its lease is lost"
+    assert dead.beat(["a"]) == ["a"], "were it alive, it would learn that its lease is lost"
     assert living.beat(["a"]) == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such namespaces")
-def test_a_container_with_this_machines_name_is_elsewhere(tmp_path):
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    here, there = leasing(tmp_path), leasing(tmp_path, pid=gone.pid)
-    name, space = here._me["host"].split()
+def test_a_container_with_this_machines_name_is_elsewhere(leasing, gone):
+    name, space = host_id().split()
     assert (name, space[:5]) == (socket.gethostname(), "pid:[")
-    there._me["host"] = f"{name} {space}7"  # its process numbers say nothing here
+    here, there = leasing(), leasing(host=f"{name} {space}7", pid=gone)
     assert there.take("a")
-    assert not here.take("a")
+    assert not here.take("a"), "a process number of another namespace means nothing here"
 
 
-def test_elsewhere_it_is_free_after_a_minute_without_a_beat(tmp_path, monkeypatch):
-    there, here = leasing(tmp_path, host="there"), leasing(tmp_path)
+def test_elsewhere_it_is_free_after_a_minute_without_a_beat(leasing):
     now = 1000.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
+    there, here = leasing(host="there"), leasing(clock=lambda: now)
     assert there.take("a")
     assert not here.take("a")
     for _ in range(9):
@@ -71,17 +76,22 @@ def test_elsewhere_it_is_free_after_a_minute_without_a_beat(tmp_path, monkeypatc
     assert there.beat(["a"]) == ["a"]
 
 
-def test_of_two_that_find_a_lease_dead_one_takes_it(tmp_path, monkeypatch):
-    """Both have read the dead one's row before either writes."""
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    dead = leasing(tmp_path, pid=gone.pid)
+def test_of_two_that_find_a_lease_dead_one_takes_it(leasing):
+    """Both have read the dead launcher's row before either writes."""
+    now, taken = 1000.0, []
+
+    def clock():
+        if now > 1000:  # asked after the row was read
+            taken.append(first.take("a"))
+        return now
+
+    dead = leasing(host="there")
+    first, second = leasing(clock=lambda: now), leasing(clock=clock)
     assert dead.take("a")
-    first, second = leasing(tmp_path, owner="first"), leasing(tmp_path, owner="second")
-    before = second._rows()
-    assert first.take("a")
-    monkeypatch.setattr(second, "_rows", lambda: before)
+    assert not first.take("a") and not second.take("a")
+    now += 61
     assert not second.take("a")
+    assert taken == [True]
     assert first.beat(["a"]) == []
 
 
@@ -108,9 +118,6 @@ def test_of_several_that_claim_a_point_at_once_one_gets_it(folder):
     for racer in racers:
         racer.communicate()
     assert sorted(claimed) == sorted(f"p{n}" for n in range(13))
-    names = [t.user_attrs["point"]["name"] for t in _trials_of("race.db")]
-    assert sorted(names) == sorted(f"p{n}" for n in range(13)), "added more than once"
-
-
-def _trials_of(name):
-    return optuna.load_study(study_name="run", storage=f"sqlite:///{name}").trials
+    trials = optuna.load_study(study_name="run", storage="sqlite:///race.db").trials
+    names = [trial.user_attrs["point"]["name"] for trial in trials]
+    assert sorted(names) == sorted(f"p{n}" for n in range(13)), "a point was added twice"

@@ -1,17 +1,24 @@
-"""What a person is told of a sweep while it runs."""
+"""What a person sees of a sweep while it runs, and at its end."""
 
 import dataclasses
+import doctest
 import json
 import math
 import sys
 
 import pytest
 
-from transformer_jax.sweeps import progress
+from transformer_jax import console
+from transformer_jax.sweeps import progress, summary
+from transformer_jax.sweeps.summary import Point
 
 
 def row(step, seconds, **groups):
     return json.dumps({"step": step, "time": 1000.0 + seconds, **groups}) + "\n"
+
+
+def test_the_docstring_example_of_a_table():
+    assert doctest.testmod(console) == (0, 1)
 
 
 def test_progress_is_read_from_the_metrics(tmp_path):
@@ -30,35 +37,42 @@ def test_progress_is_read_from_the_metrics(tmp_path):
     assert seen.valid[1] == (8, pytest.approx(math.nan, nan_ok=True)), "it passes for a better one"
 
 
+STATES = ["finished", "waiting", "running", "failed", "waiting"]
+
+
+@pytest.fixture
 def lines(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(
         row(3, 6, train={"loss": 5}) + row(7, 14, train={"loss": 4}, valid={"loss": 3, "bleu": 11})
     )
     seen = progress.Progress(tmp_path, 100)
     seen.refresh()
-    states = ["finished", "waiting", "running", "failed", "waiting"]
-    return [progress.Line(f"p{n}", state, 100, seen) for n, state in enumerate(states)]
+    points = [Point(f"p{n}", {}, state, reason="a reason") for n, state in enumerate(STATES)]
+    return [progress.Line(point, 100, seen) for point in points]
 
 
-def test_the_table(tmp_path):
-    table = progress.render(lines(tmp_path), height=20, width=99)
+def test_the_table(lines):
+    table = progress.render(lines, height=20, width=99)
     assert table[0].split() == ["point", "state", "step", "loss", "valid", "BLEU", "left"]
     assert table[1].split() == ["p2", "running", "7/100", "4.000", "3.000", "11.0", "0:03:06"]
     assert [line.split()[0] for line in table[2:-1]] == ["p3", "p0", "p1", "p4"]
     assert table[-1] == "1 running, 1 failed, 1 finished, 2 waiting"
     for height in range(3, 20):
-        short = progress.render(lines(tmp_path), height=height, width=99)
+        short = progress.render(lines, height=height, width=99)
         assert len(short) <= height
         assert short[-1] == table[-1]
-    fits_two = progress.render(lines(tmp_path), height=5, width=99)
+    fits_two = progress.render(lines, height=5, width=99)
     assert fits_two == [*fits_two[:3], "… and 3 more", table[-1]]
     assert [line.split()[0] for line in fits_two[1:3]] == ["p2", "p3"]
 
 
-def test_names_give_way_where_the_table_is_wider_than_the_terminal(tmp_path):
+def test_names_give_way_where_the_table_is_wider_than_the_terminal(lines):
     named = [
-        dataclasses.replace(line, name=f"table3_laptop_C_d_model_1024_seed_{n}")
-        for n, line in enumerate(lines(tmp_path))
+        dataclasses.replace(
+            line,
+            point=dataclasses.replace(line.point, name=f"table3_laptop_C_d_model_1024_seed_{n}"),
+        )
+        for n, line in enumerate(lines)
     ]
     whole = progress.render(named, height=20, width=200)
     narrow = progress.render(named, height=20, width=79)
@@ -70,24 +84,33 @@ def test_names_give_way_where_the_table_is_wider_than_the_terminal(tmp_path):
         assert name.startswith(begin) and name.endswith(end) and len(end) >= len("024_seed_0")
 
 
-def test_on_a_terminal_the_table_is_redrawn_in_place(tmp_path, monkeypatch, capsys):
+def test_on_a_terminal_the_table_is_redrawn_in_place(lines, monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     table = progress.Table()
-    table.show(lines(tmp_path), {})
+    table.show(lines)
     drawn = capsys.readouterr().err
     assert "\x1b[7A" not in drawn
     assert drawn.count("\n") == 7
-    table.show(lines(tmp_path), {})
+    table.show(lines)
     assert capsys.readouterr().err.startswith("\x1b[7A"), "it goes up as far as it went down"
 
 
-def test_elsewhere_each_change_of_state_is_a_line(tmp_path, capsys):
+def test_elsewhere_each_change_of_state_is_a_line(lines, capsys):
     table = progress.Table()
     for _ in range(2):
-        table.show(lines(tmp_path), {"p3": "a reason"})
-    said = capsys.readouterr().err.splitlines()
-    assert said == [
+        table.show(lines)
+    assert capsys.readouterr().err.splitlines() == [
         "p0: finished: validation loss 3.0000, BLEU 11.0",
         "p2: running",
         "p3: failed: a reason",
     ]
+
+
+def test_the_last_lines_of_a_sweep():
+    good = [Point("a", {}, "finished", value=1.5), Point("b", {}, "finished", value=1.25)]
+    assert summary.conclude([*good, Point("c", {}, "pruned")], search=True) == [
+        "1 pruned, 2 finished; the least validation loss is 1.2500, of b"
+    ]
+    reason, last = summary.conclude([*good, Point("c", {}, "failed", reason="no")], search=False)
+    assert reason == "c: failed: no"
+    assert last.startswith("error: 1 of 3 points failed: c; log.txt")

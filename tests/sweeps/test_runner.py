@@ -10,45 +10,41 @@ from pathlib import Path
 
 import pytest
 from sweeping import (
+    database,
     events,
     experiment,
     finish,
+    notes,
+    points,
     seeds,
     start,
-    summary,
     trials,
     wait_for,
     wait_for_more_events,
 )
 
 from transformer_jax.errors import PREEMPTED_STATUS
-from transformer_jax.sweeps import child, leases, runner, study
-
-
-def kill_launchers(file, times, *, seed, number, **options):
-    """Each gets somewhere, with `number` points seed_0, seed_1, …, and then dies soon."""
-    rng = random.Random(seed)
-    for _ in range(times):
-        launcher = start(file, **options)
-        wait_for_more_events(number, launcher)
-        time.sleep(rng.uniform(0, 0.3))
-        launcher.kill()
-        finish(launcher)
+from transformer_jax.sweeps import child, runner
 
 
 def test_a_launcher_that_is_killed_at_random_moments_ends_every_point_once(folder, monkeypatch):
-    # The next launcher is there before the last one's children are gone.
+    # The next launcher starts before the last one's children are gone.
     monkeypatch.setenv("SECONDS_TO_SAVE", "1.2")
-    file = seeds(7)
-    kill_launchers(file, 4, seed=17, number=7, workers=3)
-    status, said = finish(start(file, workers=3))
-    assert status == 0, said
+    file, rng = seeds(7), random.Random(17)
+    for _ in range(4):
+        launcher = start(file, workers=3)
+        wait_for_more_events(7, launcher)
+        time.sleep(rng.uniform(0, 0.3))
+        launcher.kill()
+        finish(launcher)
+    status, printed = finish(start(file, workers=3))
+    assert status == 0, printed
     names = {f"seed_{seed}" for seed in range(7)}
     assert trials() == {name: ["COMPLETE"] for name in names}
-    assert {name: p["state"] for name, p in summary().items()} == dict.fromkeys(names, "finished")
+    assert {name: p["state"] for name, p in points().items()} == dict.fromkeys(names, "finished")
     starts = 0
     for name in names:
-        noted = [event for event, _ in events(name)]
+        noted = events(name)
         assert "two" not in noted
         assert noted[-1] == "end"
         starts += noted.count("start")
@@ -67,44 +63,43 @@ def test_two_launchers_share_the_points(folder, shared):
         workdirs, options = ["a/run", "b/run"], {"url": "sqlite:///shared.db"}
         launchers = [start(file, workdir, **options) for workdir in workdirs]
     for launcher in launchers:
-        status, said = finish(launcher)
-        assert status == 0, said
+        status, printed = finish(launcher)
+        assert status == 0, printed
     names = {f"seed_{seed}" for seed in range(11)}
     assert trials(options.get("url", "sqlite:///run/study.db")) == {n: ["COMPLETE"] for n in names}
     by = set()
     for name in names:
-        (begun, launcher), (ended, _) = events(name, *workdirs)
-        assert (begun, ended) == ("start", "end")
+        (first, launcher, *_), (last, *_) = notes(name, *workdirs)
+        assert (first, last) == ("start", "end")
         by.add(launcher)
     assert by == {launcher.pid for launcher in launchers}
     for workdir in workdirs:
-        assert {p["state"] for p in summary(workdir).values()} == {"finished"}
+        assert {p["state"] for p in points(workdir).values()} == {"finished"}
 
 
-def test_a_signal_is_passed_on_and_the_same_line_goes_on(folder):
+def test_a_signal_is_passed_on_and_the_same_command_resumes(folder):
     file = seeds(5)
     launcher = start(file)
     wait_for(lambda: events("seed_0") and events("seed_1"))
     launcher.send_signal(signal.SIGINT)
-    status, said = finish(launcher)
+    status, printed = finish(launcher)
     assert status == PREEMPTED_STATUS == 75
-    assert said.splitlines()[-1].startswith("interrupted: 2 interrupted, 3 waiting")
-    assert [event for event, _ in events("seed_0")] == ["start", "saved"]
-    states = [point["state"] for point in summary().values()]
+    assert printed.splitlines()[-1].startswith("interrupted: 2 interrupted, 3 waiting")
+    assert events("seed_0") == ["start", "saved"]
+    states = [point["state"] for point in points().values()]
     assert states == ["interrupted", "interrupted", "waiting", "waiting", "waiting"]
     assert finish(start(file))[0] == 0
-    assert [e for e, _ in events("seed_0")] == ["start", "saved", "start", "end"]
+    assert events("seed_0") == ["start", "saved", "start", "end"]
     assert set(map(tuple, trials().values())) == {("COMPLETE",)}
 
 
-def test_a_point_that_fails_is_named_and_tried_again(folder):
+def test_a_point_that_fails_is_named_and_retried(folder):
     file = experiment("def sweep(): return grid({'demo': ['fail', 'a'], 'seed': [3, 5]})\n")
-    status, said = finish(start(file))
+    status, printed = finish(start(file))
     assert status == 1
-    last = said.splitlines()[-1]
-    assert "2 of 4 points failed: demo_fail_seed_3, demo_fail_seed_5" in last
-    assert "demo_fail_seed_3: failed: error: this point cannot be" in said
-    found = summary()
+    assert "2 of 4 points failed: demo_fail_seed_3, demo_fail_seed_5" in printed.splitlines()[-1]
+    assert "demo_fail_seed_3: failed: error: this point cannot be" in printed
+    found = points()
     assert {name: p["state"] for name, p in found.items()} == {
         "demo_fail_seed_3": "failed",
         "demo_fail_seed_5": "failed",
@@ -114,23 +109,23 @@ def test_a_point_that_fails_is_named_and_tried_again(folder):
     assert found["demo_fail_seed_3"]["reason"] == "error: this point cannot be"
     assert found["demo_a_seed_3"]["value"] == pytest.approx(1 + 1 / 11)
     assert found["demo_a_seed_3"]["overrides"] == {"demo": "a", "seed": 3}
-    assert found["demo_a_seed_3"]["seconds"] > 0.2
     log = Path("run", "demo_fail_seed_3", child.LOG).read_text().splitlines()
     assert log[1:] == ["hello", "error: this point cannot be"]
     Path("mended").touch()
-    status, said = finish(start(file))
-    assert (status, summary()["demo_fail_seed_3"]["state"]) == (0, "finished")
-    assert [event for event, _ in events("demo_a_seed_3")] == ["start", "end"]
+    assert (finish(start(file))[0], points()["demo_fail_seed_3"]["state"]) == (0, "finished")
+    assert events("demo_a_seed_3") == ["start", "end"]
     assert trials()["demo_fail_seed_3"] == ["FAIL", "COMPLETE"]
 
 
-def test_a_point_whose_loss_is_finite_no_more_has_failed(folder):
-    status, said = finish(start(experiment("def sweep(): return grid({'demo': ['diverge']})\n")))
+def test_a_point_whose_last_loss_is_not_finite_has_failed(folder):
+    status, printed = finish(start(experiment("def sweep(): return grid({'demo': ['diverge']})\n")))
     assert status == 1
-    point = summary()["demo_diverge"]
-    assert (point["state"], point["value"]) == ("failed", None), "7 steps' loss stands for 11's"
+    point = points()["demo_diverge"]
+    assert (point["state"], point["value"]) == ("failed", None), (
+        "the loss of step 7 is not the last"
+    )
     assert point["reason"] == "it ended without a finite validation loss"
-    assert said.splitlines()[-1].endswith("and the same command tries them again")
+    assert printed.splitlines()[-1].endswith("and the same command retries them")
 
 
 SEARCH = """
@@ -140,10 +135,10 @@ def search_space(trial):
 """
 
 
-def test_points_that_optuna_chooses_and_the_worse_ones_are_pruned(folder):
-    status, said = finish(start(experiment(SEARCH), num_trials=13, workers=3))
-    assert status == 0, said
-    found = summary()
+def test_optuna_chooses_points_and_the_worse_ones_are_pruned(folder):
+    status, printed = finish(start(experiment(SEARCH), num_trials=13, workers=3))
+    assert status == 0, printed
+    found = points()
     assert list(found) == [f"trial_{number:04}" for number in range(13)]
     states = collections.Counter(point["state"] for point in found.values())
     assert states["pruned"] >= 1
@@ -155,44 +150,38 @@ def test_points_that_optuna_chooses_and_the_worse_ones_are_pruned(folder):
         assert (lines < 97) == (point["state"] == "pruned")
         if point["overrides"]["optimizer.learning_rate_scale"] == best:
             assert point["state"] == "finished"
-    again = start(experiment(SEARCH), num_trials=13)
-    assert finish(again)[0] == 0
-    assert summary() == found
+    assert finish(start(experiment(SEARCH), num_trials=13))[0] == 0
+    assert points() == found
 
 
-def running(opened):
+def test_a_search_does_not_retry_what_failed(folder):
+    file = experiment("def search_space(trial): return {'demo': 'fail'}\n")
+    for _ in range(2):
+        status, printed = finish(start(file, num_trials=1))
+        assert status == 1
+        assert printed.splitlines()[-1].endswith("and a greater --sweep_trials adds others")
+        assert events("trial_0000") == ["start"]
+
+
+def running(opened, **options):
     """A launcher in this process."""
-    command = [sys.executable, "stand_in.py"]
-    plan = runner.Plan(Path("run"), 1, command, arguments=[], steps=11, about={})
+    command = lambda point: [sys.executable, "stand_in.py", f"--workdir=run/{point.name}"]  # noqa: E731
+    plan = runner.Plan(Path("run"), 1, command, steps=lambda _: 11, about={}, **options)
     return runner.Runner(opened, plan)
 
 
-def test_on_a_terminal_reasons_are_told_after_the_table(folder, capsys):
-    opened = study.Study(study.sqlite_url(Path("study.db")), "run")
-    opened.enqueue([("a", {}), ("b", {})])
-    for point in opened.points():
-        assert opened.claim(point)
-        ended = {"a": {"value": 1.5}, "b": {"reason": "error: no"}}[point.name]
-        opened.end(point, "finished" if point.name == "a" else "failed", **ended)
-    ours = running(opened)
-    for live in (False, True):
-        ours.table.live = live
-        assert ours.summarize(opened.points(), interrupted=False) == 1
-        said = capsys.readouterr().err
-        assert ("b: failed: error: no\n" in said) == live
-        assert "error: 1 of 2 points failed: b;" in said
-
-
-def test_a_point_that_another_launcher_took_is_left_to_it(folder):
+def test_a_point_that_another_launcher_took_over_is_left_to_it(folder):
     """A launcher that slept for minutes: its child ends well, and the other one's run counts."""
-    opened = study.Study(study.sqlite_url(Path("study.db")), "run")
+    opened = database(Path())
     opened.enqueue([("a", {"seed": 1})])
     ours = running(opened)
     ours.update(start=True)
-    other = study.Study(study.sqlite_url(Path("study.db")), "run")
-    taken = other._leases
-    with taken._engine.begin() as connection:
-        connection.execute(leases._TABLE.update().values(**taken._me))
+    now = 0.0
+    other = database(Path(), clock=lambda: now)
+    (point,) = other.points()
+    assert not other.claim(point)
+    now += 61
+    assert other.claim(point)
     wait_for(ours.collect)
     (point,) = other.points()
     assert (point.state, point.value) == ("running", None)
@@ -200,22 +189,34 @@ def test_a_point_that_another_launcher_took_is_left_to_it(folder):
     assert opened.points()[0].value == 0.5
 
 
-def test_a_child_that_is_always_interrupted_fails_in_the_end(folder, monkeypatch):
-    monkeypatch.setattr(runner, "_MOST_RESTARTS", 2)
-    Path("stand_in.py").write_text("print('no room'); raise SystemExit(75)\n")
-    opened = study.Study(study.sqlite_url(Path("study.db")), "run")
+INTERRUPTED = """
+import sys
+from pathlib import Path
+workdir = Path(sys.argv[1].partition("=")[2])
+workdir.joinpath("starts").open("a").write("x")
+starts = workdir.joinpath("starts").stat().st_size
+if starts in {saving!r}:
+    checkpoint = workdir / "checkpoints" / str(starts)
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "manifest.sha256").touch()
+print("no room")
+sys.exit(75 if starts < 9 else 3)
+"""
+
+
+@pytest.mark.parametrize(
+    ("saving", "starts", "reason"),
+    [
+        ([], 3, "interrupted 3 times without a new checkpoint: no room"),
+        ([2], 4, "interrupted 3 times without a new checkpoint: no room"),
+        ([2, 4, 6, 8], 9, "no room"),
+    ],
+)
+def test_a_child_that_is_always_interrupted_fails_unless_it_saves(folder, saving, starts, reason):
+    Path("stand_in.py").write_text(INTERRUPTED.format(saving=saving))
+    opened = database(Path())
     opened.enqueue([("a", {"seed": 1})])
-    assert running(opened).run() == 1
+    assert running(opened, restarts=2).run() == 1
     (point,) = opened.points()
-    assert (point.state, point.reason) == ("failed", "it was interrupted 2 times: no room")
-    lines = Path("run/a", child.LOG).read_text().splitlines()
-    assert lines.count("no room") == 3
-
-
-def test_a_search_does_not_try_again_what_failed(folder):
-    file = experiment("def search_space(trial): return {'demo': 'fail'}\n")
-    for _ in range(2):
-        status, said = finish(start(file, num_trials=1))
-        assert status == 1
-        assert said.splitlines()[-1].endswith("and a greater --sweep_trials adds others")
-        assert [event for event, _ in events("trial_0000")] == ["start"]
+    assert (point.state, point.reason) == ("failed", reason)
+    assert Path("run/a/starts").stat().st_size == starts

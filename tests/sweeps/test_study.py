@@ -1,4 +1,4 @@
-"""The study: the points of a sweep, their states, and what Optuna chooses."""
+"""The study: the points of a sweep, their states, and Optuna's choice of points."""
 
 import optuna
 import pytest
@@ -21,7 +21,7 @@ def test_a_search_depends_on_the_seed_alone(tmp_path):
     assert len({*first, *chosen("c", 6)}) == 6, "trials repeat each other"
 
 
-def test_a_trial_that_was_begun_and_not_described_is_the_next_one(tmp_path):
+def test_a_trial_without_a_point_is_used_next(tmp_path):
     opened = database(tmp_path)
 
     def killed(trial):
@@ -37,7 +37,7 @@ def test_a_trial_that_was_begun_and_not_described_is_the_next_one(tmp_path):
     assert not opened.suggest(killed, 1, seed=0)
 
 
-def test_an_infeasible_trial_is_one_of_the_number_and_no_point(tmp_path):
+def test_an_infeasible_trial_counts_but_is_no_point(tmp_path):
     opened = database(tmp_path)
 
     def space(trial):
@@ -49,7 +49,7 @@ def test_an_infeasible_trial_is_one_of_the_number_and_no_point(tmp_path):
     assert [point.name for point in opened.points()] == ["trial_0001", "trial_0003"]
 
 
-def test_what_a_search_space_fails_with_costs_no_trial(tmp_path):
+def test_a_trial_whose_search_space_raises_does_not_count(tmp_path):
     def wrong(trial):
         trial.suggest_categorical("width", [16, 32])
         raise KeyError("dmodel")
@@ -73,7 +73,7 @@ def test_the_points_of_a_study_do_not_change(tmp_path):
     opened.enqueue([("a", {"seed": 1})])
     opened.enqueue([("a", {"seed": 1}), ("b", {"seed": 2})])
     assert [point.name for point in opened.points()] == ["a", "b"]
-    with pytest.raises(UserError, match=r"a was begun with \{'seed': 1\}, and is \{'seed': 3\}"):
+    with pytest.raises(UserError, match=r"a was started with \{'seed': 1\}, and is \{'seed': 3\}"):
         opened.enqueue([("a", {"seed": 3})])
 
 
@@ -85,7 +85,7 @@ def test_a_point_that_ended_since_it_was_read_is_not_claimed(tmp_path):
     first.end(point, "finished", value=3.5)
     assert not second.claim(point)
     assert second.points()[0].value == 3.5
-    assert second._leases.living() == set()
+    assert second.leases.living() == set()
 
 
 def test_a_study_is_of_one_configuration(tmp_path):
@@ -93,26 +93,27 @@ def test_a_study_is_of_one_configuration(tmp_path):
     opened.check(config, "sweep()")
     config.name, config.data.path = "b", "elsewhere"
     opened.check(config, "sweep()")
-    with pytest.raises(UserError, match=r"with the points of a sweep\(\), not of a search_space"):
+    with pytest.raises(UserError, match=r"with the points of a sweep\(\), not a search_space"):
         database(tmp_path).check(config, "search_space()")
     config.model.d_ff = 17
     with pytest.raises(UserError, match=r"other options \(model.d_ff: 2048 then, 17 now\)"):
         database(tmp_path).check(config, "sweep()")
 
 
-def test_a_launcher_that_is_killed_while_it_begins_a_study_does_not_spoil_it(tmp_path, monkeypatch):
-    first = database(tmp_path)
-    put, left = first._study.set_user_attr, [1]
+def test_a_launcher_that_is_killed_while_it_creates_a_study_does_not_spoil_it(
+    tmp_path, monkeypatch
+):
+    put, left = optuna.Study.set_user_attr, [1]
 
-    def killed(*attribute):
+    def killed(*arguments):
         if not left:
             raise KeyboardInterrupt
         left.pop()
-        put(*attribute)
+        put(*arguments)
 
-    monkeypatch.setattr(first._study, "set_user_attr", killed)
-    with pytest.raises(KeyboardInterrupt):
-        first.check(Config(name="a"), "sweep()")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(optuna.Study, "set_user_attr", killed)
+        database(tmp_path).check(Config(name="a"), "sweep()")
     for _ in range(2):
         database(tmp_path).check(Config(name="a"), "sweep()")
 

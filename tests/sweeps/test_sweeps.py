@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from launching import FLAGS, ROOT, launch, refusal
-from sweeping import EXPERIMENT, experiment, summary, trials
+from sweeping import EXPERIMENT, experiment, points, trials
 
 from transformer_jax.config import experiment_files
 from transformer_jax.config.files import load_config
@@ -46,7 +46,7 @@ def swept(tmp_path_factory):
 def test_the_points_are_trained_by_the_real_launcher(swept):
     folder, arguments, done = swept
     assert done.returncode == 0, done.stderr
-    found = summary(folder / "run")
+    found = points(folder / "run")
     assert {name: p["state"] for name, p in found.items()} == {
         "onex": "finished",
         "two": "finished",
@@ -54,7 +54,7 @@ def test_the_points_are_trained_by_the_real_launcher(swept):
     config = load_config(folder / "run" / "onex" / "config.json")
     assert {name: flatten(config)[name] for name in TYPES} == TYPES
     assert (config.name, config.model.d_model) == ("onex", 8)
-    # The launch line wins over a point, and sweep.json says so.
+    # The command line wins over a point, and sweep.json says so.
     assert load_config(folder / "run" / "two" / "config.json").train.steps == 4
     assert found["two"]["overrides"] == {"seed": 1, "train.steps": 4}
     for name, point in found.items():
@@ -63,9 +63,9 @@ def test_the_points_are_trained_by_the_real_launcher(swept):
         assert point["value"] == valid
     again = launch(*arguments)
     assert again.returncode == 0
-    assert summary(folder / "run") == found, "finished points were run again"
+    assert points(folder / "run") == found, "finished points were run again"
     error = refusal(*arguments, "--config.model.d_ff=22")
-    assert "the sweep run was begun with other options (model.d_ff: 14 then, 22 now)" in error
+    assert "the sweep run was started with other options (model.d_ff: 14 then, 22 now)" in error
 
 
 @pytest.mark.slow
@@ -80,7 +80,7 @@ def test_the_real_launcher_killed_at_random_moments(swept, tmp_path):
         process.wait()
     done = launch(*line)
     assert done.returncode == 0, done.stderr
-    assert {p["state"] for p in summary(tmp_path / "run").values()} == {"finished"}
+    assert {p["state"] for p in points(tmp_path / "run").values()} == {"finished"}
     states = trials(f"sqlite:///{tmp_path}/run/study.db")
     assert states == {"onex": ["COMPLETE"], "two": ["COMPLETE"]}
     for name in states:
@@ -104,7 +104,7 @@ def test_a_dry_run_prints_sizes_and_cost_and_runs_nothing(swept, tmp_path):
     expected = 701 * 8 + 3 * attention + 2 * feed_forward + 5 * norm
     assert one[:3] == ["onex", f"{expected:,}", "1,000"]
     assert float(total[2]) == pytest.approx(2 * float(one[3]), rel=0.01)
-    assert note[:3] == ["hours:", "on", "h100,"]
+    assert note[:4] == ["hours:", "estimated", "for", "h100"]
     assert not (tmp_path / "none").exists()
 
 
@@ -122,7 +122,10 @@ def test_a_dry_run_prints_sizes_and_cost_and_runs_nothing(swept, tmp_path):
             ["--config={file}", "--sweep_storage=nothing"],
             "--sweep_storage=nothing cannot be opened",
         ),
-        (["--config={file}", "--config.train.evaluate_every=0"], "evaluate_every must not be 0"),
+        (
+            ["--config={file}", "--config.train.evaluate_every=0"],
+            "train.evaluate_every=0 computes none",
+        ),
     ],
 )
 def test_a_launch_line_that_cannot_be(tmp_path, arguments, part):
@@ -145,11 +148,14 @@ def test_a_launch_line_that_cannot_be(tmp_path, arguments, part):
             "def sweep(): return [{'name': 'study.db'}]",
             "point study.db of sweep() of points.py: its",
         ),
-        ("def sweep(): return [{'name': 'a'}, {'name': 'A'}]", "another point's but for capitals"),
-        ("def sweep(): return [{'name': 'a' * 201}]", "its name is longer than 200 bytes"),
+        (
+            "def sweep(): return [{'name': 'a'}, {'name': 'A'}]",
+            "its folder would be that of point a",
+        ),
+        ("def sweep(): return [{'name': 'a' * 201}]", "its name names a folder: use"),
         (
             "def sweep(): return grid({'train.evaluate_every': [0]})",
-            "train.evaluate_every must not",
+            "train.evaluate_every=0 computes none",
         ),
         (
             "def sweep(): return grid({'optimizer.clip_norm': [1e999]})",
@@ -175,7 +181,7 @@ def test_points_that_the_launch_line_makes_the_same_are_refused(folder):
     file = Path(experiment("def sweep(): return grid({'seed': [1, 2]})\n"))
     config = experiment_files.load_experiment(file)
     config.seed = 7
-    with pytest.raises(UserError, match="same run as point seed_1: the launch line sets seed for"):
+    with pytest.raises(UserError, match="same run as point seed_1: the command line sets seed for"):
         sweeps_sweep.load_points(file, config, ["--config.seed=7"])
 
 

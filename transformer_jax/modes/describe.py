@@ -6,6 +6,7 @@ Example:
 
 import math
 
+from transformer_jax import console
 from transformer_jax.config.options import Config
 from transformer_jax.modes.flags import Flags
 from transformer_jax.modes.launch import Launch
@@ -34,8 +35,4 @@ def describe(config: Config) -> str:
         for path, x in jax.tree_util.tree_leaves_with_path(params)
     ]
     rows.append(("total", "", f"{count_parameters(params):,}"))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        f"{name:{widths[0]}}  {shape:{widths[1]}}  {number:>{widths[2]}}"
-        for name, shape, number in rows
-    )
+    return "\n".join(console.table(rows, left=2))

@@ -12,7 +12,7 @@ from typing import Any
 from transformer_jax.config.files import CONFIG_FILE, load_config
 from transformer_jax.config.options import Config, flatten
 from transformer_jax.errors import UserError
-from transformer_jax.sweeps.runner import SUMMARY
+from transformer_jax.sweeps.summary import SUMMARY
 from transformer_jax.workdir import card as workdir_card
 from transformer_jax.workdir.metrics import METRICS_FILE, SAMPLES_FILE, is_number, read_metrics
 

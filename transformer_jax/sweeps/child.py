@@ -12,7 +12,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from transformer_jax import storage
 from transformer_jax.errors import PREEMPTED_STATUS
 
 LOG = "log.txt"
-# Statuses of a launcher that SIGTERM ended: with its state saved, or before it handled signals.
+# Exit statuses after SIGTERM: the state is saved, or signals were not handled yet.
 INTERRUPTED = (PREEMPTED_STATUS, -signal.SIGTERM)
 _PR_SET_PDEATHSIG = 1
 
@@ -29,29 +28,22 @@ class Child:
     """A run in the background."""
 
     def __init__(self, process: subprocess.Popen, log: Path) -> None:
-        """Takes the process and the file that it writes to."""
-        self._process, self._log, self._since = process, log, time.monotonic()
+        self._process, self._log = process, log
 
     def status(self) -> int | None:
-        """The exit status, of a signal minus its number; None while it runs."""
+        """The exit status, or minus the number of the signal; None while the child runs."""
         return self._process.poll()
 
     def stop(self) -> None:
-        """Asks it to save and end."""
+        """Sends SIGTERM: the child saves its state and exits."""
         if self._process.poll() is None:
             self._process.terminate()
 
     def wait(self) -> None:
-        """Returns when it has ended."""
         self._process.wait()
 
-    def lap(self) -> float:
-        """Seconds since the start or since the last call."""
-        before, self._since = self._since, time.monotonic()
-        return self._since - before
-
     def reason(self) -> str:
-        """Why it failed: the last line that it wrote, or the signal that ended it."""
+        """Why the child failed: the last line that it printed, or the signal that ended it."""
         status = self._process.returncode
         if status < 0:
             return f"ended by {signal.Signals(-status).name}"
@@ -61,15 +53,9 @@ class Child:
 def start(
     command: Sequence[str], workdir: Path, environment: Mapping[str, str] | None = None
 ) -> Child | None:
-    """Runs `command` in the background; returns None while an earlier child is in the workdir.
+    """Runs `command`, which trains in `workdir`, in the background.
 
-    Args:
-      command: trains in `workdir`.
-      workdir: created if need be.
-      environment: variables to set besides those of this process.
-
-    Raises:
-      UserError: if the workdir cannot be created.
+    Returns None while an earlier child is in the workdir. `environment` adds to this process's.
     """
     storage.make_folder(workdir)
     path = workdir / LOG
@@ -78,7 +64,7 @@ def start(
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return None
-        except OSError:  # a file system without locks: the run has a lock of its own
+        except OSError:  # a file system without locks: the run's own lock has to do
             pass
         log.write(f"$ {shlex.join(command)}\n".encode())
         log.flush()
@@ -87,24 +73,24 @@ def start(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            # Unbuffered, or its last lines would not be in the order in which they were written.
+            # Unbuffered, so that the log keeps the order of the two streams.
             env=os.environ | {"PYTHONUNBUFFERED": "1"} | dict(environment or {}),
-            # Ctrl-C is for the launcher, which passes it on once.
+            # Ctrl-C reaches only the launcher, which passes it on once.
             process_group=0,
-            preexec_fn=_ends_with_launcher(),
+            preexec_fn=_end_with_launcher(),
         )
     return Child(process, path)
 
 
-def _ends_with_launcher() -> Callable[[], None] | None:
-    """For the new process: Linux sends it SIGTERM when the launcher dies, however it dies."""
+def _end_with_launcher() -> Callable[[], None] | None:
+    """Makes Linux send the new process SIGTERM when the launcher dies, however it dies."""
     if sys.platform != "linux":
         return None
     prctl, launcher = ctypes.CDLL(None).prctl, os.getpid()
 
     def in_child() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != launcher:  # it died before that call
+        if os.getppid() != launcher:  # the launcher died before that call
             os._exit(PREEMPTED_STATUS)
 
     return in_child

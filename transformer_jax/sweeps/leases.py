@@ -1,19 +1,19 @@
-"""Which launcher has which point: a table of its own in the database of the study.
+"""Which launcher holds which point: a table of its own in the database of the study.
 
-Optuna's `ask` gives one waiting trial to two processes now and then where the database is SQLite,
-which ignores SELECT … FOR UPDATE, and it has no call for taking over a trial whose process died.
-Every change here is one INSERT, or one UPDATE or DELETE that names what it expects to find: of
-several that try, a database lets one succeed.
+Optuna cannot do this: where the database is SQLite, which ignores SELECT … FOR UPDATE, `ask` gives
+one waiting trial to two processes now and then, and no call takes over the trial of a process that
+died. Here every change is one INSERT, or one UPDATE or DELETE that names what it expects to find:
+of several launchers that try, the database lets one succeed.
 
-A lease whose launcher died is free again: at once on the same machine, which sees that the process
-is gone; elsewhere after a minute in which it gave no sign of life. No clocks are compared.
+The lease of a dead launcher is free again: at once on the same machine, where its process is seen
+to be gone; elsewhere after a minute without a heartbeat. Clocks of two machines are never compared.
 """
 
 import contextlib
 import os
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import sqlalchemy
 from sqlalchemy import Column, Integer, MetaData, String, Table
@@ -33,28 +33,36 @@ _TABLE = Table(
     Column("owner", String(32), nullable=False),
     Column("beat", Integer, nullable=False),
 )
-_LOCK = "*"  # no point's name
+_LOCK = "*"  # no point has this name
 
 
 class Leases:
-    """Those of one study, for this process."""
+    """The leases of one study, as one launcher sees them."""
 
-    def __init__(self, engine: sqlalchemy.Engine, study: str) -> None:
-        """Makes the table if need be."""
+    def __init__(
+        self,
+        engine: sqlalchemy.Engine,
+        study: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        host: str | None = None,
+        pid: int | None = None,
+    ) -> None:
+        """Creates the table if it does not exist; a test may be another process than this one."""
         _TABLE.metadata.create_all(engine)
-        self._engine, self._study = engine, study
-        self._me = {"host": host_id(), "pid": os.getpid(), "owner": uuid.uuid4().hex}
-        # When each lease's owner and beat were first seen as they are, by this process's clock.
+        self._engine, self._study, self._clock = engine, study, clock
+        self._me = {"host": host or host_id(), "pid": pid or os.getpid(), "owner": uuid.uuid4().hex}
+        # The owner and the beat of each lease, and when they were first seen so, by `clock`.
         self._seen: dict[str, tuple[str, int, float]] = {}
 
     def take(self, name: str) -> bool:
-        """Whether the lease of `name` is now this process's, and was not before."""
+        """Takes the lease of `name`; returns False if a launcher has it, even this one."""
         row = self._rows().get(name)
         if row is None:
             new = _TABLE.insert().values(study=self._study, name=name, beat=0, **self._me)
             try:
                 return self._change(new) == 1
-            except sqlalchemy.exc.IntegrityError:  # another one was faster
+            except sqlalchemy.exc.IntegrityError:  # another launcher was faster
                 return False
         if self._lives(row):
             return False
@@ -63,23 +71,23 @@ class Leases:
         return self._change(taken) == 1
 
     def beat(self, names: Iterable[str]) -> list[str]:
-        """A sign of life for this process's leases; returns those that another one has taken."""
+        """Renews the leases of `names`; returns the names that another launcher has taken."""
         mine = _TABLE.c.owner == self._me["owner"]
         beat = _TABLE.update().values(beat=_TABLE.c.beat + 1)
         return [n for n in names if not self._change(beat.where(self._is(n) & mine))]
 
     def release(self, name: str) -> None:
-        """Frees a lease of this process."""
+        """Gives the lease of `name` back, if this launcher has it."""
         mine = _TABLE.c.owner == self._me["owner"]
         self._change(_TABLE.delete().where(self._is(name) & mine))
 
     def living(self) -> set[str]:
-        """The names whose owners live, this process's among them."""
+        """The names whose leases are held by living launchers, including this one."""
         return {name for name, row in self._rows().items() if self._lives(row)}
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Within the block this process alone adds trials to the study."""
+        """Within the block no other launcher adds trials to the study."""
         while not self.take(_LOCK):
             time.sleep(0.05)
         try:
@@ -96,7 +104,7 @@ class Leases:
             return {row.name: row for row in found}
 
     def _change(self, statement: sqlalchemy.Executable) -> int:
-        """The number of rows that it changed."""
+        """Returns the number of rows that the statement changed."""
         with self._engine.begin() as connection:
             return connection.execute(statement).rowcount
 
@@ -107,6 +115,6 @@ class Leases:
             return False
         owner, beat, since = self._seen.get(row.name, ("", 0, 0.0))
         if (owner, beat) != (row.owner, row.beat):
-            self._seen[row.name] = row.owner, row.beat, time.monotonic()
+            self._seen[row.name] = row.owner, row.beat, self._clock()
             return True
-        return time.monotonic() - since < _DEAD_AFTER
+        return self._clock() - since < _DEAD_AFTER

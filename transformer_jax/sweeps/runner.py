@@ -3,9 +3,7 @@
 import collections
 import contextlib
 import dataclasses
-import json
 import math
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,72 +11,67 @@ from pathlib import Path
 from typing import Any
 
 from transformer_jax.console import log
-from transformer_jax.errors import PREEMPTED_STATUS, UserError
-from transformer_jax.sweeps import child, leases, progress, slots
-from transformer_jax.sweeps.study import ENDED, Point, Study
+from transformer_jax.errors import PREEMPTED_STATUS
+from transformer_jax.sweeps import child, leases, progress, slots, summary
+from transformer_jax.sweeps.study import Study
+from transformer_jax.sweeps.summary import ENDED, SUMMARY, Point
+from transformer_jax.workdir import manifest
 
-SUMMARY = "sweep.json"
 _POLL_EVERY = 0.1  # seconds; the children
-_READ_EVERY = 1.0  # the study, which other launchers change, and the runs' metrics
-_MOST_RESTARTS = 10  # of a child that is interrupted though nobody asked it to stop
+_READ_EVERY = 1.0  # seconds; the study, which other launchers change, and the metrics of the runs
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a runner runs.
+    """What a launcher runs.
 
     Attributes:
-      workdir: of the sweep.
-      workers: children at a time.
-      command: the beginning of every child's command line; a point's overrides follow.
-      arguments: the end of it.
-      steps: of a point that does not set train.steps.
-      about: the beginning of sweep.json.
-      names: the points to run; None = all that the study has.
-      suggest: adds a point, or returns False when there are enough; None = no points are added,
-        and none is pruned.
+      workdir: the sweep's; a point's is the folder in it of the point's name.
+      workers: the number of children at a time.
+      command: returns the command that trains a point.
+      steps: returns the number of steps that a point trains.
+      about: the first entries of sweep.json.
+      names: the points to run; None = every point of the study.
+      suggest: adds a point, or returns False if there are enough; None = points are neither added
+        nor pruned.
+      restarts: how often a point may be interrupted, by others than this launcher, without writing
+        a checkpoint; then it fails.
     """
 
     workdir: Path
     workers: int
-    command: Sequence[str]
-    arguments: Sequence[str]
-    steps: int
+    command: Callable[[Point], list[str]]
+    steps: Callable[[Point], int]
     about: dict[str, str]
     names: set[str] | None = None
     suggest: Callable[[], bool] | None = None
+    restarts: int = 10
 
-    def folder(self, point: Point) -> Path:
-        """The workdir of a point."""
-        return self.workdir / point.name
 
-    def line(self, point: Point) -> list[str]:
-        """The command that trains a point."""
-        options = [f"--config.{name}={value}" for name, value in point.overrides.items()]
-        own = [f"--workdir={self.folder(point)}", f"--config.name={point.name}", *options]
-        return [*self.command, *own, *self.arguments]
+@dataclasses.dataclass
+class _Run:
+    """A point in training."""
 
-    def steps_of(self, point: Point) -> int:
-        """The steps that a point trains."""
-        return point.overrides.get("train.steps", self.steps)
+    point: Point
+    child: child.Child
+    pruned: bool = False  # it was stopped, because its losses are worse than the median
+    lost: bool = False  # another launcher has taken the point over
 
 
 class Runner:
     """One launcher's share of a sweep."""
 
     def __init__(self, study: Study, plan: Plan) -> None:
-        """Starts nothing yet."""
         self._study, self._plan = study, plan
         self._slots = slots.find(plan.workers)
-        self._running: dict[str, tuple[Point, child.Child]] = {}
-        self._restarts: collections.Counter[str] = collections.Counter()
-        self._pruned: set[str] = set()
-        self._lost: set[str] = set()
+        self._runs: dict[str, _Run] = {}
+        # How often each point was interrupted while its last checkpoint was of each step.
+        self._restarts: collections.Counter[tuple[str, int]] = collections.Counter()
+        self._table = progress.Table()
         self._progress: dict[str, progress.Progress] = {}
-        self.table, self._written = progress.Table(), ""
 
     def run(self) -> int:
-        """Runs until all points have ended, here or at another launcher's, or a signal comes.
+        """Runs until a signal comes, or all points have ended, here or at other launchers.
 
         Returns:
           the exit status.
@@ -100,34 +93,37 @@ class Runner:
                         points = self.update(start=not received)
                         next_read = time.monotonic() + _READ_EVERY
                         ended = all(point.state in ENDED for point in points)
-                        if not self._running and (received or ended):
-                            return self.summarize(points, interrupted=not ended)
+                        if not self._runs and (received or ended):
+                            return self._conclude(points, interrupted=not ended)
                     time.sleep(_POLL_EVERY)
-            finally:  # whatever ends this launcher: its children end with it
+            finally:  # children do not outlive this launcher
                 self._stop_all()
-                for _, process in self._running.values():
-                    process.wait()
+                for run in self._runs.values():
+                    run.child.wait()
 
     def update(self, *, start: bool) -> list[Point]:
-        """Starts children while there is room, prunes, and shows the table; returns the points."""
+        """Starts children if `start`, prunes, and reports; returns the points."""
         points, suggest = self._points(), self._plan.suggest
-        while start and len(self._running) < self._plan.workers:
+        while start and len(self._runs) < self._plan.workers:
             if not self._start_one(points) and not (suggest and suggest()):
                 break
             points = self._points()
-        for name, (point, process) in self._running.items() if suggest else ():
-            if name not in self._lost and self._study.should_prune(
-                point, self._progress_of(point).valid
-            ):
-                self._pruned.add(name)
-                process.stop()
-        self._write(points)
-        lines = [
-            progress.Line(p.name, p.state, self._plan.steps_of(p), self._progress_of(p))
-            for p in points
-        ]
-        self.table.show(lines, {p.name: p.reason for p in points})
+        if suggest:
+            self._prune()
+        summary.write(self._plan.workdir / SUMMARY, self._plan.about, points)
+        lines = [progress.Line(p, self._plan.steps(p), self._progress_of(p)) for p in points]
+        self._table.show(lines)
         return points
+
+    def collect(self) -> bool:
+        """Records the children that have ended in the study; returns whether any has."""
+        ended = [run for run in self._runs.values() if run.child.status() is not None]
+        for run in ended:
+            del self._runs[run.point.name]
+            self._slots.give_back(run.point.name)
+            if not run.lost and not self._study.leases.beat([run.point.name]):
+                self._study.end(run.point, **self._outcome(run))
+        return bool(ended)
 
     def _points(self) -> list[Point]:
         points, names = self._study.points(), self._plan.names
@@ -138,116 +134,67 @@ class Runner:
         for point in points:
             if point.state not in ("waiting", "interrupted") or not self._study.claim(point):
                 continue
-            environment = self._slots.take(point.name)
-            folder = self._plan.folder(point)
-            process = child.start(self._plan.line(point), folder, environment)
+            folder, environment = self._plan.workdir / point.name, self._slots.take(point.name)
+            process = child.start(self._plan.command(point), folder, environment)
             if process is not None:
-                self._running[point.name] = point, process
+                self._runs[point.name] = _Run(point, process)
                 return True
             # The child of a launcher that was killed is still saving.
             self._slots.give_back(point.name)
             self._study.end(point, "interrupted")
         return False
 
-    def collect(self) -> bool:
-        """Records the children that have ended in the study; returns whether any has."""
-        ended = [
-            name for name, (_, process) in self._running.items() if process.status() is not None
-        ]
-        for name in ended:
-            point, process = self._running.pop(name)
-            self._slots.give_back(name)
-            if name in self._lost or self._study.beat([name]):
-                self._lost.discard(name)
-                continue
-            self._study.add_seconds(point, process.lap())
-            self._study.end(point, **self._outcome(point, process))
-        return bool(ended)
+    def _prune(self) -> None:
+        for run in self._runs.values():
+            valid = self._progress_of(run.point).valid
+            if not run.lost and self._study.should_prune(run.point, valid):
+                run.pruned = True
+                run.child.stop()
 
-    def _outcome(self, point: Point, process: child.Child) -> dict[str, Any]:
+    def _outcome(self, run: _Run) -> dict[str, Any]:
         """The state of a point whose child has ended, with its value or the reason."""
-        status, valid = process.status(), self._progress_of(point).valid
+        status, valid = run.child.status(), self._progress_of(run.point).valid
         if status == 0 and valid and math.isfinite(valid[-1][1]):
             return {"state": "finished", "value": valid[-1][1]}
         if status == 0:
-            reason = "it ended without a finite validation loss"
-            return {"state": "failed", "reason": reason}
-        if point.name in self._pruned:
+            return {"state": "failed", "reason": "it ended without a finite validation loss"}
+        if run.pruned:
             return {"state": "pruned"}
         if status not in child.INTERRUPTED:
-            return {"state": "failed", "reason": process.reason()}
-        self._restarts[point.name] += 1
-        if self._restarts[point.name] > _MOST_RESTARTS:
-            reason = f"it was interrupted {_MOST_RESTARTS} times: {process.reason()}"
-            return {"state": "failed", "reason": reason}
-        return {"state": "interrupted"}
+            return {"state": "failed", "reason": run.child.reason()}
+        saved = manifest.complete(self._plan.workdir / run.point.name / manifest.FOLDER)
+        last = run.point.name, max(saved, default=0)
+        self._restarts[last] += 1
+        if self._restarts[last] <= self._plan.restarts:
+            return {"state": "interrupted"}
+        times = f"interrupted {self._restarts[last]} times without a new checkpoint"
+        return {"state": "failed", "reason": f"{times}: {run.child.reason()}"}
 
     def _beat(self) -> None:
-        """Renews the leases; a point that another launcher took over is left to it."""
-        lost = self._study.beat([name for name in self._running if name not in self._lost])
-        self._lost.update(lost)
-        for name, (point, process) in self._running.items():
-            if name in lost:
-                process.stop()
-            elif name not in self._lost:
-                self._study.add_seconds(point, process.lap())
+        """Renews the leases; stops the children of points that another launcher has taken over."""
+        for name in self._study.leases.beat([n for n, run in self._runs.items() if not run.lost]):
+            self._runs[name].lost = True
+            self._runs[name].child.stop()
 
     def _stop_all(self) -> None:
-        for _, process in self._running.values():
-            process.stop()
+        for run in self._runs.values():
+            run.child.stop()
 
-    def summarize(self, points: Sequence[Point], *, interrupted: bool) -> int:
-        """Logs how the sweep ended; returns the exit status."""
-        counts = progress.count(point.state for point in points) or "no points"
+    def _conclude(self, points: Sequence[Point], *, interrupted: bool) -> int:
         if interrupted:
-            log(f"interrupted: {counts}; run the same command to resume")
+            log(f"interrupted: {summary.count(points)}; run the same command to resume")
             return PREEMPTED_STATUS
-        failed = [point.name for point in points if point.state == "failed"]
-        if failed:
-            more = "a greater --sweep_trials adds others"
-            again = more if self._plan.suggest else "the same command tries them again"
-            for point in points:
-                if self.table.live and point.state == "failed":  # else it was logged before
-                    log(f"{point.name}: failed: {point.reason}")
-            log(
-                f"error: {len(failed)} of {len(points)} points failed: {', '.join(failed)}; "
-                f"{child.LOG} in their workdirs shows why, and {again}"
-            )
-            return 1
-        finished = [point for point in points if point.state == "finished"]
-        best = min(finished, key=lambda p: p.value, default=None)
-        least = f"; the least validation loss is {best.value:.4f}, of {best.name}" if best else ""
-        log(f"{counts}{least}")
-        return 0
+        for line in summary.conclude(points, search=self._plan.suggest is not None):
+            log(line)
+        return int(any(point.state == "failed" for point in points))
 
     def _progress_of(self, point: Point) -> progress.Progress:
+        """What the point has logged so far."""
         if point.name not in self._progress:
-            steps = self._plan.steps_of(point)
-            self._progress[point.name] = progress.Progress(self._plan.folder(point), steps)
+            folder = self._plan.workdir / point.name
+            self._progress[point.name] = progress.Progress(folder, self._plan.steps(point))
         self._progress[point.name].refresh()
         return self._progress[point.name]
-
-    def _write(self, points: Sequence[Point]) -> None:
-        """Writes sweep.json as a whole, if it changed."""
-        fields = ("name", "overrides", "state", "value", "reason")
-        listed = [
-            {name: getattr(point, name) for name in fields}
-            | {"workdir": point.name, "seconds": round(point.seconds, 1)}
-            for point in points
-        ]
-        content = self._plan.about | {"points": listed}
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        if text == self._written:
-            return
-        # The temporary file of write_whole has one name, and another launcher may be writing.
-        path = self._plan.workdir / SUMMARY
-        temporary = path.with_name(f"{SUMMARY}.{os.getpid()}")
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(path)
-        except OSError as e:
-            raise UserError(f"cannot write {path}: {e.strerror}") from None
-        self._written = text
 
 
 @contextlib.contextmanager

@@ -1,17 +1,18 @@
 """A sweep: the points of an experiment file, each trained by a child process in its own workdir.
 
-Optuna's study has the state of every point, in <workdir>/study.db or where --sweep_storage says;
-only launchers write to it. A sweep resumes where it was, whatever ended it: points that ended are
-skipped, interrupted ones resume from their last checkpoint, and failed ones are tried again (but
-not those of a search, which are Optuna's to choose). Each of several workers has a GPU or TPU chip
-of its own, and several launchers with one storage share the points.
+Optuna's study holds the state of every point, in <workdir>/study.db or in --sweep_storage; only
+launchers write to it. A sweep resumes whatever ended it: finished points are skipped, interrupted
+points resume from their last checkpoint, and failed points are retried (but not those of a search,
+which Optuna chooses). Each of several workers has a GPU or TPU chip of its own, and several
+launchers with one storage share the points.
 
-This imports no jax: the children do.
+This module imports no jax: the children do.
 """
 
 import copy
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,46 +25,47 @@ from transformer_jax.config.checks import check_config
 from transformer_jax.config.options import Config, flatten
 from transformer_jax.errors import UserError
 from transformer_jax.sweeps import study
-from transformer_jax.sweeps.runner import SUMMARY, Plan, Runner
+from transformer_jax.sweeps.runner import Plan, Runner
 from transformer_jax.sweeps.study import Study
+from transformer_jax.sweeps.summary import SUMMARY, Point
 
 DATABASE = "study.db"
-_OWN = "name"  # what a point has besides overrides
-_LONGEST_NAME = 200  # bytes, of 255 that a file system has
-# What a point's folder cannot be called: it is in the sweep's, beside these.
+_OWN = "name"  # the only key of a point that is no override
+_LONGEST_NAME = 200  # bytes; file systems allow 255
+# A point's folder cannot have these names: they are beside it in the sweep's folder.
 _TAKEN = (DATABASE, SUMMARY, "report.html", "report.md", "report_figures")
 
 
 def load_points(
     file: Path, config: Config, arguments: Sequence[str]
 ) -> list[tuple[str, dict[str, Any]]]:
-    """The name and the overrides of each point of `file`'s sweep(), which are valid together.
+    """The name and the overrides of each point of `file`'s sweep().
 
     Args:
       file: the experiment file, "file.py:arg".
-      config: the base, with the overrides of the launch line.
-      arguments: of the launch line, whose overrides win over a point's.
+      config: the base experiment, with the overrides of the command line.
+      arguments: of the command line; its overrides win over a point's.
 
     Raises:
-      UserError: if there is no sweep(), or a point that cannot be.
+      UserError: if there is no sweep(), or a point is not valid.
     """
-    found, runs = [], {}
-    folders = set(_TAKEN)
+    found, runs, given = [], {}, _given(arguments)
+    folders = dict.fromkeys(_TAKEN, "a file of the sweep")
     for point in experiment_files.load_sweep(file):
         name, origin = str(point[_OWN]), f"point {point[_OWN]} of sweep() of {file}"
-        if not re.fullmatch(r"\w[\w.+-]*", name):
-            raise UserError(f"{origin}: its name has to be a folder's: letters, digits, _ . + -")
-        if len(name.encode()) > _LONGEST_NAME or name.lower() in folders:
+        if not re.fullmatch(r"\w[\w.+-]*", name) or len(name.encode()) > _LONGEST_NAME:
             raise UserError(
-                f"{origin}: its name is longer than {_LONGEST_NAME} bytes, a file's of the sweep, "
-                "or another point's but for capitals"
+                f"{origin}: its name names a folder: use letters, digits, and _ . + -, "
+                f"at most {_LONGEST_NAME}"
             )
-        folders.add(name.lower())
-        overrides = _effective(point, config, arguments)
+        if name.lower() in folders:
+            raise UserError(f"{origin}: its folder would be that of {folders[name.lower()]}")
+        folders[name.lower()] = f"point {name}"
+        overrides = _effective(point, config, given)
         try:
             whole = configured(config, name, overrides, origin=origin)
-            _validate(whole)
-            _refuse_same(runs, name, whole, given=overrides.keys() & _given(arguments))
+            _check(whole)
+            _refuse_same(runs, name, whole, given=overrides.keys() & given)
         except UserError as e:
             raise UserError(f"{e}" if str(e).startswith(origin) else f"{origin}: {e}") from None
         found.append((name, overrides))
@@ -73,7 +75,7 @@ def load_points(
 
 
 def configured(config: Config, name: str, overrides: dict[str, Any], *, origin: str) -> Config:
-    """A point's whole configuration; `origin` is what an error names as the place to mend."""
+    """The whole configuration of a point; errors name `origin` as the place to correct."""
     changed = copy.deepcopy(config)
     experiment_files.apply_overrides(changed, {_OWN: name, **overrides}, origin=origin)
     return changed
@@ -90,25 +92,25 @@ def run(
     arguments: Sequence[str],
     launcher: Sequence[str],
 ) -> int:
-    """Trains every point, or goes on with it; returns the exit status.
+    """Trains every point, or resumes; returns the exit status.
 
     Args:
-      config: the base, with the overrides of the launch line.
+      config: the base experiment, with the overrides of the command line.
       file: the experiment file, "file.py:arg".
-      workdir: of the sweep, whose name is the study's; a point's is the folder in it of its name.
-      workers: children at a time.
-      num_trials: points of the file's search_space(trial); None = those of its sweep().
-      url: of the study's database; None = in `workdir`.
-      arguments: of the launch line, for every child.
-      launcher: the command that runs launch.py.
+      workdir: of the sweep; its name is the study's. Each point has a folder of its name in it.
+      workers: the number of points trained at a time.
+      num_trials: the number of points of the file's search_space(trial); None = train sweep()'s.
+      url: of the study's database; None = a file in `workdir`.
+      arguments: of the command line, for every child.
+      launcher: the command that starts the launcher.
 
     Returns:
-      0; 1 if a point failed; 75 after SIGTERM or Ctrl-C: the same line goes on.
+      0; 1 if a point failed; 75 after SIGTERM or Ctrl-C: the same command resumes.
 
     Raises:
       UserError: if the file has no such points, or the study cannot be used.
     """
-    _validate(config)
+    _check(config)
     points = load_points(file, config, arguments) if num_trials is None else []
     search_space = experiment_files.load_search_space(file) if num_trials is not None else None
     storage.make_folder(workdir)
@@ -119,14 +121,13 @@ def run(
         opened.enqueue(points)
         suggest = None
         if search_space:
-            chosen = _checked(search_space, file, config, arguments)
-            suggest = lambda: opened.suggest(chosen, num_trials, seed=config.seed)  # noqa: E731
+            checked = _checked(search_space, file, config, arguments)
+            suggest = lambda: opened.suggest(checked, num_trials, seed=config.seed)  # noqa: E731
         plan = Plan(
             workdir,
             workers,
-            command=[*launcher, "--mode=train", f"--config={file}"],
-            arguments=arguments,
-            steps=config.train.steps,
+            command=partial(_command, file, workdir, arguments, launcher),
+            steps=lambda point: point.overrides.get("train.steps", config.train.steps),
             about={"config": str(file), "storage": study.shown(url)},
             names=None if search_space else {name for name, _ in points},
             suggest=suggest,
@@ -137,22 +138,36 @@ def run(
         raise UserError(f"the study in {study.shown(url)} cannot be used: {reason}") from None
 
 
-def _validate(config: Config) -> None:
+def _command(
+    file: Path, workdir: Path, arguments: Sequence[str], launcher: Sequence[str], point: Point
+) -> list[str]:
+    """The command that trains a point; the arguments come last, to win over its overrides."""
+    own = [f"--workdir={workdir / point.name}", f"--config.name={point.name}"]
+    overrides = [f"--config.{name}={value}" for name, value in point.overrides.items()]
+    return [*launcher, "--mode=train", f"--config={file}", *own, *overrides, *arguments]
+
+
+def _given(arguments: Sequence[str]) -> set[str]:
+    return {option for option, _ in experiment_files.overrides_in(arguments)}
+
+
+def _check(config: Config) -> None:
     check_config(config)
     if not config.train.evaluate_every:
-        raise UserError("a sweep compares validation losses: train.evaluate_every must not be 0")
+        raise UserError("a sweep compares validation losses: train.evaluate_every=0 computes none")
 
 
 def _checked(
     search_space: study.SearchSpace, file: Path, config: Config, arguments: Sequence[str]
 ) -> Callable[[optuna.Trial], dict[str, Any]]:
-    """`search_space`, whose overrides are options of their types."""
+    """`search_space`, with a check that it returns options with values of their types."""
+    given = _given(arguments)
 
     def checked(trial: optuna.Trial) -> dict[str, Any]:
         point, origin = search_space(trial), f"search_space() of {file}"
         if not isinstance(point, dict):
             raise UserError(f"{origin} returned a {type(point).__name__}, not a dict")
-        overrides = _effective(point, config, arguments)
+        overrides = _effective(point, config, given)
         configured(config, config.name, overrides, origin=origin)
         return overrides
 
@@ -160,27 +175,18 @@ def _checked(
 
 
 def _refuse_same(runs: dict[str, str], name: str, whole: Config, *, given: set[str]) -> None:
-    """Refuses a point that is the very run of an earlier one; `runs` has them, and gets this one.
+    """Refuses a point that equals an earlier one; adds it to `runs`, the names by options.
 
-    `given` are the options of the point for which the launch line has another value.
+    `given` are the options of the point that the command line overrides.
     """
     options = repr({option: v for option, v in flatten(whole).items() if option != _OWN})
     same = runs.setdefault(options, name)
     if same != name:
-        why = f": the launch line sets {', '.join(sorted(given))} for both" if given else ""
+        why = f": the command line sets {', '.join(sorted(given))} for both" if given else ""
         raise UserError(f"it is the same run as point {same}{why}")
 
 
-def _given(arguments: Sequence[str]) -> set[str]:
-    """The options that the launch line sets."""
-    return {option for option, _ in experiment_files.overrides_in(arguments)}
-
-
-def _effective(point: dict[str, Any], config: Config, arguments: Sequence[str]) -> dict[str, Any]:
-    """A point's overrides, with the launch line's values where that has them, too."""
-    given, options = _given(arguments), flatten(config)
-    return {
-        option: options[option] if option in given and option in options else value
-        for option, value in point.items()
-        if option != _OWN
-    }
+def _effective(point: dict[str, Any], config: Config, given: set[str]) -> dict[str, Any]:
+    """A point's overrides; those `given` on the command line have their value from `config`."""
+    options = flatten(config)
+    return {o: options[o] if o in given else v for o, v in point.items() if o != _OWN}
