@@ -1,4 +1,4 @@
-"""The parts that sweeps are put together from."""
+"""The functions that compose the points of a sweep."""
 
 import doctest
 import math
@@ -27,7 +27,7 @@ def test_the_docstrings_examples():
 
 
 @given(mappings)
-def test_a_grid_has_every_choice_once_under_a_name_of_its_own(options):
+def test_a_grid_has_every_choice_once_under_its_own_name(options):
     points = grid(options)
     assert len(points) == math.prod(map(len, options.values()))
     for number, point in enumerate(points):  # the last option varies fastest
@@ -54,7 +54,7 @@ def test_zip_goes_through_its_parts_together(pairs):
     assert points == zip_({"seed": first, "model.remat": second})
 
 
-def test_a_chain_keeps_names_and_gives_those_that_lack():
+def test_a_chain_keeps_names_and_adds_missing_ones():
     points = chain([{}], [{"name": "own", "seed": 3}], grid({"seed": [1, 2]}))
     assert points == [
         {"name": "base"},
@@ -74,11 +74,12 @@ def test_a_name_is_made_of_what_changes():
 
 def test_the_points_given_are_not_changed():
     given = [{"model.d_ff": 17}]
+    assert named(iter(given)) == named(given)
     named(given), grid(given, {"seed": [1]}), chain(given), zip_(given)
     assert given == [{"model.d_ff": 17}]
 
 
-def test_what_cannot_be():
+def test_parts_that_do_not_fit_are_refused():
     with pytest.raises(UserError, match="two parts of a sweep set seed"):
         grid({"seed": [1]}, [{"seed": 2}])
     with pytest.raises(UserError, match="parts of one length, not of 2, 3"):

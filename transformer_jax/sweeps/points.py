@@ -1,12 +1,13 @@
-"""The points of a sweep, put together from small parts, in an experiment file:
+"""The points of a sweep, composed from small parts in an experiment file.
 
-    from transformer_jax.sweep_points import grid
+Example:
+    import transformer_jax as tj
 
     def sweep():
-        yield from grid({"optimizer.learning_rate_scale": [0.5, 1.0], "seed": [0, 1]})
+        yield from tj.grid({"optimizer.learning_rate_scale": [0.5, 1.0], "seed": [0, 1]})
 
-A point is a dict of overrides by dotted name, with a "name" for its workdir. Every function here
-takes and returns lists of points, and names those that have no name after what they change: these
+A point is a dict of overrides by dotted name, and a "name" for its workdir. Every function here
+takes and returns lists of points, and names a point without a name after what it changes: these
 four are learning_rate_scale_0.5_seed_0, learning_rate_scale_0.5_seed_1, and so on.
 """
 
@@ -18,7 +19,7 @@ from typing import Any
 from transformer_jax.errors import UserError
 
 Point = dict[str, Any]
-# The values of some options, {"seed": [0, 1]}, or points as another function here returns them.
+# The values of some options, {"seed": [0, 1]}, or points that another function here has returned.
 Part = Mapping[str, Iterable[Any]] | Iterable[Point]
 
 
@@ -33,8 +34,7 @@ def grid(*parts: Part) -> list[Point]:
     Raises:
       UserError: if two parts set the same option, or an option has no list of values.
     """
-    choices = [axis for part in parts for axis in _axes(part)]
-    return [_together(chosen) for chosen in itertools.product(*choices)]
+    return [_merge(chosen) for chosen in itertools.product(*_choices(parts))]
 
 
 def zip_(*parts: Part) -> list[Point]:
@@ -44,14 +44,13 @@ def zip_(*parts: Part) -> list[Point]:
     {'name': 'd_model_32_d_ff_128', 'model.d_model': 32, 'model.d_ff': 128}
 
     Raises:
-      UserError: if the parts are not of one length, two set the same option, or an option has no
-        list of values.
+      UserError: as `grid`, and if the parts differ in length.
     """
-    choices = [axis for part in parts for axis in _axes(part)]
+    choices = _choices(parts)
     lengths = [len(axis) for axis in choices]
     if len(set(lengths)) > 1:
         raise UserError(f"zip_() needs parts of one length, not of {', '.join(map(str, lengths))}")
-    return [_together(chosen) for chosen in zip(*choices, strict=True)]
+    return [_merge(chosen) for chosen in zip(*choices, strict=True)]
 
 
 def chain(*sweeps: Iterable[Point]) -> list[Point]:
@@ -64,35 +63,36 @@ def chain(*sweeps: Iterable[Point]) -> list[Point]:
 
 
 def named(points: Iterable[Point], prefix: str = "") -> list[Point]:
-    """The points with names, which begin with `prefix`.
+    """The points with their names, which begin with `prefix`.
 
     >>> named([{"model.dropout_rate": 0.1}, {"name": "big", "model.d_model": 1024}], "try")
     [{'name': 'try_dropout_rate_0.1', 'model.dropout_rate': 0.1},
      {'name': 'try_big', 'model.d_model': 1024}]
     """
-    named = []
-    for point in points:
-        name = point.get("name") or _name(point)
-        named.append(point | {"name": f"{prefix}_{name}" if prefix else name})
-    return [{"name": point["name"], **point} for point in named]
+    start = f"{prefix}_" if prefix else ""
+    return [{"name": start + (p.get("name") or _name(p))} | _overrides(p) for p in points]
 
 
-def _axes(part: Part) -> list[list[Point]]:
-    """What is chosen from: one list for each option of a mapping, or the one of points."""
-    if not isinstance(part, Mapping):
-        return [list(part)]
-    for option, values in part.items():
-        if isinstance(values, str) or not isinstance(values, Iterable):
-            raise UserError(f"{option} of a sweep needs a list of values, not {values!r}")
-    return [[{option: value} for value in values] for option, values in part.items()]
+def _choices(parts: Iterable[Part]) -> list[list[Point]]:
+    """The axes of a product: one for each option of a mapping, and one for a list of points."""
+    axes = []
+    for part in parts:
+        if not isinstance(part, Mapping):
+            axes.append(list(part))
+            continue
+        for option, values in part.items():
+            if isinstance(values, str) or not isinstance(values, Iterable):
+                raise UserError(f"{option} of a sweep needs a list of values, not {values!r}")
+            axes.append([{option: value} for value in values])
+    return axes
 
 
-def _together(points: Iterable[Point]) -> Point:
+def _merge(points: Iterable[Point]) -> Point:
     """One point that changes what all of `points` change."""
     merged: Point = {}
     names = []
     for point in points:
-        overrides = {option: value for option, value in point.items() if option != "name"}
+        overrides = _overrides(point)
         twice = merged.keys() & overrides.keys()
         if twice:
             raise UserError(f"two parts of a sweep set {', '.join(sorted(twice))}")
@@ -101,12 +101,16 @@ def _together(points: Iterable[Point]) -> Point:
     return {"name": "_".join(filter(None, names)) or "base", **merged}
 
 
+def _overrides(point: Point) -> Point:
+    return {option: value for option, value in point.items() if option != "name"}
+
+
 def _name(point: Point) -> str:
-    """{"model.d_ff": 17, "seed": 1} → "d_ff_17_seed_1": it is a folder's name, too."""
-    options = [option for option in point if option != "name"]
+    """Names a folder after what a point changes: {"model.d_ff": 17, "seed": 1} → d_ff_17_seed_1."""
+    options = _overrides(point)
     last = [option.rpartition(".")[2] for option in options]
     words = []
-    for option, short in zip(options, last, strict=True):
+    for (option, value), short in zip(options.items(), last, strict=True):
         words.append(option if last.count(short) > 1 else short)
-        words.append(re.sub(r"[^\w.+-]", "-", str(point[option])))
+        words.append(re.sub(r"[^\w.+-]", "-", str(value)))
     return "_".join(words) or "base"
