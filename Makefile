@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: help train real test test-slow parity distributed lint docs notebooks benchmark clean
 
@@ -24,10 +25,10 @@ real: $(VENV)/installed
 	$(BIN)/python launch.py --config=experiments/hsk_zh_en.py
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not slow" $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -q $(PARALLEL) -m "not slow" --durations=30 $(PYTEST_FLAGS)
 
 test-slow: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -q -n auto --dist loadfile $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -q $(PARALLEL) --durations=30 $(PYTEST_FLAGS)
 
 parity: $(VENV)/installed-parity
 	@$(BIN)/python -c 'import ctranslate2, safetensors, torch, transformers'  # or tests would skip

@@ -22,9 +22,23 @@ if platform.machine() == "x86_64":
 use_cache()
 
 # Compiling in the first example takes longer than hypothesis thinks that one should.
-settings.register_profile("default", max_examples=200, deadline=None)
+settings.register_profile("default", max_examples=50, deadline=None)
+settings.register_profile("ci", max_examples=200, deadline=None)
 settings.register_profile("long", max_examples=10_000, deadline=None)
 settings.load_profile("default")
+
+
+# The files that take longest start first, so that no worker is left with one at the end.
+LONGEST = (
+    *("test_devices.py", "test_preemption.py", "test_resume.py", "test_launch.py"),
+    *("test_storage.py", "test_scorer.py", "test_translator.py", "test_runner.py"),
+    *("test_sweeps.py", "test_search.py", "test_trained.py", "test_combinations.py"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Many devices against one; this file is also the program that sees several (fake) devices."""
 
 import dataclasses
+import functools
 import json
 import os
 import subprocess
@@ -59,7 +60,25 @@ RUNS = {
         "data, fsdp, tensor": ({"fsdp": 2, "tensor": 2}, 1),
     },
 }
-CASES = [(number, name) for number, runs in RUNS.items() for name in runs if name != "single"]
+# Every strategy, and a mix of each two; the others are slow.
+FAST = {
+    1: ["single", "accumulate"],
+    2: list(RUNS[2]),
+    4: ["fsdp, tensor"],
+    8: ["pmap", "data, fsdp, tensor"],
+}
+
+
+def tier_of(number, name):
+    return "fast" if name in FAST[number] else "slow"
+
+
+CASES = [
+    pytest.param(number, name, marks=[] if name in FAST[number] else pytest.mark.slow)
+    for number, of_number in RUNS.items()
+    for name in of_number
+    if name != "single"
+]
 
 
 def make_batch(seed):
@@ -124,39 +143,40 @@ def error_of(options, rows, accumulate=1):
         return str(e)
 
 
-@pytest.fixture(scope="module")
-def runs():
-    """{devices: {name: what `run` returns}}, from processes with so many devices."""
+@functools.cache
+def results(number, tier):
+    """{name: what `run` returns}, from a process with so many devices."""
     root = str(Path(__file__).parents[2])
     path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
-    results = {}
-    for number in RUNS:
-        flags = f"--xla_force_host_platform_device_count={number}"
-        environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
-        command = [sys.executable, os.path.abspath(__file__), str(number)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        results[number] = json.loads(done.stdout)
-    return results
+    flags = f"--xla_force_host_platform_device_count={number}"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
+    command = [sys.executable, os.path.abspath(__file__), str(number), tier]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def result(number, name):
+    return results(number, tier_of(number, name))[name]
 
 
 @pytest.mark.parametrize(("number", "name"), CASES)
-def test_any_devices_learn_what_one_does(runs, number, name):
+def test_any_devices_learn_what_one_does(number, name):
     """With dropout, and with unequal padding.
 
     Rounding grows afterwards: slowly in this model (1.2e-6 after 400 steps of another this small),
     and in one that learns fast past 1e-5 within 7 steps (docs/reliability.md).
     """
-    one, many = runs[1]["single"], runs[number][name]
+    one, many = result(1, "single"), result(number, name)
     assert len(one["losses"]) == STEPS and many["tokens"] == [36] * STEPS
     np.testing.assert_allclose(many["losses"], one["losses"], atol=1e-5)
     np.testing.assert_allclose(many["params"], one["params"], atol=1e-5)
     assert many["traces"] == 1
 
 
-def test_devices_are_what_was_asked_for(runs):
+def test_devices_are_what_was_asked_for():
     def described(number, name):
-        return runs[number][name]["description"]
+        return result(number, name)["description"]
 
     assert described(1, "single") == "1 cpu device, jit"
     assert described(2, "pmap") == "2 cpu devices, pmap"
@@ -165,28 +185,29 @@ def test_devices_are_what_was_asked_for(runs):
     assert described(8, "data, fsdp, tensor").endswith("(data 2, fsdp 2, tensor 2)")
 
 
-def test_a_mesh_shares_out_the_parameters(runs):
+@pytest.mark.slow
+def test_a_mesh_shares_out_the_parameters():
     """What one device holds, of all: replicas hold everything; norms and b2 are never cut."""
-    whole = runs[1]["single"]["held"]
-    assert runs[2]["pmap"]["held"] == runs[2]["data"]["held"] == whole
+    whole = result(1, "single")["held"]
+    assert result(2, "pmap")["held"] == result(2, "data")["held"] == whole
     small = 10 * 16 + 2 * 16  # five norms' scale and bias, and b2 of both feed-forward networks
     b1 = 2 * 24  # cut by tensor alone
     kernels = whole - small - b1
-    assert runs[2]["fsdp"]["held"] == kernels / 2 + b1 + small
-    assert runs[2]["tensor"]["held"] == kernels / 2 + b1 / 2 + small
-    assert runs[8]["fsdp"]["held"] == kernels / 8 + b1 + small
-    assert runs[8]["tensor"]["held"] == kernels / 8 + b1 / 8 + small
-    assert runs[8]["data, fsdp, tensor"]["held"] == kernels / 4 + b1 / 2 + small
+    assert result(2, "fsdp")["held"] == kernels / 2 + b1 + small
+    assert result(2, "tensor")["held"] == kernels / 2 + b1 / 2 + small
+    assert result(8, "fsdp")["held"] == kernels / 8 + b1 + small
+    assert result(8, "tensor")["held"] == kernels / 8 + b1 / 8 + small
+    assert result(8, "data, fsdp, tensor")["held"] == kernels / 4 + b1 / 2 + small
 
 
-def test_rows_must_divide_by_the_devices(runs):
-    errors = runs[2]["errors"]
+def test_rows_must_divide_by_the_devices():
+    errors = results(2, "fast")["errors"]
     assert "data.batch_rows=7" in errors[0] and "2 devices" in errors[0]
     assert "data.batch_rows=6" in errors[1] and "2 devices times train.accumulate=2" in errors[1]
 
 
-def test_a_mesh_has_to_fit_the_devices(runs):
-    errors = runs[2]["errors"]
+def test_a_mesh_has_to_fit_the_devices():
+    errors = results(2, "fast")["errors"]
     assert (
         "parallel.fsdp=3, parallel.tensor=1 must multiply to 2, the number of devices" in errors[2]
     )
@@ -248,10 +269,11 @@ def test_strategy_on_this_machine():
 
 
 if __name__ == "__main__":
-    number = int(sys.argv[1])
-    results = {name: run(*arguments) for name, arguments in RUNS[number].items()}
+    number, tier = int(sys.argv[1]), sys.argv[2]
+    names = [name for name in RUNS[number] if tier_of(number, name) == tier]
+    found = {name: run(*RUNS[number][name]) for name in names}
     wrong = [
         *(({}, ROWS - 1), ({}, 6, 2), ({"fsdp": 3}, ROWS)),
         *(({"strategy": "mesh", "data": 1}, ROWS), ({"fsdp": -1}, ROWS)),
     ]
-    print(json.dumps(results | {"errors": [error_of(*arguments) for arguments in wrong]}))
+    print(json.dumps(found | {"errors": [error_of(*arguments) for arguments in wrong]}))

@@ -30,11 +30,18 @@ def interrupt(workdir, phase, *, signals=(signal.SIGTERM,), then="pass", flags=(
     return launch_signalled(*line, at=PHASES[phase], signals=signals, then=then)
 
 
-def test_a_run_stopped_in_every_phase_ends_as_the_whole_one(tmp_path):
-    """One workdir, stopped nine times over, against the uninterrupted run."""
+@pytest.mark.parametrize(
+    "phases",
+    [
+        pytest.param(["a step", "saving", "validating"], id="in the loop"),
+        pytest.param(list(PHASES), id="everywhere", marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_stopped_in_each_phase_ends_as_the_whole_one(tmp_path, phases):
+    """One workdir, stopped in one phase after the other, against the uninterrupted run."""
     workdir, whole = tmp_path / "run", tmp_path / "whole"
     longer = ["--config.train.steps=12", "--config.train.evaluate_every=12"]
-    for phase in PHASES:
+    for phase in phases:
         done = interrupt(workdir, phase, flags=longer)
         assert done.returncode == PREEMPTED_STATUS == 75, (phase, done.stderr)
         assert "SIGTERM: stopping within 25 s" in done.stderr, phase
