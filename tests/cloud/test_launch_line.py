@@ -1,4 +1,4 @@
-"""What of a launch line goes elsewhere, what can be reached there, and which flags go together."""
+"""What a launch line becomes elsewhere, which files are copied, and which flags go together."""
 
 import subprocess
 import tarfile
@@ -7,7 +7,7 @@ import pytest
 import yaml
 from launching import launch, refusal
 
-from transformer_jax.cloud import launch_line
+from transformer_jax.cloud import checkout, launch_line
 from transformer_jax.config.options import DataConfig
 from transformer_jax.errors import UserError
 
@@ -22,7 +22,7 @@ TPU = [
 
 
 @pytest.fixture
-def checkout(tmp_path):
+def folder(tmp_path):
     """A checkout with a changed file, a new one, an ignored one and a deleted one."""
     root = tmp_path / "checkout"
     (root / "experiments").mkdir(parents=True)
@@ -77,9 +77,9 @@ def test_a_workdir_that_goes_with_the_machine_is_refused(workdir):
 
 
 # --------------------------------------------------------------------------------- the checkout
-def test_the_checkout_is_packed_as_it_is_now(checkout, tmp_path):
+def test_the_checkout_is_packed_as_it_is_now(folder, tmp_path):
     archive = tmp_path / "a.tar.gz"
-    assert launch_line.pack_checkout(checkout, archive) == 4
+    assert checkout.pack(folder, archive) == 4
     with tarfile.open(archive) as tar:
         content = {name: tar.extractfile(name).read().decode() for name in tar.getnames()}
     assert content == {
@@ -91,22 +91,22 @@ def test_the_checkout_is_packed_as_it_is_now(checkout, tmp_path):
 
 
 def test_a_folder_without_git_is_refused(tmp_path):
-    with pytest.raises(UserError, match="is no git checkout"):
-        launch_line.checkout_files(tmp_path)
+    with pytest.raises(UserError, match="is not a git checkout"):
+        checkout.files(tmp_path)
 
 
-def test_the_experiment_is_named_as_from_the_checkout(checkout, monkeypatch):
-    monkeypatch.chdir(checkout / "experiments")
-    found = launch_line.from_checkout(["--config=a.py:x:y", "--config.seed=3"], checkout)
+def test_the_experiment_is_named_as_from_the_checkout(folder, monkeypatch):
+    monkeypatch.chdir(folder / "experiments")
+    found = checkout.relative_config(["--config=a.py:x:y", "--config.seed=3"], folder)
     assert found == ["--config=experiments/a.py:x:y", "--config.seed=3"]
     for lost in ("deleted.py", "../runs/ignored", "../../other.py"):
         with pytest.raises(UserError, match="is not in the checkout"):
-            launch_line.from_checkout([f"--config={lost}"], checkout)
+            checkout.relative_config([f"--config={lost}"], folder)
 
 
-def test_text_that_is_not_there_is_refused(checkout):
+def test_text_that_is_not_there_is_refused(folder):
     def check(**options):
-        launch_line.check_data(DataConfig(**{"corpus": "files"} | options), checkout)
+        checkout.check_data(DataConfig(**{"corpus": "files"} | options), folder)
 
     check(train="changed.py,./experiments/a.py")
     check(path="experiments", train="a.py")

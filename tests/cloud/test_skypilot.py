@@ -1,4 +1,4 @@
-"""A SkyPilot task: its YAML says what was asked for, and its commands are the launch line."""
+"""A SkyPilot task: its YAML has the options, and its commands are the launch line."""
 
 import shlex
 import subprocess
@@ -60,7 +60,9 @@ def test_the_launch_line_survives_yaml_and_the_shell():
 def test_what_cannot_be_is_refused():
     with pytest.raises(UserError, match="is none of v4-N"):
         skypilot.task(sky(accelerator="v5e-16"))
-    with pytest.raises(UserError, match="--runtime_version is a Cloud TPU's"):
+    with pytest.raises(
+        UserError, match="--runtime_version is for Cloud TPUs, and --accelerator=A100:8 is not one"
+    ):
         skypilot.task(sky(accelerator="A100:8", runtime_version="x"))
     with pytest.raises(UserError, match="--name="):
         skypilot.task(sky(name="a_b"))

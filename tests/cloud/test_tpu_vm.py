@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from launching import ROOT
 
-from transformer_jax.cloud import launch_line, tpu_vm
+from transformer_jax.cloud import checkout, tpu_vm
 from transformer_jax.errors import UserError
 
 HOSTILE = "--config.demo=我 'a' \"b\" $(touch pwned) `touch pwned`; touch pwned & {c} \\ #!"
@@ -69,21 +69,21 @@ def then(tmp_path, code):
 
 @pytest.fixture
 def drive(tmp_path, stand_in):
-    """drive(**options of TpuVm) -> (exit status, what was said)."""
-    checkout = tmp_path / "checkout"
-    write_program(checkout / "launch.py", RUN)
-    subprocess.run(["git", "init", "-q", str(checkout)], check=True)
-    launch_line.pack_checkout(checkout, tmp_path / "packed.tar.gz")
+    """drive(**options of TpuVm) -> (exit status, what was logged)."""
+    folder = tmp_path / "checkout"
+    write_program(folder / "launch.py", RUN)
+    subprocess.run(["git", "init", "-q", str(folder)], check=True)
+    checkout.pack(folder, tmp_path / "packed.tar.gz")
 
     def call(**options):
-        said = []
+        logged = []
         driver = tpu_vm.Driver(
             machine(**options),
             str(tmp_path / "packed.tar.gz"),
-            say=said.append,
+            log=logged.append,
             sleep=lambda seconds: time.sleep(0.02),
         )
-        return driver.run(), said
+        return driver.run(), logged
 
     return call
 
@@ -164,7 +164,7 @@ def test_a_name_that_google_would_refuse_is_refused(name):
 
 # --------------------------------------------------------------------------------------- driver
 def test_a_run_from_the_request_to_the_deletion(drive, stand_in, tmp_path, capfd):
-    status, said = drive()
+    status, logged = drive()
     assert status == 0
     expected = [shlex.split(line)[1:] for line in tpu_vm.dry_run(machine()).splitlines()]
     done = log(stand_in)
@@ -172,7 +172,7 @@ def test_a_run_from_the_request_to_the_deletion(drive, stand_in, tmp_path, capfd
     assert done[1][3] == "describe"
     done = [["checkout.tar.gz" if "packed" in w else w for w in words] for words in done]
     assert done[:1] + done[2:] == expected
-    assert [one for one in said if one.startswith("a-run: ")] == [
+    assert [one for one in logged if one.startswith("a-run: ")] == [
         "a-run: PROVISIONING",
         "a-run: ACTIVE",
     ]
@@ -205,17 +205,17 @@ if not (bucket / "checkpoint").exists():
     time.sleep(60)
 """,
     )
-    status, said = drive(spot=True)
+    status, logged = drive(spot=True)
     assert status == 0
     once = ["create", "describe", "scp", "ssh"]
     assert verbs(stand_in) == [*once, "describe", "delete", *once, "delete"]
     assert lines_run(tmp_path, "host0") == [["--workdir=gs://b/x", HOSTILE]] * 2
-    assert sum("was taken away (SUSPENDED), 1 so far" in one for one in said) == 1
+    assert sum("was reclaimed (SUSPENDED), 1 times so far" in one for one in logged) == 1
 
 
 def test_a_machine_taken_away_while_waiting_too_often_is_given_up(drive, stand_in):
     scenario(stand_in, [["PROVISIONING", "SUSPENDING"]] * 3)
-    with pytest.raises(UserError, match="taken away 3 times, --max_preemptions=2"):
+    with pytest.raises(UserError, match="was reclaimed 3 times, and --max_preemptions=2"):
         drive(max_preemptions=2, wait_hours=1, keep=True)
     assert verbs(stand_in) == ["create", "describe", "delete"] * 3
 
@@ -224,9 +224,9 @@ def test_a_failure_is_the_exit_status_with_the_logs_and_no_second_try(
     drive, stand_in, tmp_path, capfd
 ):
     then(tmp_path, "if host == 'host1': print('no such file', flush=True); sys.exit(3)")
-    status, said = drive()
+    status, logged = drive()
     assert status == 3
-    assert any("the run failed on a-run, exit status 3" in one for one in said)
+    assert any("the run failed on a-run, exit status 3" in one for one in logged)
     out = capfd.readouterr().out
     assert "] no such file\n" in out
     assert "] step 1 on host0\n" in out
@@ -236,9 +236,9 @@ def test_a_failure_is_the_exit_status_with_the_logs_and_no_second_try(
 
 def test_a_run_that_vanishes_has_failed(drive, tmp_path):
     then(tmp_path, "import signal; os.kill(os.getppid(), signal.SIGKILL)")
-    status, said = drive()
+    status, logged = drive()
     assert status == 1
-    assert any("exit status lost" in one for one in said)
+    assert any("exit status lost" in one for one in logged)
 
 
 def test_a_dropped_connection_is_made_again_and_the_run_goes_on(drive, stand_in, tmp_path, capfd):
@@ -279,7 +279,7 @@ def test_a_request_that_fails_says_why_and_is_deleted(drive, stand_in):
 
 def test_a_name_that_is_taken_is_not_deleted(drive, stand_in):
     scenario(stand_in, [["ACTIVE"]], fail="create")
-    with pytest.raises(UserError, match="could not be asked for"):
+    with pytest.raises(UserError, match="could not be requested"):
         drive()
     assert verbs(stand_in) == ["create"]
 
@@ -301,16 +301,18 @@ def test_a_step_that_fails_on_a_machine_that_is_there_is_an_error(drive, stand_i
 
 
 def test_keep_leaves_the_machine_and_says_how_to_delete_it(drive, stand_in):
-    _, said = drive(keep=True)
+    _, logged = drive(keep=True)
     assert "delete" not in verbs(stand_in)
-    assert said[-1].endswith(shlex.join(tpu_vm.delete(machine())))
+    assert logged[-1].endswith(shlex.join(tpu_vm.delete(machine())))
 
 
 def test_a_deletion_that_fails_is_told(drive, stand_in):
     scenario(stand_in, [["ACTIVE"]], fail="delete")
-    status, said = drive()
+    status, logged = drive()
     assert status == 0
-    assert said[-1].startswith("a-run may still be there, and cost money: gcloud compute tpus")
+    assert logged[-1].startswith(
+        "a-run may still exist, and cost money; delete it: gcloud compute tpus"
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

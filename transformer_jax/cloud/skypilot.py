@@ -1,44 +1,37 @@
-"""A launch line as a SkyPilot task: `sky jobs launch` finds a machine, and another when it goes."""
+"""A run as a SkyPilot task: `sky jobs launch` finds a machine, and replaces a reclaimed one."""
 
 import dataclasses
 import json
 import shlex
 
-from transformer_jax.cloud import launch_line
+from transformer_jax.cloud import checkout, launch_line
 from transformer_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class SkyTask:
-    """What is asked of SkyPilot.
-
-    Attributes:
-      name: of the job.
-      accelerator: Cloud TPU's (v5litepod-16), or SkyPilot's own name of a GPU (A100:8).
-      arguments: of launch.py.
-      zone: Google Cloud's; "" = wherever SkyPilot finds it.
-      runtime_version: of a Cloud TPU; "" = by the accelerator.
-      spot: cheaper, and may be taken away.
-    """
+    """The machine that SkyPilot has to find, and the run on it."""
 
     name: str
-    accelerator: str
-    arguments: tuple[str, ...]
-    zone: str = ""
-    runtime_version: str = ""
-    spot: bool = False
+    accelerator: str  # Cloud TPU's name (v5litepod-16), or SkyPilot's name of a GPU (A100:8)
+    arguments: tuple[str, ...]  # of launch.py
+    zone: str = ""  # Google Cloud's; "" = wherever SkyPilot finds a machine
+    runtime_version: str = ""  # of a Cloud TPU; "" = chosen by the accelerator
+    spot: bool = False  # cheaper, but it may be reclaimed
 
 
 def task(sky: SkyTask) -> str:
-    """The YAML of a task that `sky jobs launch` starts again on another machine.
+    """The YAML of the task, which `sky jobs launch` restarts on another machine if need be.
 
     Raises:
-      UserError: if the name, or the kind of Cloud TPU, is not one.
+      UserError: if the name or the kind of Cloud TPU is invalid.
     """
     launch_line.check_name(sky.name)
     tpu = launch_line.is_tpu(sky.accelerator)
     if not tpu and sky.runtime_version:
-        raise UserError(f"--runtime_version is a Cloud TPU's, and {sky.accelerator} is not one")
+        raise UserError(
+            f"--runtime_version is for Cloud TPUs, and --accelerator={sky.accelerator} is not one"
+        )
     resources = []
     if tpu or sky.zone:
         region = sky.zone.rpartition("-")[0]
@@ -49,7 +42,7 @@ def task(sky: SkyTask) -> str:
         resources += ["accelerator_args:", f"  runtime_version: {_text(version)}"]
     if sky.spot:
         resources += ["use_spot: true"]
-    setup = ["set -e", *launch_line.install_commands("tpu" if tpu else "cuda13")]
+    setup = ["set -e", *checkout.install_commands("tpu" if tpu else "cuda13")]
     return _TASK.format(
         name=_text(sky.name),
         resources=_indented(resources),
@@ -59,8 +52,8 @@ def task(sky: SkyTask) -> str:
 
 
 _TASK = """\
-# In the checkout: sky jobs launch THIS_FILE. A machine that is taken away is replaced, and the run
-# goes on from its workdir.
+# In the checkout: sky jobs launch THIS_FILE. A reclaimed machine is replaced, and the run resumes
+# from its workdir.
 name: {name}
 workdir: .
 resources:
@@ -73,7 +66,7 @@ run: |
 
 
 def _text(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False)  # JSON's strings are YAML's, too
+    return json.dumps(value, ensure_ascii=False)  # a JSON string is a YAML string
 
 
 def _indented(lines: list[str]) -> str:

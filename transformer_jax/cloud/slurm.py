@@ -1,4 +1,4 @@
-"""A launch line as a Slurm job, for `sbatch`: requeued when preempted or out of time."""
+"""A run as a Slurm job for `sbatch`, which is requeued when it is preempted or out of time."""
 
 import dataclasses
 import re
@@ -9,33 +9,25 @@ from transformer_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class SlurmJob:
-    """What is asked of Slurm.
-
-    Attributes:
-      name: of the job.
-      command: the launch line, as a list: Python, launch.py, its flags.
-      folder: where it runs; on a file system that all nodes share.
-      nodes, gpus_per_node: machines, and GPUs of each; 0 = CPUs alone.
-      partition, time: as sbatch takes them; "" = the cluster's default.
-    """
+    """The resources of a job, and its command."""
 
     name: str
-    command: tuple[str, ...]
-    folder: str
+    command: tuple[str, ...]  # Python, launch.py, its flags
+    folder: str  # where the command runs, on a file system that all nodes share
     nodes: int = 1
-    gpus_per_node: int = 1
-    partition: str = ""
-    time: str = ""
+    gpus_per_node: int = 1  # 0 = CPUs only
+    partition: str = ""  # as for sbatch; "" = the cluster's default
+    time: str = ""  # as for sbatch; "" = the cluster's default
 
 
 def script(job: SlurmJob) -> str:
     """The batch script.
 
-    One task per GPU, and every task sees all GPUs of its node, because jax.distributed gives task
-    i of a node its device i: --gpus-per-task would hide that device from it.
+    There is one task per GPU, and every task sees all GPUs of its node: jax.distributed gives task
+    i of a node its device i, which --gpus-per-task would hide.
 
     Raises:
-      UserError: if a value could not stand on an #SBATCH line.
+      UserError: if a value cannot be written on an #SBATCH line.
     """
     options = {
         "job-name": job.name,
@@ -59,13 +51,13 @@ def script(job: SlurmJob) -> str:
 
 _SCRIPT = """\
 #!/bin/bash
-# sbatch THIS_FILE: its options override those below, e.g. sbatch --account=… --cpus-per-task=8.
+# sbatch THIS_FILE. Options of sbatch override these: sbatch --account=… --cpus-per-task=8 THIS_FILE
 {directives}
 #SBATCH --open-mode=append
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@120
 
-# Two minutes before the time limit: into the queue again. The run goes on from its workdir.
+# Two minutes before the time limit, the job is requeued. The run resumes from its workdir.
 trap 'scontrol requeue "$SLURM_JOB_ID"' USR1
 
 cd {folder} || exit

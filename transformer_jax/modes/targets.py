@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from transformer_jax.cloud import launch_line, skypilot, slurm, tpu_vm
+from transformer_jax.cloud import checkout, launch_line, skypilot, slurm, tpu_vm
 from transformer_jax.config.experiment_files import checkout_folder
 from transformer_jax.errors import UserError
 from transformer_jax.modes.flags import Flags
@@ -83,7 +83,7 @@ def launch(launch: Launch) -> int:
     Raises:
       UserError: if something cannot work there, before anything is created.
     """
-    config, place, checkout = launch.config, launch["target"], checkout_folder()
+    config, place, folder = launch.config, launch["target"], checkout_folder()
     own = {name: bool(launch.flags[name].boolean) for name in ("target", *_READS[place])}
     arguments = launch_line.without(launch.arguments, own)
     name = launch["name"] or launch_line.default_name(config.name)
@@ -94,11 +94,11 @@ def launch(launch: Launch) -> int:
     if not accelerator:
         raise UserError(f"--target={place} needs --accelerator=…, e.g. --accelerator=v5litepod-16")
     launch_line.check_workdir(launch["workdir"], place)
-    launch_line.check_data(config.data, checkout)
+    checkout.check_data(config.data, folder)
     machine: dict[str, Any] = {
         "name": name,
         "accelerator": accelerator,
-        "arguments": tuple(launch_line.from_checkout(arguments, checkout)),
+        "arguments": tuple(checkout.relative_config(arguments, folder)),
         "runtime_version": launch["runtime_version"],
         "spot": launch["spot"],
     }
@@ -116,7 +116,7 @@ def launch(launch: Launch) -> int:
     if launch["dry_run"]:
         print(tpu_vm.dry_run(vm))
         return 0
-    return tpu_vm.run(vm, checkout)
+    return tpu_vm.run(vm, folder)
 
 
 def _slurm_job(launch: Launch, name: str, arguments: list[str]) -> slurm.SlurmJob:

@@ -1,0 +1,81 @@
+"""The checkout, as a machine elsewhere gets it: its files, what they contain, its installation."""
+
+import os
+import subprocess
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformer_jax.config.options import DataConfig
+from transformer_jax.errors import UserError
+
+# Run in the checkout on a bare machine. uv, because the Python of Cloud TPU's images may be too old
+# (the pip of a newer system installs uv only with that variable); gcsfs, because the workdir is in
+# a bucket.
+_INSTALL = (
+    "PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv",
+    "python3 -m uv venv --quiet --python=3.12 .venv",
+    "python3 -m uv pip install --quiet --python=.venv/bin/python -e . 'jax[{platform}]' gcsfs",
+)
+
+
+def install_commands(platform: str) -> list[str]:
+    """Shell lines that create .venv in the checkout, for jax's platform "tpu" or "cuda13"."""
+    return [line.format(platform=platform) for line in _INSTALL]
+
+
+def files(folder: Path) -> list[str]:
+    """What git would commit after `git add --all`: tracked files as they are now, and new ones.
+
+    Raises:
+      UserError: if `folder` is not a git repository.
+    """
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        raise UserError(f"{folder} is not a git checkout, which names the files to copy") from None
+    names = sorted(set(os.fsdecode(done.stdout).split("\0")))
+    return [name for name in names if name and (folder / name).is_file()]
+
+
+def pack(folder: Path, archive: Path) -> int:
+    """Writes the checkout's `files` into a tar.gz; returns their number."""
+    names = files(folder)
+    with tarfile.open(archive, "w:gz") as tar:
+        for name in names:
+            tar.add(folder / name, arcname=name, recursive=False)
+    return len(names)
+
+
+def relative_config(arguments: Sequence[str], folder: Path) -> list[str]:
+    """`arguments` with --config=FILE.py relative to the checkout.
+
+    Raises:
+      UserError: if the file is not in the checkout.
+    """
+    rest = []
+    for argument in arguments:
+        name, _, value = argument.lstrip("-").partition("=")
+        if name == "config":
+            file, colon, parameter = value.partition(":")
+            relative = os.path.relpath(os.path.abspath(file), folder.resolve())
+            if relative not in files(folder):
+                raise UserError(
+                    f"--config={file} is not in the checkout, or git ignores it: "
+                    "it would not be copied to the machine"
+                )
+            argument = f"--config={relative}{colon}{parameter}"
+        rest.append(argument)
+    return rest
+
+
+def check_data(data: DataConfig, folder: Path) -> None:
+    """Raises UserError if the experiment reads a file that the copy of the checkout lacks."""
+    if data.corpus != "files":
+        return
+    known = files(folder)
+    for name in ",".join([data.train, data.valid, data.test]).split(","):
+        file = os.path.normpath(os.path.join(data.path, name))
+        if name and "://" not in os.path.join(data.path, name) and file not in known:
+            raise UserError(f"{file} is not in the checkout: it would not be copied to the machine")
