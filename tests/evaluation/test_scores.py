@@ -23,7 +23,8 @@ from transformer_jax.evaluation.scores import (
     side_by_side,
     write_translations,
 )
-from transformer_jax.inference import trained
+from transformer_jax.inference.evaluate import TranslatedSplit
+from transformer_jax.modes.evaluate import log_warnings
 
 TRANSLATIONS = [
     "I have a cat.",
@@ -234,7 +235,7 @@ def test_what_the_reference_does_is_no_fault():
 def test_evaluating_says_the_warnings(capsys):
     found = measure_degeneracy(GOOD_SOURCES, ["the same"] * 109, GOOD)
     corpus = Corpus(list(zip(GOOD_SOURCES, GOOD, strict=True)), 0)
-    trained._warn(corpus, [[None]] * 109, GOOD, "en", found)
+    log_warnings(TranslatedSplit(corpus, [[None]] * 109, "en"), found)
     assert capsys.readouterr().err.splitlines() == degeneracy_warnings(found)
     assert degeneracy_warnings(found)
 

@@ -441,7 +441,10 @@ def test_a_plan_for_a_gpu_is_from_shapes():
             "model.attention='splash' needs a TPU, and h100 is a GPU",
         ),
         (["--accelerator=v4-8", "--config.parallel.strategy=single"], "all but one of the 4 chips"),
-        (["--accelerator=v4-8", "--target=tpu-vm"], "is for --mode=train and evaluate, not"),
+        (
+            ["--accelerator=v4-8", "--target=tpu-vm"],
+            "--target belongs to --mode=train, evaluate, not plan",
+        ),
     ],
 )
 def test_a_plan_that_cannot_be_made_gives_a_one_line_error(given, message):
@@ -449,7 +452,7 @@ def test_a_plan_that_cannot_be_made_gives_a_one_line_error(given, message):
 
 
 def test_an_accelerator_without_a_plan_or_target_is_refused():
-    assert "--target=tpu-vm or skypilot, or with --mode=plan" in refusal("--accelerator=v4-8")
+    assert "--accelerator goes with --target=tpu-vm or skypilot" in refusal("--accelerator=v4-8")
 
 
 if __name__ == "__main__":

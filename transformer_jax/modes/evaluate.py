@@ -68,7 +68,7 @@ def evaluate(
         found = translate_corpus(model, corpus, progress=bar.update)
     sources, translations, references = found.sources, found.translations, found.references
     degeneracy = measure_degeneracy(sources, translations, references)
-    _warn(found, degeneracy)
+    log_warnings(found, degeneracy)
     scores = found.scores()
     if not processes.is_writer():
         return scores
@@ -107,7 +107,7 @@ def _some(*columns: Sequence[str]) -> str:
     return side_by_side(*([column[n] for n in shown] for column in columns))
 
 
-def _warn(found: "TranslatedSplit", degeneracy: "Degeneracy") -> None:
+def log_warnings(found: "TranslatedSplit", degeneracy: "Degeneracy") -> None:
     """Logs what makes scores mean less than they seem to, and what is plainly wrong."""
     from transformer_jax.console import log
     from transformer_jax.evaluation.degenerate import degeneracy_warnings
