@@ -1,4 +1,4 @@
-"""Comparing two workdirs: the test tells better from different, and nothing else is compared."""
+"""Comparing two workdirs: a better system is found, noise is not, other sentences are refused."""
 
 import json
 import random
@@ -11,7 +11,8 @@ from transformer_jax.config.files import save_config
 from transformer_jax.config.options import Config
 from transformer_jax.errors import UserError
 from transformer_jax.evaluation.comparison import compare
-from transformer_jax.evaluation.scores import corpus_scores, write_translations
+from transformer_jax.evaluation.scores import corpus_scores
+from transformer_jax.evaluation.translations import write_translations
 
 WORDS = [a + b for a in ("ka", "lo", "mi", "nu") for b in ("d", "f", "rt", "s")]
 
@@ -69,7 +70,7 @@ def table(text):
 
 # ------------------------------------------------------------------------------------------ scores
 @pytest.mark.parametrize("swapped", [False, True])
-def test_a_better_system_is_told_from_a_worse_one(tmp_path, swapped):
+def test_a_better_system_is_found(tmp_path, swapped):
     a, b = pair(tmp_path, spoiled(REFERENCES, 0.3, seed=1), spoiled(REFERENCES, 0.1, seed=2))
     found = table(compare(b, a, split="test") if swapped else compare(a, b, split="test"))
     for _, _, difference, p in found.values():
@@ -118,7 +119,7 @@ def test_intervals_are_those_of_evaluation(tmp_path):
 
 
 def test_systems_that_match_hardly_anything(tmp_path):
-    """Of some resamples chrF is a float, of some a float32, at which evaluation.ChrF is aimed."""
+    """Of some resamples chrF is a float, of some a float32, which is why `scores.ChrF` exists."""
     references = ["I have a cat"] * 7
     poor = ["I have no dog", *["x y z w"] * 6]
     a, b = pair(tmp_path, poor, poor[::-1], references, SOURCES[:7])
@@ -241,9 +242,7 @@ def test_different_sentences(tmp_path):
 def test_different_tokenizers_of_bleu(tmp_path):
     a = evaluated(tmp_path / "a", REFERENCES)
     b = evaluated(tmp_path / "b", REFERENCES, language="zh")
-    assert f"BLEU counts by 13a in {a} and by zh in {b}: evaluate both with the same" in refused(
-        a, b
-    )
+    assert f"BLEU uses the tokenizer 13a in {a} and zh in {b}: evaluate both" in refused(a, b)
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", "{}", json.dumps({"bleu_signature": "?"})])

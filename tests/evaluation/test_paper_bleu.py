@@ -1,4 +1,4 @@
-"""The paper's BLEU: tokens and scores derived by hand from what Moses's scripts say."""
+"""The paper's BLEU: tokens and scores derived by hand from Moses's scripts."""
 
 import math
 
@@ -28,7 +28,7 @@ REFERENCES = ["Das ist der Text-Editor.", "Es ist da."]
     ],
 )
 def test_tokens(sentence, tokens):
-    assert tokenize(sentence) == tokens
+    assert tokenize([sentence]) == [tokens]
 
 
 def test_score_derived_by_hand():

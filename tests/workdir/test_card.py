@@ -12,7 +12,8 @@ from launching import evaluate, fill, launch, refusal
 from transformer_jax.config.files import load_config
 from transformer_jax.data import corpora
 from transformer_jax.errors import Preempted, UserError
-from transformer_jax.evaluation.scores import corpus_scores, write_translations
+from transformer_jax.evaluation.scores import corpus_scores
+from transformer_jax.evaluation.translations import write_translations
 from transformer_jax.model import size
 from transformer_jax.parallel import processes
 from transformer_jax.training import run as training_run

@@ -1,4 +1,4 @@
-"""Two evaluated workdirs side by side, `--mode=compare`: is one better, and what is different?"""
+"""Compares two evaluated workdirs: is one better, and in what do they differ?"""
 
 import dataclasses
 import json
@@ -13,24 +13,25 @@ from transformer_jax.config.files import CONFIG_FILE, load_config
 from transformer_jax.config.options import flatten
 from transformer_jax.errors import UserError
 from transformer_jax.evaluation.scores import ChrF, Scores
+from transformer_jax.evaluation.translations import COLUMNS, JSON_FILE, SCORES_FILE
 
-_SHOWN = 5  # sentences that became better, and as many that became worse
-_FEW = 100  # sentences; below this the resamples hardly differ from one another
-# What scores.json says about the translations; the rest says how they were made.
+_SHOWN = 5  # sentences that improved, and as many that worsened
+_FEW = 100  # sentences; with fewer, the resamples hardly differ from one another
+# Fields of scores.json that describe the translations; the others describe how they were made.
 _MEASURED = {f.name for f in dataclasses.fields(Scores)} | {"split", "degeneracy"}
 
 
 @dataclasses.dataclass(frozen=True)
-class _Run:
-    """What an evaluated workdir holds of one split.
+class _Evaluation:
+    """The evaluation of one split in a workdir.
 
     Attributes:
-      workdir: whose it is.
-      options: those of the experiment, and what else it was evaluated with: weights, steps.
-      tokenizer: sacrebleu's, by which its BLEU was counted.
+      workdir: the evaluated workdir.
+      options: the options of the experiment, and how it was evaluated: weights, steps.
+      tokenizer: the sacrebleu tokenizer of its BLEU.
       sources: raw text.
-      translations: one for each source.
-      references: likewise.
+      translations: one per source.
+      references: one per source.
     """
 
     workdir: Path
@@ -44,18 +45,18 @@ class _Run:
 def compare(workdir: Path, other: Path, *, split: str, resamples: int = 1000) -> str:
     """Compares the translations of A, `workdir`, with those of B, `other`.
 
-    Gives the scores of both with a paired bootstrap test (Koehn 2004), the options that differ, and
-    the sentences whose chrF2++ changed most. It writes nothing, and says the same every time.
+    Returns the scores of both with a paired bootstrap test (Koehn 2004), the options that differ,
+    and the sentences whose chrF2++ changed most. The resamples are the same in every call.
 
     Args:
-      workdir: evaluated on `split`, by --mode=evaluate.
-      other: likewise, on the same sentences.
+      workdir: a workdir that was evaluated on `split` (--mode=evaluate).
+      other: another one, evaluated on the same sentences.
       split: the name of a folder in evaluation/.
-      resamples: how many sets of as many sentences are drawn.
+      resamples: the number of bootstrap resamples.
 
     Raises:
-      UserError: if one is not evaluated, or if they cannot be compared: other sentences, or a BLEU
-        that counts other units.
+      UserError: if one is not evaluated, or if the two cannot be compared because their sentences
+        or the tokenizers of their BLEU differ.
     """
     a, b = _read_both(workdir, other, split)
     blocks = _significance(a, b, split, resamples)
@@ -70,34 +71,34 @@ def significance(workdir: Path, other: Path, *, split: str, resamples: int = 100
     return "\n\n".join(_significance(a, b, split, resamples))
 
 
-def _significance(a: _Run, b: _Run, split: str, resamples: int) -> list[str]:
+def _significance(a: _Evaluation, b: _Evaluation, split: str, resamples: int) -> list[str]:
     title = f"{split}, {len(a.sources):,} sentences\nA  {a.workdir}\nB  {b.workdir}"
     if a.translations == b.translations:
         return [title, "A and B translate every sentence alike: there is nothing to test"]
     return [title, _paired_test(a, b, resamples)]
 
 
-def _read_both(workdir: Path, other: Path, split: str) -> tuple[_Run, _Run]:
+def _read_both(workdir: Path, other: Path, split: str) -> tuple[_Evaluation, _Evaluation]:
     a, b = _read(workdir, split), _read(other, split)
     _refuse_different_sentences(a, b, split)
     if a.tokenizer != b.tokenizer:
         raise UserError(
-            f"BLEU counts by {a.tokenizer} in {workdir} and by {b.tokenizer} in {other}: evaluate "
-            "both with the same --config.data.target_language"
+            f"BLEU uses the tokenizer {a.tokenizer} in {workdir} and {b.tokenizer} in {other}: "
+            "evaluate both with the same --config.data.target_language"
         )
     return a, b
 
 
-def _read(workdir: Path, split: str) -> _Run:
+def _read(workdir: Path, split: str) -> _Evaluation:
     config = load_config(workdir / CONFIG_FILE)
     folder = workdir / "evaluation" / split
     try:
-        scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
-        text = (folder / "translations.jsonl").read_text(encoding="utf-8")
-        # Not splitlines(): a sentence may contain U+2028, which would end a line there.
+        scores = json.loads((folder / SCORES_FILE).read_text(encoding="utf-8"))
+        text = (folder / JSON_FILE).read_text(encoding="utf-8")
+        # Not splitlines(), which would also split at a U+2028 inside a sentence.
         rows = [json.loads(line) for line in text.split("\n")[:-1]]
-        columns = [[row[name] for row in rows] for name in ("source", "translation", "reference")]
-        # Not from the configuration: evaluate may have been given another target language.
+        columns = [[row[name] for row in rows] for name in COLUMNS]
+        # Not from the configuration: --mode=evaluate may have set another target language.
         signature = dict(part.split(":", 1) for part in scores["bleu_signature"].split("|"))
         tokenizer = signature["tok"]
     except FileNotFoundError:
@@ -109,12 +110,12 @@ def _read(workdir: Path, split: str) -> _Run:
     except (ValueError, KeyError, TypeError) as e:
         raise UserError(f"{folder} is damaged ({e!r}): evaluate {workdir} again") from None
     about = {name: value for name, value in scores.items() if name not in _MEASURED}
-    # Those that it was decoded with stand in scores.json, and go before those of config.json.
+    # The decode options of the evaluation take precedence over those of config.json.
     decode = {f"decode.{name}": value for name, value in about.pop("decode", {}).items()}
-    return _Run(workdir, flatten(config) | about | decode, tokenizer, *columns)
+    return _Evaluation(workdir, flatten(config) | about | decode, tokenizer, *columns)
 
 
-def _refuse_different_sentences(a: _Run, b: _Run, split: str) -> None:
+def _refuse_different_sentences(a: _Evaluation, b: _Evaluation, split: str) -> None:
     again = f"evaluate both on the same {split} set"
     if len(a.sources) != len(b.sources):
         raise UserError(
@@ -131,29 +132,29 @@ def _refuse_different_sentences(a: _Run, b: _Run, split: str) -> None:
                 )
 
 
-def _paired_test(a: _Run, b: _Run, resamples: int) -> str:
+def _paired_test(a: _Evaluation, b: _Evaluation, resamples: int) -> str:
     """A table: each metric of A and of B with 95 % intervals, their difference, and p."""
-    logging.getLogger("sacrebleu").setLevel(logging.WARNING)  # it would tell of each step
+    logging.getLogger("sacrebleu").setLevel(logging.WARNING)  # it logs each step
     metrics = {"BLEU": BLEU(tokenize=a.tokenizer), "chrF2++": ChrF(word_order=2)}
     systems = [("A", a.translations), ("B", b.translations)]
     test = PairedTest(systems, metrics, [a.references], test_type="bs", n_samples=resamples)
     signatures, results = test()
     lines = [f"{'':10}{'A':14}{'B':14}{'B - A':9}p"]
     for name in metrics:
-        of_a, of_b = results[name]
-        cells = [f"{of.score:.1f} ± {of.ci:.1f}" for of in (of_a, of_b)]
-        difference = f"{of_b.score - of_a.score:+.1f}"
-        # For equal scores sacrebleu gives the smallest p there is.
-        p = f"{of_b.p_value:.3f}" if of_a.score != of_b.score else "-"
+        in_a, in_b = results[name]
+        cells = [f"{result.score:.1f} ± {result.ci:.1f}" for result in (in_a, in_b)]
+        difference = f"{in_b.score - in_a.score:+.1f}"
+        # For equal scores sacrebleu returns the smallest possible p.
+        p = f"{in_b.p_value:.3f}" if in_a.score != in_b.score else "-"
         lines += [f"{name:10}{cells[0]:14}{cells[1]:14}{difference:9}{p:8}{signatures[name]}"]
-    lines += ["p: how often chance alone makes a difference this large, were A and B equally good"]
+    lines += ["p: the probability of a difference at least this large if A and B were equally good"]
     if len(a.sources) < _FEW:
         lines += [f"{len(a.sources)} sentences are too few to rely on p and the intervals"]
     return "\n".join(lines)
 
 
 def _differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
-    """["  model.d_ff: 512 in A, 1024 in B", …]; name and demo change no translation."""
+    """["  model.d_ff: 512 in A, 1024 in B", …], without name and demo, which do not matter."""
     names = [name for name in a | b if name not in ("name", "demo")]
     return [
         f"  {name}: {_value(a, name)} in A, {_value(b, name)} in B"
@@ -166,8 +167,8 @@ def _value(options: dict[str, Any], name: str) -> str:
     return repr(options[name]) if name in options else "none"
 
 
-def _changes(a: _Run, b: _Run) -> list[str]:
-    """The sentences that improved and those that worsened, most first."""
+def _changes(a: _Evaluation, b: _Evaluation) -> list[str]:
+    """The sentences that improved and those that worsened, the largest changes first."""
     changes = [
         (_chrf(b.translations[n], a.references[n]) - _chrf(a.translations[n], a.references[n]), n)
         for n in range(len(a.sources))
@@ -187,7 +188,7 @@ def _chrf(translation: str, reference: str) -> float:
     return ChrF(word_order=2).sentence_score(translation, [reference]).score
 
 
-def _show(a: _Run, b: _Run, change: float, n: int) -> str:
+def _show(a: _Evaluation, b: _Evaluation, change: float, n: int) -> str:
     return (
         f"  {change:+.1f}  {a.sources[n]}\n    A: {a.translations[n]}\n    B: {b.translations[n]}\n"
         f"    reference: {a.references[n]}"

@@ -1,4 +1,4 @@
-"""Degenerate output: translations that are wrong in a way that shows without a reader."""
+"""Degenerate output: translations that a program can see to be wrong."""
 
 import collections
 import dataclasses
@@ -8,17 +8,17 @@ from collections.abc import Iterable, Sequence
 
 @dataclasses.dataclass(frozen=True)
 class Degeneracy:
-    """Shares of the sentences, 0–1, in which a translation is wrong in a way that shows.
+    """Shares of the sentences, 0–1, with each kind of degenerate translation.
 
-    A perfect translation has 0 in each: what its reference does too is not held against it.
+    A perfect translation has 0 of each kind: what the reference does as well does not count.
 
     Attributes:
-      empty: the translation is empty, the reference is not.
-      loops: the same 1–4 units stand at least 4 times in a row, and do not in the reference. A unit
-        is a Chinese or Japanese character, or what stands between such characters and spaces.
-      copied: the translation is its source, and the reference is not.
-      shared: the translation is also that of a line with another source, less the share of
-        references that are; "" is not counted.
+      empty: the translation is empty and the reference is not.
+      loops: the translation repeats the same 1–4 units at least 4 times in a row and the reference
+        does not. A unit is a Chinese or Japanese character, or a word of other letters.
+      copied: the translation equals its source and the reference does not.
+      shared: another source has the same translation, less the share of references for which that
+        is so; empty translations do not count.
     """
 
     empty: float
@@ -30,7 +30,7 @@ class Degeneracy:
 def measure_degeneracy(
     sources: Sequence[str], translations: Sequence[str], references: Sequence[str]
 ) -> Degeneracy:
-    """What sort of wrong the translations are; for no sentences, 0 of each."""
+    """Measures each kind of degenerate translation; without sentences, 0 of each."""
     count = max(len(sources), 1)
     rows = [
         (source.strip(), translation.strip(), reference.strip())
@@ -51,7 +51,7 @@ _UNIT = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff
 def _loops(text: str) -> bool:
     units = _UNIT.findall(text)
     for period in range(1, 5):
-        same = 0  # units in a row that equal the unit one period before
+        same = 0  # units in a row that equal the unit one period earlier
         for before, unit in zip(units, units[period:], strict=False):
             same = same + 1 if unit == before else 0
             if same == 3 * period:
@@ -60,7 +60,7 @@ def _loops(text: str) -> bool:
 
 
 def _shared(pairs: Iterable[tuple[str, str]]) -> int:
-    """How many of the (source, text) pairs have a text that another source has too."""
+    """The number of (source, text) pairs whose text another source has, too."""
     pairs = list(pairs)
     sources_of = collections.defaultdict(set)
     for source, text in pairs:
@@ -68,43 +68,34 @@ def _shared(pairs: Iterable[tuple[str, str]]) -> int:
     return sum(bool(text) and len(sources_of[text]) > 1 for _, text in pairs)
 
 
-# A share above these is said. Of 73,622 references of Multi30k (en-de) and Tatoeba (zh-en, both
+# Larger shares give a warning. Of 73,622 references of Multi30k (en-de) and Tatoeba (zh-en, both
 # directions) none loops; a weak model of Tatoeba, with BLEU 11, had 0, 0.1, 0 and 2 %.
-_MOST_EMPTY = 0.01
-_MOST_LOOPS = 0.01
-_MOST_COPIED = 0.02
-_MOST_SHARED = 0.1
+_USUAL = {
+    "empty": (
+        0.01,
+        "are empty: the sentences are too long to translate, or the model ends at once",
+    ),
+    "loops": (
+        0.01,
+        "repeat the same words four times or more in a row: the model is trained too little, or "
+        "the sentences are unlike the training data",
+    ),
+    "copied": (
+        0.02,
+        "copy their source: look in the training data for pairs with the same text on both sides",
+    ),
+    "shared": (
+        0.1,
+        "also translate another source, more often than the references do: the model ignores its "
+        "source, because it is trained too little or the sides of its training data do not match",
+    ),
+}
 
 
 def degeneracy_warnings(found: Degeneracy) -> list[str]:
-    """One line for each share that is too large: which, and what it points to."""
-    kinds = [
-        (
-            found.empty,
-            _MOST_EMPTY,
-            "are empty: sentences too long to translate, or a model that ends at once",
-        ),
-        (
-            found.loops,
-            _MOST_LOOPS,
-            "repeat the same words four times and more in a row: a model trained too little, or "
-            "sentences unlike the training data",
-        ),
-        (
-            found.copied,
-            _MOST_COPIED,
-            "copy their source: look for pairs with the same text on both sides in the training "
-            "data",
-        ),
-        (
-            found.shared,
-            _MOST_SHARED,
-            "are those of other sources too, beyond what the references have in common: the model "
-            "does not read its source, being trained too little or with sides that do not match",
-        ),
-    ]
+    """One line for each share that is too large, with its likely cause."""
     return [
         f"warning: {100 * share:.1f} % of the translations {what} (usual: at most {100 * most:g} %)"
-        for share, most, what in kinds
-        if share > most
+        for name, (most, what) in _USUAL.items()
+        if (share := getattr(found, name)) > most
     ]

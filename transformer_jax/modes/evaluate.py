@@ -57,7 +57,7 @@ def evaluate(
     from transformer_jax.console import progress_bar
     from transformer_jax.data import corpora
     from transformer_jax.evaluation.degenerate import measure_degeneracy
-    from transformer_jax.evaluation.scores import write_translations
+    from transformer_jax.evaluation.translations import write_translations
     from transformer_jax.inference.evaluate import translate_corpus
     from transformer_jax.parallel import processes
     from transformer_jax.workdir import card
@@ -100,7 +100,7 @@ def _some(*columns: Sequence[str]) -> str:
     """Ten sentences, the same ones each time."""
     import numpy as np
 
-    from transformer_jax.evaluation.scores import side_by_side
+    from transformer_jax.evaluation.translations import side_by_side
 
     number = len(columns[0])
     shown = sorted(np.random.default_rng(0).choice(number, size=min(10, number), replace=False))
@@ -111,13 +111,13 @@ def log_warnings(found: "TranslatedSplit", degeneracy: "Degeneracy") -> None:
     """Logs what makes scores mean less than they seem to, and what is plainly wrong."""
     from transformer_jax.console import log
     from transformer_jax.evaluation.degenerate import degeneracy_warnings
-    from transformer_jax.evaluation.scores import warn_of_words
+    from transformer_jax.evaluation.scores import warn_of_wrong_language
 
     untranslated = sum(not hypotheses for hypotheses in found.hypotheses)
     if found.corpus.empty:
         log(f"{found.corpus.empty:,} pairs with an empty side left out")
     if untranslated:
         log(f"{untranslated:,} sentences too long to translate count as empty translations")
-    warn_of_words(found.references, found.target_language)
+    warn_of_wrong_language(found.references, found.target_language)
     for warning in degeneracy_warnings(degeneracy):
         log(warning)

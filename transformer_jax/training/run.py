@@ -27,7 +27,7 @@ from transformer_jax.config.options import Config, TrainConfig, flatten
 from transformer_jax.console import log
 from transformer_jax.data import corpora, word_vectors
 from transformer_jax.errors import Preempted, UserError
-from transformer_jax.evaluation.scores import bleu_signature, warn_of_words
+from transformer_jax.evaluation.scores import bleu_signature, warn_of_wrong_language
 from transformer_jax.inference.trained import Model, load
 from transformer_jax.model.size import count_parameters, step_flops
 from transformer_jax.parallel import processes
@@ -85,7 +85,9 @@ def train(
     with processes.writer_first():
         # The test split, too: a missing file is reported now, and not after the training.
         splits = corpora.load_splits(config.data, ["train", "valid", "test"])
-    warn_of_words([target for _, target in splits["valid"].pairs], config.data.target_language)
+    warn_of_wrong_language(
+        [target for _, target in splits["valid"].pairs], config.data.target_language
+    )
     with lock.held(workdir):
         saved = saved_config(config, workdir)
         train_text, valid = splits.pop("train"), splits.pop("valid")
