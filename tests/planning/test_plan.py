@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from launching import FLAGS, ROOT, TINY, launch, refusal
@@ -17,9 +18,13 @@ from launching import FLAGS, ROOT, TINY, launch, refusal
 from transformer_jax.config.options import Config, DataConfig, ModelConfig, TrainConfig
 from transformer_jax.errors import UserError
 from transformer_jax.model import size
+from transformer_jax.model.transformer import Transformer
 from transformer_jax.planning import accelerators, roofline
 from transformer_jax.planning.accelerators import Accelerator, Chip, find
 from transformer_jax.planning.collectives import Collective, collectives
+from transformer_jax.planning.plan import largest_rows, plan, real_share
+from transformer_jax.planning.program import OutOfMemory, batch_shapes, compile_program
+from transformer_jax.training.step import create_state, make_train_step
 from transformer_jax.workdir import manifest
 
 B, S, T, D, N, H, HV, F, V, L = 3, 5, 7, 22, 11, 2, 13, 17, 19, 2
@@ -29,6 +34,7 @@ PRIMES = Config(
         num_layers=L, d_model=D, d_ff=F, num_heads=N, d_key=H, d_value=HV, dropout_rate=0.1
     ),
 )
+NOWHERE = pathlib.Path("nowhere")
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="no compiler for TPUs: pip install jax[tpu]"
 )
@@ -41,11 +47,9 @@ def changed(config, **options):
 
 
 def test_without_the_compiler_one_line_says_how_to_install_it(monkeypatch):
-    from transformer_jax.planning import plan as planning_plan
-
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r'^--accelerator=v4-8 needs .*: pip install "jax\[tpu\]"$'):
-        planning_plan.plan(PRIMES, "v4-8", workdir=pathlib.Path("none"), chip_hour_price=None)
+        plan(PRIMES, "v4-8", workdir=NOWHERE, chip_hour_price=None)
 
 
 # ------------------------------------------------------------------------------------------ names
@@ -78,11 +82,6 @@ def test_an_axis_is_a_ring_when_it_wraps_around():
 
     assert [links(f"v5litepod-{n}") for n in (1, 4, 64, 128, 256)] == [0, 2, 2, 3, 4]
     assert [links(f"v4-{n}") for n in (8, 16, 32, 64, 128)] == [2, 3, 3, 3, 6]
-
-
-def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(UserError, match=r"v5litepod-\{1,4,8,.*h100:8, cpu \(did you mean v6e-16"):
-        find("v5e-16")
 
 
 # --------------------------------------------------------------------------------------- operations
@@ -120,12 +119,6 @@ def matmul_flops(jaxpr):
 
 
 def traced_step(config):
-    import jax
-
-    from transformer_jax.model.transformer import Transformer
-    from transformer_jax.planning.program import batch_shapes
-    from transformer_jax.training.step import create_state, make_train_step
-
     model = Transformer(config.model, config.data.vocab_size)
     state = jax.eval_shape(lambda: create_state(config, model))
     step = make_train_step(config, model)
@@ -194,16 +187,10 @@ def test_the_largest_batch_that_fits(limit):
         tried.append(rows)
         return rows <= limit
 
-    found = roofline_rows(fits, unit=6, too_many=10**6)
+    found = largest_rows(fits, unit=6, too_many=10**6)
     assert found % 6 == 0 and found <= limit
     assert limit < max(6, found + 6, found * 9 / 8 + 6)
     assert all(rows % 6 == 0 and 0 < rows <= 10**6 for rows in tried) and len(tried) < 24
-
-
-def roofline_rows(fits, **options):
-    from transformer_jax.planning.plan import largest_rows
-
-    return largest_rows(fits, **options)
 
 
 # ----------------------------------------------------------------------------------------- exchange
@@ -283,9 +270,7 @@ def tiny(**parallel):
 
 
 def compiled():
-    """{name: what libtpu makes of a step}, in a process with its environment."""
-    os.environ.update(accelerators.COMPILE_ONLY)
-    from transformer_jax.planning.program import OutOfMemory, compile_program
+    """{name: the program that libtpu compiles}, for a process with its environment."""
 
     def program(name, config):
         found = compile_program(config, find(name))
@@ -306,7 +291,7 @@ def compiled():
 @pytest.fixture(scope="module")
 def programs():
     path = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path)}
+    environment = os.environ | accelerators.COMPILE_ONLY | {"PYTHONPATH": os.pathsep.join(path)}
     command = [sys.executable, os.path.abspath(__file__)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -346,10 +331,7 @@ def test_the_compiler_says_what_does_not_fit(programs):
 
 
 # ------------------------------------------------------------------------------- through launch.py
-LONG_ROWS = [f"--config.data.{side}_row_length=128" for side in ("source", "target")]
-
-
-def plan(*arguments):
+def launched(*arguments):
     done = launch("--mode=plan", *FLAGS, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -374,8 +356,6 @@ def tokenized(tmp_path):
 
 def test_the_share_of_padding_is_that_of_the_packed_text(tokenized):
     """In rows of 4 and 4, three of the pairs fill two rows: 12 of 16 positions."""
-    from transformer_jax.planning.plan import real_share
-
     config = changed(PRIMES, data={"source_row_length": 4, "target_row_length": 4})
     assert real_share(config, tokenized) == 0.75
     (tokenized / "tokens" / "0123abcd" / "source.npy").unlink()
@@ -385,7 +365,7 @@ def test_the_share_of_padding_is_that_of_the_packed_text(tokenized):
 
 def test_a_plan_for_this_machine(tokenized):
     """One row of 48 and 64 positions, of which 22 are real."""
-    report = plan("--accelerator=cpu", f"--workdir={tokenized}")
+    report = launched("--accelerator=cpu", f"--workdir={tokenized}")
     assert "1 cpu device, jit" in report and "compiled for cpu" in report
     assert ": fits, " in report and "exchange between chips: none" in report
     padding = number(r"padding: ([\d.]+)% of positions \(in the workdir\)", report)
@@ -396,7 +376,7 @@ def test_a_plan_for_this_machine(tokenized):
 def test_a_plan_for_a_tpu(tmp_path):
     """One launch line, without one; nothing but the plan on standard output."""
     given = ["--accelerator=v5litepod-4", f"--workdir={tmp_path}", "--chip_hour_price=2.5"]
-    report = plan(*given, "--config.train.steps=1000000000")
+    report = launched(*given, "--config.train.steps=1000000000")
     assert report.startswith("quickstart on v5litepod-4: 4 TPU v5 lite devices, pmap\n")
     assert "of 16.00 GiB: fits" in report and "1 x all-reduce of" in report
     step = number(r"time per step: ([\d.e-]+) ms", report)
@@ -408,51 +388,48 @@ def test_a_plan_for_a_tpu(tmp_path):
 
 def test_a_plan_for_a_gpu_is_from_shapes():
     """And a batch that is too large names one that fits, which then does."""
-    from transformer_jax.planning import plan as planning_plan
 
-    def plan(rows):
+    def planned(rows):
         config = changed(tiny(), data={"vocab_size": 7001, "batch_rows": rows})
-        nowhere = pathlib.Path("/nowhere")
-        return planning_plan.plan(config, "h100:8", workdir=nowhere, chip_hour_price=None)
+        return plan(config, "h100:8", workdir=NOWHERE, chip_hour_price=None)
 
-    report = plan(16)
+    report = planned(16)
     assert "estimated from shapes, not compiled" in report and "cost" not in report
     assert "padding: 5.0% of positions (assumed)" in report
     asked = 8 * 7**7
-    refused = plan(asked)
+    refused = planned(asked)
     assert f"does not fit with data.batch_rows={asked}: it needs" in refused
     rows = int(number(r"data.batch_rows=(\d+) is the largest that fits", refused))
     micro = int(number(r"train.accumulate=(\d+)", refused))
     assert rows % 8 == 0 and rows * micro >= asked and asked % (8 * micro) == 0
-    assert ": fits, " in plan(rows)
-    assert "does not fit" in plan(rows * 9 // 64 * 8 + 8)
+    assert ": fits, " in planned(rows)
+    assert "does not fit" in planned(rows * 9 // 64 * 8 + 8)
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("name", "options", "message"),
     [
-        ([], "--mode=plan needs --accelerator=…"),
-        (["--accelerator=v5e-16"], "is none of v4-{8,"),
-        (["--accelerator=h100:8"], "data.batch_rows=4 is not divisible by 8 devices"),
-        (["--accelerator=h100", "--config.parallel.fsdp=2"], "is planned from shapes"),
-        (["--accelerator=h100", "--config.model.num_heads=3"], "is not divisible by"),
+        ("v5e-16", {}, r"v5litepod-\{1,4,8,.*h100:8, cpu \(did you mean v6e-16"),
+        ("h100:8", {"data": {"batch_rows": 4}}, "data.batch_rows=4 is not divisible by 8 devices"),
+        ("h100", {"parallel": {"fsdp": 2}}, "is planned from shapes"),
         (
-            [*LONG_ROWS, "--accelerator=h100", "--config.model.attention=splash"],
+            "h100",
+            {
+                "model": {"attention": "splash"},
+                "data": {"source_row_length": 128, "target_row_length": 128},
+            },
             "model.attention='splash' needs a TPU, and h100 is a GPU",
         ),
-        (["--accelerator=v4-8", "--config.parallel.strategy=single"], "all but one of the 4 chips"),
-        (
-            ["--accelerator=v4-8", "--target=tpu-vm"],
-            "--target belongs to --mode=train, evaluate, not plan",
-        ),
+        ("v4-8", {"parallel": {"strategy": "single"}}, "all but one of the 4 chips of v4-8 idle"),
     ],
 )
-def test_a_plan_that_cannot_be_made_gives_a_one_line_error(given, message):
-    assert message in refusal("--mode=plan", *FLAGS, *given)
+def test_what_cannot_be_planned(name, options, message):
+    with pytest.raises(UserError, match=message):
+        plan(changed(tiny(), **options), name, workdir=NOWHERE, chip_hour_price=None)
 
 
-def test_an_accelerator_without_a_plan_or_target_is_refused():
-    assert "--accelerator goes with --target=tpu-vm or skypilot" in refusal("--accelerator=v4-8")
+def test_a_plan_needs_an_accelerator():
+    assert "--mode=plan needs --accelerator=…" in refusal("--mode=plan")
 
 
 if __name__ == "__main__":

@@ -61,10 +61,7 @@ def export_ctranslate2(
 ) -> None:
     """Writes a folder that ctranslate2.Translator loads, with the SentencePiece models.
 
-    Args:
-      config, params, tokenizers: of the model.
-      output: a folder that is empty or does not exist.
-      quantization: one of `QUANTIZATIONS`; "" = float32.
+    `quantization` is one of `QUANTIZATIONS`; "" = float32.
 
     Raises:
       UserError: naming the option that the format does not have, or the weight that is not finite;

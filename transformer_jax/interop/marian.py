@@ -55,10 +55,8 @@ _SPECIAL_PIECES = ("<pad>", "<unk>", "<s>", "</s>")
 def import_marian(source: Path, workdir: Path) -> None:
     """Makes a workdir of a Marian model, which can translate, evaluate and score.
 
-    Args:
-      source: a folder with config.json and model.safetensors, and to translate text also
-        source.spm, target.spm and vocab.json; or the path of its .safetensors file.
-      workdir: a folder that is empty or does not exist.
+    `source` is a folder with config.json and model.safetensors, and to translate text also
+    source.spm, target.spm and vocab.json; or the path of its .safetensors file.
 
     Raises:
       UserError: naming the file, option or tensor that is missing, damaged or not supported.
@@ -226,10 +224,7 @@ def _read_tensors(path: Path) -> weights.Tensors:
 def export_marian(config: Config, params: Any, tokenizers: Tokenizers | None, output: Path) -> None:
     """Writes a folder that transformers' MarianMTModel.from_pretrained loads.
 
-    Args:
-      config, params: of the model.
-      tokenizers: its tokenizers, which become files of MarianTokenizer; None = none are written.
-      output: a folder that is empty or does not exist.
+    The tokenizers, if there are any, become files of MarianTokenizer.
 
     Raises:
       UserError: naming every option that Marian does not have, or if the folder is not empty.

@@ -29,11 +29,9 @@ _FIXED = {
 
 
 def to_model_config(theirs: dict[str, Any], *, one_table: bool) -> ModelConfig:
-    """Translates config.json into our architecture.
+    """Our architecture for the content of config.json.
 
-    Args:
-      theirs: the content of config.json.
-      one_table: whether the embeddings of source and target have the same values.
+    `one_table` is whether the embeddings of source and target have the same values.
 
     Raises:
       UserError: naming an option that is missing or not supported.
@@ -88,13 +86,9 @@ def to_config(
 ) -> Config:
     """Our configuration of an imported model.
 
-    Args:
-      name: of the experiment.
-      model: its architecture.
-      vocab_size: the number of our rows of the target's table.
-      shared_vocabulary: whether both sides have one vocabulary.
-      generation: the content of generation_config.json, or of an early version's config.json.
-      languages: the content of tokenizer_config.json, or {}.
+    `vocab_size` counts our rows of the target's table. `generation` is the content of
+    generation_config.json, or of an early version's config.json; `languages` is that of
+    tokenizer_config.json, or {}.
 
     Raises:
       UserError: if the values cannot work together.
@@ -165,11 +159,8 @@ def to_marian(
 ) -> dict[str, Any]:
     """The content of config.json.
 
-    Args:
-      model: our architecture.
-      sizes: the number of rows of the source's and the target's table.
-      order: our row for each row of the target's table.
-      start: the row that begins a translation.
+    `sizes` are the rows of the source's and the target's table, `order` is our row for each of the
+    target's, and `start` is the row that begins a translation.
     """
     one_table, softmax = _TIED[model.tied_embeddings]
     both = {

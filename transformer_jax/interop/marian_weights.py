@@ -108,12 +108,8 @@ def to_params(
 ) -> Any:
     """Our parameters, float32.
 
-    Args:
-      tensors: Marian's.
-      like: the shapes of our parameters.
-      source: from `import_order`, for the source's table.
-      target: from `import_order`, for the target's table or a shared one.
-      borrowed: whether the target's <bos> is a copy, which must not be generated.
+    `source` and `target` are the `import_order` of each side's table, `like` has the shapes of our
+    parameters, and a `borrowed` <bos> is a copy, which must not be generated.
 
     Raises:
       UserError: naming a tensor that is missing, has another shape, or is not finite.
@@ -142,10 +138,7 @@ def to_params(
 def to_tensors(params: Any, source: list[int], target: list[int]) -> dict[str, np.ndarray]:
     """Marian's tensors, float32, with zeros for biases that we lack; the inverse of `to_params`.
 
-    Args:
-      params: ours.
-      source: from `export_order`, for the source's table.
-      target: from `export_order`, for the target's table or a shared one.
+    `source` and `target` are the `export_order` of each side's table.
     """
     flat = traverse_util.flatten_dict(params, sep="/")
     tensors = {FINAL_BIAS: np.zeros((1, len(target)), np.float32)}

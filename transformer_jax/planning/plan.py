@@ -34,13 +34,10 @@ from transformer_jax.training.prepared import DATA_FILE
 
 
 def plan(config: Config, name: str, *, workdir: Path, chip_hour_price: float | None) -> str:
-    """The report on training `config` on an accelerator.
+    """The report on training `config` on the accelerator `name`: v5litepod-16, h100, cpu, ….
 
-    Args:
-      config: the experiment.
-      name: the accelerator: v5litepod-16, v4-64, h100, cpu, ….
-      workdir: the share of padding is counted here, if it holds packed text.
-      chip_hour_price: the price of an hour of one chip, in any currency; None = no cost is given.
+    The share of padding is counted in `workdir`, if it has packed text. The price of an hour of one
+    chip, in any currency, adds the cost of the run.
 
     Raises:
       UserError: if there is no such accelerator, the batch does not divide by its chips, or the

@@ -113,7 +113,7 @@ def estimate_program(config: Config, accelerator: Accelerator) -> Program:
             "activations, gradients, logits": memory.total - state_bytes,
         },
         memory,
-        roofline.replicas_exchange(parameters, chips),
+        [Collective("all-reduce", 4 * parameters, chips)] if chips > 1 else [],  # gradients
     )
 
 

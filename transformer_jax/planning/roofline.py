@@ -67,11 +67,6 @@ def memory_traffic(config: Config, memory: Memory) -> float:
     return state + config.train.accumulate * (3 * memory.activations + 6 * memory.logits)
 
 
-def replicas_exchange(parameters: int, chips: int) -> list[Collective]:
-    """What replicas exchange in a step: the float32 gradients of all parameters."""
-    return [Collective("all-reduce", 4 * parameters, chips)] if chips > 1 else []
-
-
 def _width(config: Config) -> int:
     return 2 if config.model.compute_dtype == "bfloat16" else 4
 
