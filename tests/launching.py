@@ -6,10 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import transformer_jax as tj
 from transformer_jax import storage
 from transformer_jax.config.files import load_config
 from transformer_jax.config.options import flatten
+from transformer_jax.errors import UserError
 from transformer_jax.modes import command_line
 from transformer_jax.modes import evaluate as modes_evaluate
 
@@ -69,6 +72,15 @@ def refusal(*arguments, text=None):
     assert done.stderr.count("\n") == 1, done.stderr
     assert done.stdout == ""
     return done.stderr
+
+
+def refused(call, *arguments, **options):
+    """The one line of the UserError that a call raises."""
+    with pytest.raises(UserError) as caught:
+        call(*arguments, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
 
 
 def in_process(mode, workdir, config=None, **given):

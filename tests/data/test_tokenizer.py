@@ -1,11 +1,11 @@
 """What SentencePiece keeps of a text, the fixed ids, and what is refused."""
 
 import pytest
+from launching import refused
 
 from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID, UNK_ID
 from transformer_jax.data.small_world import grammar
 from transformer_jax.data.tokenizer import Tokenizer, train_tokenizer
-from transformer_jax.errors import UserError
 
 PAIRS = grammar.pairs("train", size=200)
 TEXTS = [text for pair in PAIRS for text in pair]
@@ -108,29 +108,21 @@ def test_a_saved_tokenizer_is_the_same(tokenizer, tmp_path):
 
 
 # ---------------------------------------------------------------------------------------- refusals
-def refusal(call):
-    with pytest.raises(UserError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
 def test_a_vocabulary_too_large_names_the_largest():
-    message = refusal(lambda: train_tokenizer(TEXTS, vocab_size=123_457))
+    message = refused(train_tokenizer, TEXTS, vocab_size=123_457)
     assert "data.vocab_size=123457" in message
     largest = int(message.rstrip(".").split()[-1])
     assert train_tokenizer(TEXTS, vocab_size=largest).vocab_size == largest
 
 
 def test_a_vocabulary_too_small_names_the_smallest():
-    message = refusal(lambda: train_tokenizer(TEXTS, vocab_size=17))
+    message = refused(train_tokenizer, TEXTS, vocab_size=17)
     assert "data.vocab_size=17" in message
     assert any(int(word) > 260 for word in message.replace(".", " ").split() if word.isdigit())
 
 
 def test_no_text_is_refused():
-    assert "data.vocab_size=300" in refusal(lambda: train_tokenizer([], vocab_size=300))
+    assert "data.vocab_size=300" in refused(train_tokenizer, [], vocab_size=300)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "empty"])
@@ -139,16 +131,16 @@ def test_a_damaged_file_is_named(tokenizer, tmp_path, damage):
     whole = tokenizer.model
     content = {"truncated": whole[: len(whole) // 2], "garbage": b"\xff" * 99, "empty": b""}
     path.write_bytes(content[damage])
-    message = refusal(lambda: Tokenizer.load(path))
+    message = refused(Tokenizer.load, path)
     assert str(path) in message
     assert "damaged" in message
 
 
 def test_a_missing_file_names_the_folder(tmp_path):
-    message = refusal(lambda: Tokenizer.load(tmp_path / "tokenizer.model"))
+    message = refused(Tokenizer.load, tmp_path / "tokenizer.model")
     assert str(tmp_path) in message
     assert "train there first" in message
     (tmp_path / "file").write_text("")
     below_a_file = tmp_path / "file" / "tokenizer.model"
-    assert "train there first" in refusal(lambda: Tokenizer.load(below_a_file))
-    assert "cannot be read" in refusal(lambda: Tokenizer.load(tmp_path))
+    assert "train there first" in refused(Tokenizer.load, below_a_file)
+    assert "cannot be read" in refused(Tokenizer.load, tmp_path)

@@ -1,4 +1,4 @@
-"""Word vectors: the forms of files, which pieces they match, what is refused, and a training."""
+"""Word vectors: forms of files, the pieces that match, what is refused, and a training."""
 
 import dataclasses
 import gzip
@@ -6,7 +6,7 @@ import gzip
 import jax
 import numpy as np
 import pytest
-from launching import translate
+from launching import refused, translate
 
 import transformer_jax as tj
 from transformer_jax.config.files import load_config, save_config
@@ -20,7 +20,6 @@ from transformer_jax.config.options import (
 from transformer_jax.data import word_vectors
 from transformer_jax.data.small_world import grammar
 from transformer_jax.data.tokenizer import Tokenizers, train_tokenizer
-from transformer_jax.errors import UserError
 from transformer_jax.model.transformer import Transformer
 from transformer_jax.training.run import train
 from transformer_jax.training.step import create_state
@@ -47,14 +46,6 @@ def load(folder, content, vocabulary, **options):
     return word_vectors.load(write(folder, content, **options), vocabulary, dimension=D)
 
 
-def refusal(call):
-    with pytest.raises(UserError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
 # ------------------------------------------------------------------------------------- what matches
 @pytest.mark.fast
 def test_a_piece_matches_the_word_without_its_sign_for_a_space(tmp_path):
@@ -69,39 +60,28 @@ def test_a_piece_matches_the_word_without_its_sign_for_a_space(tmp_path):
         np.testing.assert_array_equal(vector, np.float32(expected.get(piece, [0, 0, 0])))
 
 
+BOTH = [("cat", CAT), ("dog", DOG)]
 FORMS = {
-    "glove": (text_of([("cat", CAT), ("dog", DOG)]), "vectors.txt"),
-    "word2vec": (text_of([("cat", CAT), ("dog", DOG)], header=True), "vectors.vec"),
-    "trailing spaces": (text_of([("cat", CAT), ("dog", DOG)], header=True, end=" \n"), "v.txt"),
-    "windows": ("\ufeff" + text_of([("cat", CAT), ("dog", DOG)], header=True, end="\r\n"), "v.txt"),
-    "no last line feed": (text_of([("cat", CAT), ("dog", DOG)]).rstrip(), "v.txt"),
-    "gzip": (text_of([("cat", CAT), ("dog", DOG)], header=True), "vectors.txt.gz"),
+    "glove": (text_of(BOTH), "vectors.txt"),
+    "word2vec": (text_of(BOTH, header=True), "vectors.vec"),
+    "trailing spaces": (text_of(BOTH, header=True, end=" \n"), "v.txt"),
+    "windows": ("\ufeff" + text_of(BOTH, header=True, end="\r\n"), "v.txt"),
+    "no last line feed": (text_of(BOTH).rstrip(), "v.txt"),
+    "gzip": (text_of(BOTH, header=True), "vectors.txt.gz"),
     # A number before the vector is part of the word; so is what Python calls a space or a line end.
     "words with spaces": (
-        text_of(
-            [(". . .", I_AM), ("cat 1", I_AM), ("cat", CAT), ("cat\u2028", I_AM), ("dog", DOG)]
-        ),
+        text_of([(". . .", I_AM), ("cat 1", I_AM), ("cat\u2028", I_AM), *BOTH]),
         "v.txt",
     ),
-    "a space of another kind": (
-        text_of([("cat\u00a0", I_AM), ("cat", CAT), ("dog", DOG)]),
-        "v.txt",
-    ),
-    "the first of equals": (
-        text_of([("cat", CAT), ("dog", DOG), ("cat", I_AM), ("dog", CAT)]),
-        "v.txt",
-    ),
-    "a word that is a number": (text_of([("7", I_AM), ("cat", CAT), ("dog", DOG)]), "v.txt"),
-    # What does not match is not parsed.
+    "a space of another kind": (text_of([("cat\u00a0", I_AM), *BOTH]), "v.txt"),
+    "the first of equals": (text_of([*BOTH, ("cat", I_AM), ("dog", CAT)]), "v.txt"),
+    "a word that is a number": (text_of([("7", I_AM), *BOTH]), "v.txt"),
+    # Vectors that do not match are not parsed.
     "nonsense elsewhere": (
-        text_of([("cat", CAT)]) + "\nbird x y z\nbird 1\n" + text_of([("dog", DOG)]),
+        text_of(BOTH[:1]) + "\nbird x y z\nbird 1\n" + text_of(BOTH[1:]),
         "v.txt",
     ),
-    # As of `head -n`.
-    "fewer than the header says": (
-        "99 3\n" + text_of([("cat", CAT), ("dog", DOG)]),
-        "v.txt",
-    ),
+    "shortened by head": ("99 3\n" + text_of(BOTH), "v.txt"),
 }
 
 
@@ -114,7 +94,7 @@ def test_forms_of_files(tmp_path, form):
 
 
 def test_only_matching_vectors_are_kept(tmp_path):
-    """100,000 lines in less memory than their text: the file is never whole in it."""
+    """100,000 lines take less memory than their text: the file is never in memory as a whole."""
     import tracemalloc
 
     lines = (f"word{n} 0.125 0.25 0.5\n".encode() for n in range(100_000))
@@ -135,8 +115,8 @@ def test_only_matching_vectors_are_kept(tmp_path):
     ("content", "parts"),
     [
         ("", ["is empty"]),
-        ("cat\n", ["begins with something else than a word and its vector"]),
-        ("<html>\n", ["begins with something else"]),
+        ("cat\n", ["does not begin with a word and its vector"]),
+        ("<html>\n", ["does not begin with"]),
         ("5 4\ncat 1 2 3 4\n", ["vectors of 4 numbers", "model.d_model=3", "model.d_model=4"]),
         ("cat 1 2 3 4\n", ["vectors of 4 numbers", "model.d_model=3"]),
         (". . 1 2\n", ["vectors of 2 numbers", "model.d_model=3"]),
@@ -151,7 +131,7 @@ def test_only_matching_vectors_are_kept(tmp_path):
     ],
 )
 def test_a_file_that_makes_no_sense_is_named(tmp_path, content, parts):
-    message = refusal(lambda: load(tmp_path, content, ["▁cat"]))
+    message = refused(load, tmp_path, content, ["▁cat"])
     assert str(tmp_path / "vectors.txt") in message
     assert all(part in message for part in parts), message
 
@@ -169,14 +149,14 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     for name, (damaged, part) in cases.items():
         path = tmp_path / name
         path.write_bytes(damaged)
-        message = refusal(lambda path=path: word_vectors.load(path, ["cat"], dimension=D))
+        message = refused(word_vectors.load, path, ["cat"], dimension=D)
         assert str(path) in message
         assert part in message
     for path, part in [
         (tmp_path / "vectors.text.gz", "did you mean vectors.txt.gz?"),
         (tmp_path, "is a directory"),
     ]:
-        message = refusal(lambda path=path: word_vectors.load(path, ["cat"], dimension=D))
+        message = refused(word_vectors.load, path, ["cat"], dimension=D)
         assert part in message
         assert str(path) in message
 
@@ -190,7 +170,7 @@ MODEL = ModelConfig(num_layers=1, d_model=SIZE, d_ff=11, num_heads=2, embedding_
 
 
 def words_of(*vocabularies):
-    """Every other word there is a piece of, with a vector of its own far from the tables' scale."""
+    """Every other word that is a piece, with its own vector far from the scale of the tables."""
     pieces = (p.removeprefix("▁") for vocabulary in vocabularies for p in vocabulary)
     words = [p for p in dict.fromkeys(pieces) if p and p not in SPECIAL and "<0x" not in p][::2]
     rng = np.random.default_rng(1)
@@ -251,9 +231,7 @@ def test_matched_rows_are_the_vectors_at_the_scale_of_the_table(tmp_path, shared
 def test_vectors_that_help_nothing_are_refused(tmp_path, content, part):
     params = {"embedding": np.zeros((701, SIZE), np.float32)}
     path = write(tmp_path, content)
-    message = refusal(
-        lambda: word_vectors.initialise(params, path, Tokenizers(SHARED, SHARED), stddev=1.0)
-    )
+    message = refused(word_vectors.initialise, params, path, Tokenizers(SHARED, SHARED), stddev=1.0)
     assert part in message
     assert str(path) in message
 
@@ -261,7 +239,7 @@ def test_vectors_that_help_nothing_are_refused(tmp_path, content, part):
 # -------------------------------------------------------------------------------------- a training
 @pytest.fixture
 def config(tmp_path):
-    """Of a training too slow to move an embedding by a thousandth."""
+    """A training too slow to move an embedding by a thousandth."""
     vectors = {word: vector[:8] for word, vector in words_of(SHARED.vocabulary).items()}
     path = write(tmp_path, text_of(list(vectors.items()), header=True), name="vectors.vec.gz")
     config = Config(
@@ -275,7 +253,7 @@ def config(tmp_path):
     return config
 
 
-def test_a_training_starts_from_them_and_never_needs_them_again(config, tmp_path, capsys):
+def test_a_training_starts_from_them_and_needs_them_only_once(config, tmp_path, capsys):
     path, workdir = tmp_path / "vectors.vec.gz", tmp_path / "run"
     train(config, workdir)
     assert f"pieces start from {path}" in capsys.readouterr().err
@@ -287,14 +265,14 @@ def test_a_training_starts_from_them_and_never_needs_them_again(config, tmp_path
     table = trained.params["embedding"]
     np.testing.assert_allclose(table[found], expected, atol=1e-3)
 
-    # The file moved, or is gone: to go on and to translate needs the checkpoint alone.
+    # The file has moved, or is gone: resuming and translating need only the checkpoint.
     path.unlink()
     config.model.pretrained_embeddings = str(tmp_path / "moved.vec.gz")
     config.train.steps = 2
     train(config, workdir)
-    said = capsys.readouterr().err
-    assert "resuming from step 1" in said
-    assert "start from" not in said
+    printed = capsys.readouterr().err
+    assert "resuming from step 1" in printed
+    assert "start from" not in printed
     output = tmp_path / "translations"
     (tmp_path / "sources").write_text("我有一只猫\n", encoding="utf-8")
     saved = load_config(workdir / "config.json")
@@ -302,7 +280,7 @@ def test_a_training_starts_from_them_and_never_needs_them_again(config, tmp_path
     assert output.read_text(encoding="utf-8").count("\n") == 1
 
     config.model.pretrained_embeddings = ""
-    message = refusal(lambda: train(config, workdir))
+    message = refused(train, config, workdir)
     assert "model.pretrained_embeddings" in message
     assert "moved.vec.gz" in message
 
@@ -310,13 +288,13 @@ def test_a_training_starts_from_them_and_never_needs_them_again(config, tmp_path
 def test_a_run_without_them_does_not_get_them_later(config, tmp_path):
     save_config(dataclasses.replace(config, model=MODEL), tmp_path / "config.json")
     config.model = dataclasses.replace(MODEL, pretrained_embeddings="vectors.vec.gz")
-    message = refusal(lambda: train(config, tmp_path))
+    message = refused(train, config, tmp_path)
     assert "(model.pretrained_embeddings: '' in the workdir, 'vectors.vec.gz' now)" in message
 
 
 def test_a_file_that_is_refused_leaves_the_workdir_free(config, tmp_path):
-    """So the width may be put right in the same workdir."""
+    """So the width can be corrected in the same workdir."""
     config.model.d_model = 6
-    message = refusal(lambda: train(config, tmp_path / "run"))
+    message = refused(train, config, tmp_path / "run")
     assert "vectors of 8 numbers, and model.d_model=6" in message
     assert not (tmp_path / "run" / "config.json").exists()

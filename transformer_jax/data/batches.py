@@ -11,7 +11,7 @@ from transformer_jax.data.tokens import TokenizedPairs
 
 
 class PackedDataset:
-    """Batches of packed rows; the batch of a step is a function of the step alone."""
+    """Batches of packed rows; the batch of a step depends on nothing but the step."""
 
     def __init__(
         self, pairs: TokenizedPairs, plan: PackingPlan, *, batch_rows: int, seed: int
@@ -23,7 +23,7 @@ class PackedDataset:
 
     @property
     def steps_per_epoch(self) -> float:
-        """Batches that hold every pair once; not a whole number, since epochs run on."""
+        """The batches in an epoch, a fraction: an epoch may end inside a batch."""
         return self.plan.rows / self.batch_rows
 
     @property
@@ -35,7 +35,7 @@ class PackedDataset:
         return float(real / (self.plan.rows * row))
 
     def tokens_seen(self, steps: int) -> tuple[int, int]:
-        """The real tokens, of source and of target, in the batches of the first `steps` steps."""
+        """(source, target) tokens in the batches of the first `steps` steps, without padding."""
         epochs, rows = divmod(steps * self.batch_rows, self.plan.rows)
         part = np.concatenate([*self._epoch_rows(epochs)[:rows], np.zeros(0, np.int64)])
         part = part.astype(np.int64)
@@ -60,15 +60,15 @@ class PackedDataset:
         return self._epoch[1]
 
     def batch(self, step: int, rows: range | None = None) -> Batch:
-        """The batch of `step` (from 0): what `pack` gives, and "row", int32 [B], 0, 1, 2, …
+        """The batch of `step` (from 0): what `pack` returns, and "row", int32 [B], 0, 1, 2, …
 
-        Of the global batch only `rows`, if given: those that one of several processes reads.
+        `rows` selects a part of the global batch, which one of several processes reads.
         """
         first = 0 if rows is None else rows.start
         return self._batch(self.batch_pairs(step, rows), first)
 
     def one_epoch(self) -> list[Batch]:
-        """Batches that hold every pair exactly once; the last is filled up with empty rows."""
+        """Batches that hold every pair exactly once; empty rows fill the last one."""
         rows = self.plan.epoch(self.seed, 0)
         rows += [np.zeros(0, np.int64)] * (-len(rows) % self.batch_rows)
         starts = range(0, len(rows), self.batch_rows)

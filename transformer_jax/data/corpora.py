@@ -1,4 +1,4 @@
-"""Where text comes from: the small world, HSK sentences, the user's files, or TFDS, as pairs."""
+"""Pairs of text from the small world, HSK sentences, the user's files, or TFDS."""
 
 import dataclasses
 import hashlib
@@ -11,7 +11,7 @@ from typing import Any
 
 from transformer_jax import storage
 from transformer_jax.config.options import DataConfig
-from transformer_jax.data.text import read_lines, siblings
+from transformer_jax.data.text import nearest_sibling, read_lines
 from transformer_jax.errors import UserError, nearest
 
 Pair = tuple[str, str]
@@ -19,20 +19,22 @@ _CORPORA = ["small_world", "hsk", "files", "tfds:<name>"]
 _SMALL_WORLD_TRAIN_SIZE = 60_000
 _TFDS_SPLITS = {"train": "train", "valid": "validation", "test": "test"}
 _FILES_HINT = '"a.en,a.de" (two files, source first) or "pairs.tsv" (source, tab, target)'
-# Glosses that do not translate: "used in 自個兒|自个儿[zi4 ge3 r5]", and "surname Du" for 都 (all).
+# Glosses that are no translation: "used in 自個兒|自个儿[zi4 ge3 r5]", "surname Du" for 都 (all).
 _NOT_A_TRANSLATION = re.compile(r"[\u4e00-\u9fff\[]|^surname [A-Z]")
 
 
 @dataclasses.dataclass
 class Corpus:
-    """One split: (source, target) pairs, stripped of surrounding white space."""
+    """One split: (source, target) pairs, stripped of surrounding white space.
+
+    `empty` counts the pairs that were dropped because a side was blank.
+    """
 
     pairs: list[Pair]
-    # Pairs dropped because a side was blank.
     empty: int
 
     def text_hash(self) -> str:
-        """Names the text: 16 hexadecimal digits of SHA-256 over lines of source, tab, target."""
+        """Identifies the text: 16 hexadecimal digits of SHA-256 over source, tab, target lines."""
         digest = hashlib.sha256()
         for source, target in self.pairs:
             digest.update(f"{source}\t{target}\n".encode())
@@ -40,7 +42,7 @@ class Corpus:
 
 
 def split_names(data: DataConfig) -> list[str]:
-    """The splits that `data.corpus` has.
+    """The names of the splits of `data.corpus`.
 
     Raises:
       UserError: if there is no such corpus.
@@ -54,10 +56,10 @@ def split_names(data: DataConfig) -> list[str]:
 
 
 def load_splits(data: DataConfig, names: Sequence[str]) -> dict[str, Corpus]:
-    """Reads or generates splits by name, in the direction that `data` names; reads a text once.
+    """Reads or generates splits by name, in the direction of `data`; reads each text once.
 
-    `data` alone decides a split, training included, so that runs of every seed compare: a corpus
-    is data, not randomness.
+    Only `data` decides what a split contains. The seed does not, so that runs with different seeds
+    can be compared.
 
     Raises:
       UserError: if there is no such split, or its text is missing or cannot be read.
@@ -80,20 +82,20 @@ def load_split(data: DataConfig, split: str) -> Corpus:
 
 
 def hold_out(pairs: Sequence[Pair], size: int, names: Sequence[str]) -> dict[str, list[Pair]]:
-    """Takes `size` pairs, or a little over, for each of `names`; the rest is "train".
+    """Takes `size` pairs, or a few more, for each of `names`; the rest is "train".
 
-    Pairs that share a source or a target sentence stay together, whatever the chain between them,
-    so that no split has a sentence of another. The direction of the pairs makes no difference.
+    Pairs that share a source or a target sentence stay together, even through a chain of others:
+    no split has a sentence of another. The direction of the pairs makes no difference.
 
     >>> hold_out([("猫", "a cat"), ("狗", "a dog"), ("猫", "cats"), ("猫儿", "cats")], 1, ["test"])
     {'test': [('狗', 'a dog')], 'train': [('猫', 'a cat'), ('猫', 'cats'), ('猫儿', 'cats')]}
 
     Raises:
-      UserError: if that leaves nothing to train on.
+      UserError: if nothing is left to train on.
     """
     groups = _groups(pairs)
     random.Random(0).shuffle(groups)
-    # A large group (all that is linked to "Yes.") would be most of a split: it comes last.
+    # A large group (all pairs linked to "Yes.") would be most of a split: it comes last.
     groups.sort(key=lambda group: len(group) > max(1, size // 10))
     remaining, parts = iter(groups), {}
     for name in names:
@@ -104,15 +106,14 @@ def hold_out(pairs: Sequence[Pair], size: int, names: Sequence[str]) -> dict[str
     parts["train"] = sorted(i for group in remaining for i in group)
     if not parts["train"]:
         raise UserError(
-            f"data.held_out_size={size} for each of {', '.join(names)} leaves nothing to train on: "
-            f"there are {len(pairs)} pairs, in {len(groups)} groups that share no sentence: "
-            "lower it"
+            f"data.held_out_size={size} for each of {', '.join(names)} leaves nothing to train on "
+            f"of {len(pairs)} pairs, in {len(groups)} groups that share no sentence: lower it"
         )
     return {name: [pairs[i] for i in part] for name, part in parts.items()}
 
 
 def _groups(pairs: Sequence[Pair]) -> list[list[int]]:
-    """Indices of pairs linked by equal sources or targets (union-find), by first index."""
+    """Groups the indices of pairs that equal sources or targets link (union-find)."""
     parent = list(range(len(pairs)))
 
     def root(i: int) -> int:
@@ -133,7 +134,7 @@ def _groups(pairs: Sequence[Pair]) -> list[list[int]]:
 def _held_out(
     corpus: Corpus, data: DataConfig, missing: Sequence[str], names: Sequence[str]
 ) -> dict[str, Corpus]:
-    """The splits `names` of a text from which the `missing` ones are cut."""
+    """The splits `names` of a text, from which the `missing` ones are cut."""
     wanted = [name for name in names if name in missing]
     if wanted and not data.held_out_size:
         raise UserError(f"data.held_out_size=0 leaves no pairs for {wanted[0]}: raise it")
@@ -144,7 +145,7 @@ def _held_out(
 
 
 def _without_blanks(pairs: Iterable[Pair], origin: str, limit: int = 0) -> Corpus:
-    """Strips and drops; reads no further than `limit` pairs kept (0 = all)."""
+    """Strips pairs, and drops those with a blank side; keeps at most `limit` pairs (0 = all)."""
     corpus = Corpus([], 0)
     for source, target in pairs:
         stripped = source.strip(), target.strip()
@@ -165,7 +166,7 @@ def _from_zh_en(pairs: list[Pair], data: DataConfig) -> list[Pair]:
     direction = (data.source_language, data.target_language)
     if sorted(direction) != ["en", "zh"]:
         raise UserError(
-            f"{data.corpus} has zh and en only, not data.source_language={direction[0]!r} with "
+            f"{data.corpus} has only zh and en, not data.source_language={direction[0]!r} with "
             f"data.target_language={direction[1]!r}"
         )
     return pairs if direction == ("zh", "en") else [(en, zh) for zh, en in pairs]
@@ -184,7 +185,7 @@ def _small_world(data: DataConfig, names: Sequence[str]) -> dict[str, Corpus]:
 
 
 def _hsk(data: DataConfig, names: Sequence[str]) -> dict[str, Corpus]:
-    """4,354 real sentences; their word glosses join the training split."""
+    """4,354 real sentences; the glosses of their words join the training split."""
     try:
         import hsk_sentences_audio
     except ImportError:
@@ -192,7 +193,7 @@ def _hsk(data: DataConfig, names: Sequence[str]) -> dict[str, Corpus]:
             "data.corpus='hsk' needs hsk-sentences-audio: pip install 'transformer_jax[hsk]'"
         ) from None
     records = hsk_sentences_audio.load_sentences()
-    # 80 translations are "placeholder", "placeholder-p2" and the like: they are as good as empty.
+    # 80 translations are "placeholder", "placeholder-p2" and the like: they count as empty.
     sentences = (
         (r["chinese"], re.sub(r"^placeholder(-\w+)?$", "", r["translation"]["en"].strip()))
         for r in records
@@ -209,20 +210,20 @@ def _hsk(data: DataConfig, names: Sequence[str]) -> dict[str, Corpus]:
 
 
 def _glosses(records: Iterable[dict[str, Any]]) -> list[Pair]:
-    """Each different (word, first sense of its gloss)."""
+    """The distinct pairs of a word and the first sense of its gloss."""
     tokens = (token for record in records for token in record["tokens"])
     different = dict.fromkeys((t["word"].strip(), first_sense(t["gloss_en"])) for t in tokens)
     return [pair for pair in different if all(pair) and not _NOT_A_TRANSLATION.search(pair[1])]
 
 
 def first_sense(gloss: str) -> str:
-    """The first of the senses of a dictionary's gloss, without remarks; "" if it is all remarks.
+    """The first sense of a dictionary's gloss, without remarks; "" if only remarks are left.
 
     >>> first_sense("you (courteous, as opposed to informal 你[ni3]); thou")
     'you'
     """
     count = 1
-    while count:  # from the innermost parentheses outwards, as remarks nest and contain ";"
+    while count:  # from the innermost parentheses outwards: remarks nest, and contain ";"
         gloss, count = re.subn(r"\([^()]*\)", " ", gloss)
     return " ".join(gloss.split(";")[0].split())
 
@@ -250,8 +251,8 @@ def _read_pairs(data: DataConfig, option: str) -> Corpus:
     paths = [storage.path(os.path.expanduser(name), folder=folder) for name in names]
     lost = next((path for path in paths if not data.path and not path.is_absolute()), None)
     if lost and not lost.exists():
-        near = nearest(lost.name, siblings(lost))
-        raise UserError(f"{lost} does not exist{near}: name its folder, --config.data.path=DIR")
+        near = nearest_sibling(lost)
+        raise UserError(f"{lost} does not exist{near}: give its folder, --config.data.path=DIR")
     if len(paths) == 1:
         return _without_blanks(_read_columns(paths[0]), str(paths[0]))
     source, target = map(read_lines, paths)
@@ -264,7 +265,7 @@ def _read_pairs(data: DataConfig, option: str) -> Corpus:
 
 
 def _read_columns(path: Path) -> Iterator[Pair]:
-    """Columns after the second (Tatoeba's attribution) are ignored."""
+    """Yields the first two columns; Tatoeba has its attribution in the third."""
     for number, line in enumerate(read_lines(path), start=1):
         source, tab, rest = line.partition("\t")
         if line.strip() and not tab:
@@ -280,7 +281,7 @@ def _tfds(data: DataConfig, names: Sequence[str]) -> dict[str, Corpus]:
 def _tfds_split(data: DataConfig, split: str) -> Corpus:
     try:
         import tensorflow_datasets as tfds
-        import tensorflow_datasets.translate  # without it wmt* is not registered
+        import tensorflow_datasets.translate  # registers wmt*
     except ImportError as e:
         raise UserError(
             f"data.corpus={data.corpus!r} needs tensorflow-datasets and array-record: "
@@ -308,6 +309,6 @@ def _texts(records: Iterable[dict[str, bytes | str]], data: DataConfig) -> Itera
             sides = record[data.source_language], record[data.target_language]
         except KeyError as e:
             raise UserError(f"{data.corpus} has no {e}, only {', '.join(sorted(record))}") from None
-        # Bytes, except from tfds.testing.mock_data.
+        # Bytes, but strings in tfds.testing.mock_data.
         source, target = (s.decode() if isinstance(s, bytes) else s for s in sides)
         yield source, target

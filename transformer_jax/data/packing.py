@@ -1,4 +1,4 @@
-"""Packing: several pairs share a row of fixed shape, by a pure function of their lengths."""
+"""Packing: several pairs share a row of fixed shape. The lengths alone decide which."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,22 +13,22 @@ Batch = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class PackingPlan:
-    """Which shapes of pair share a row. It is made once; an epoch fills it with pairs.
+    """Which (source, target) lengths share a row: made once, and filled with pairs by each epoch.
 
-    Packing depends on lengths alone, so any two pairs of the same (source, target) lengths can
-    change places. The plan is therefore a list of slots for lengths; each epoch deals the pairs
-    out to the slots of their own lengths, and shuffles the rows. So every epoch has the same
-    number of rows, and the epoch of a step is one division.
+    Packing depends on lengths alone, so two pairs of the same lengths can change places. The plan
+    is therefore a list of slots for lengths; each epoch deals the pairs to slots of their lengths,
+    and shuffles the rows. So every epoch has the same number of rows, and the epoch of a step is
+    one division.
 
     Attributes:
       source_row_length: S, tokens of source in one row.
       target_row_length: T, tokens of target in one row.
-      rows: number of rows in an epoch.
-      slot_row: int64 [slots], the row of each slot. Slots are ordered by the lengths they take.
-      slot_rank: int64 [slots], the slot's place within its row.
-      pairs: int64 [slots], the pairs, ordered by the same lengths.
-      lengths_id: int64 [slots], a number for the lengths of the slot, ascending.
-      too_long: pairs longer than a row, which are left out.
+      rows: the number of rows in an epoch.
+      slot_row: int64 [slots], the row of each slot. Slots are in the order of their lengths.
+      slot_rank: int64 [slots], the place of each slot in its row.
+      pairs: int64 [slots], the pairs, in the order of their lengths.
+      lengths_id: int64 [slots], a number for the lengths of each slot, ascending.
+      too_long: the number of pairs left out because they are longer than a row.
     """
 
     source_row_length: int
@@ -56,7 +56,7 @@ def plan_packing(
     source_row_length: int,
     target_row_length: int,
 ) -> PackingPlan:
-    """Packs pairs into rows, as few as a greedy fill finds.
+    """Packs pairs into rows greedily.
 
     A row takes the largest pair that fits and keeps its two sides in balance, until none fits.
     The same choices recur until some length runs out, so one filling is repeated as often as the
@@ -102,7 +102,7 @@ def _fill_rows(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
     ids, slot_rows, ranks = [nothing], [nothing], [nothing]
     left = counts.copy()
     while left.any():
-        filling = _fill_one_row(left)
+        filling = fill_row(left)
         used = {lengths: filling.count(lengths) for lengths in filling}
         repeats = int(min(left[lengths] // times for lengths, times in used.items()))
         for lengths, times in used.items():
@@ -114,8 +114,8 @@ def _fill_rows(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
     return np.concatenate(ids), np.concatenate(slot_rows), np.concatenate(ranks), rows
 
 
-def _fill_one_row(left: np.ndarray) -> list[tuple[int, int]]:
-    """The (source, target) lengths that one row takes from what is left."""
+def fill_row(left: np.ndarray) -> list[tuple[int, int]]:
+    """The (source, target) lengths that one row takes of those that are left."""
     left = left.copy()
     source_row, target_row = left.shape[0] - 1, left.shape[1] - 1
     source_free, target_free = source_row, target_row
@@ -124,8 +124,8 @@ def _fill_one_row(left: np.ndarray) -> list[tuple[int, int]]:
         source, target = np.nonzero(left[: source_free + 1, : target_free + 1])
         if not len(source):
             return filling
-        # A large pair, but one that leaves both sides equally full: a row whose source is full
-        # wastes what its target has left. (Without that term 5 % of positions are lost, with it 2.)
+        # A large pair that leaves both sides equally full: a row whose source is full wastes the
+        # rest of its target. (Without that term 5 % of positions are padding, with it 2 %.)
         imbalance = (source_free - source) / source_row - (target_free - target) / target_row
         best = np.argmax(source / source_row + target / target_row - np.abs(imbalance))
         lengths = int(source[best]), int(target[best])
@@ -162,7 +162,7 @@ def pack(
 
     Args:
       pairs: the tokens.
-      row_pairs: for each of B rows the numbers of its pairs.
+      row_pairs: the numbers of the pairs of each of B rows.
       source_row_length: S.
       target_row_length: T.
 
@@ -183,7 +183,7 @@ def pack(
 def _lay_out(
     tokens: np.ndarray, offsets: np.ndarray, row_pairs: Sequence[np.ndarray], length: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tokens, segments and positions, each [B, length], of the pairs of each row."""
+    """The tokens, segments and positions of each row, each int32 [B, length]."""
     pair = np.concatenate([*row_pairs, np.zeros(0, np.int64)]).astype(np.int64)
     counts = np.array([len(row) for row in row_pairs], np.int64)
     row = np.repeat(np.arange(len(row_pairs)), counts)

@@ -1,43 +1,53 @@
 """Text files: lines of UTF-8, compressed or not."""
 
+import contextlib
 import gzip
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from transformer_jax.errors import UserError, nearest
 
 
-def siblings(path: Path) -> list[str]:
-    return [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file, which may be gzipped.
-
-    Raises:
-      UserError: if it cannot be read.
-    """
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Within the block, a failure to read `path` is a UserError that names it."""
     try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
-        return split_lines(content, str(path))
+        yield
     except FileNotFoundError:
-        near = nearest(path.name, siblings(path))
-        raise UserError(f"{path} does not exist{near}") from None
+        raise UserError(f"{path} does not exist{nearest_sibling(path)}") from None
     except IsADirectoryError:
         raise UserError(f"{path} is a directory: give a file") from None
     except (OSError, EOFError, zlib.error) as e:
         raise UserError(f"{path} cannot be read: {e}") from None
 
 
+def nearest_sibling(path: Path) -> str:
+    """ " (did you mean …?)", or "": the file beside `path` whose name is nearest."""
+    names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    return nearest(path.name, names)
+
+
+def read_lines(path: Path) -> list[str]:
+    """Reads the lines of a UTF-8 file, which may be gzipped.
+
+    Raises:
+      UserError: if the file cannot be read, or is not UTF-8.
+    """
+    with readable(path):
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+        return split_lines(content, str(path))
+
+
 def split_lines(content: bytes, name: str) -> list[str]:
-    """The lines of UTF-8 text; `name` is for the error, which says where it is not UTF-8."""
+    """Splits UTF-8 text into lines; errors call it `name`, and name the line that is not UTF-8."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as e:
         number = e.object[: e.start].count(b"\n") + 1
         raise UserError(f"{name}, line {number} is not UTF-8: convert it (iconv)") from None
-    # str.splitlines would also end a line at U+2028 or a form feed, and shift all that follows.
+    # str.splitlines would also end a line at U+2028 or a form feed, and shift all later lines.
     lines = text.removesuffix("\n").split("\n") if text else []
     return [line.removesuffix("\r") for line in lines]

@@ -1,4 +1,4 @@
-"""Sub-word pieces by SentencePiece (Kudo & Richardson 2018), for each side of a translation."""
+"""Sub-word pieces, by SentencePiece (Kudo & Richardson 2018), for each side of a translation."""
 
 import io
 import json
@@ -16,15 +16,15 @@ from transformer_jax.storage import write_whole
 
 
 class Tokenizer:
-    """Text ↔ piece ids. Every Unicode string has pieces: what is rare falls back to bytes."""
+    """Text ↔ piece ids. Every Unicode string has pieces: rare characters fall back to bytes."""
 
     def __init__(self, model: bytes, vocabulary: Sequence[str] | None = None) -> None:
-        """The tokenizer of a serialised SentencePiece model.
+        """Makes the tokenizer of a serialised SentencePiece model.
 
         Args:
           model: the content of a `.model` or `.spm` file.
-          vocabulary: the pieces in the order of their ids, for an imported model whose ids are not
-            SentencePiece's own; a piece that it lacks is unknown.
+          vocabulary: for an imported model, whose ids are not SentencePiece's own: the pieces in
+            the order of their ids. Other pieces are unknown.
         """
         self.model, self.imported = model, vocabulary is not None
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -35,11 +35,11 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """V."""
+        """V, the number of pieces."""
         return len(self.vocabulary)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Piece ids of each text, without <bos> or <eos>."""
+        """The piece ids of each text, without <bos> and <eos>."""
         if not self.imported:
             return self._processor.encode([_whole(text) for text in texts])
         return [[self._ids.get(p, UNK_ID) for p in self.pieces(text)] for text in texts]
@@ -50,12 +50,12 @@ class Tokenizer:
         if not self.imported:
             return self._processor.decode(rows)
         texts = [self._processor.decode([self.vocabulary[i] for i in row]) for row in rows]
-        # Of a piece that the other side's model made, SentencePiece leaves the ▁ in the text.
+        # SentencePiece leaves the ▁ of pieces that only the other side's model knows in the text.
         return [text.replace("▁", " ").strip() for text in texts]
 
     def pieces(self, text: str) -> list[str]:
         """The pieces of one text as strings, e.g. ["▁a", "▁c", "at"]."""
-        # A multilingual Marian model is told the target language so: ">>fra<< I have a cat".
+        # A multilingual Marian model reads the target language first: ">>fra<< I have a cat".
         text = _whole(text)
         languages = re.findall(r"^>>[^<>\s]+<<", text) if self.imported else []
         return languages + self._processor.encode(text[len("".join(languages)) :], out_type=str)
@@ -73,7 +73,7 @@ class Tokenizer:
         """
         try:
             content = path.read_bytes()
-            if not content:  # of which SentencePiece makes a processor that fails later, noisily
+            if not content:  # SentencePiece would accept it, and fail noisily later
                 raise RuntimeError
             tokenizer = cls(content, vocabulary)
             tokenizer.encode(["a"])
@@ -90,7 +90,7 @@ class Tokenizer:
 
 
 def _whole(text: str) -> str:
-    """`text` with surrogate pairs joined; a lone one, which no encoding has, becomes U+FFFD."""
+    """`text` with surrogate pairs joined; a lone surrogate is no character, and becomes U+FFFD."""
     if text.isascii():
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
@@ -102,7 +102,7 @@ _VOCABULARIES_FILE = "vocabularies.json"
 
 
 class Tokenizers(NamedTuple):
-    """The two tokenizers of a translation; one and the same when the vocabulary is shared."""
+    """The two tokenizers of a translation; the same one twice if the vocabulary is shared."""
 
     source: Tokenizer
     target: Tokenizer
@@ -154,7 +154,7 @@ class Tokenizers(NamedTuple):
 def train_tokenizers(
     pairs: Sequence[tuple[str, str]], *, vocab_size: int, shared: bool
 ) -> Tokenizers:
-    """Trains one tokenizer on both sides of `pairs`, or one on each; see `train_tokenizer`."""
+    """Trains one tokenizer on both sides of `pairs`, or one on each side."""
     if shared:
         tokenizer = train_tokenizer((text for p in pairs for text in p), vocab_size=vocab_size)
         return Tokenizers(tokenizer, tokenizer)
@@ -171,10 +171,10 @@ def _until_eos(row: Sequence[int]) -> list[int]:
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
     """Trains byte-pair encoding (Sennrich et al. 2016) with byte fallback on `texts`.
 
-    No normalisation: SentencePiece's default rewrites Chinese punctuation, which costs BLEU.
+    Text is not normalised: SentencePiece's default rewrites Chinese punctuation, which costs BLEU.
 
     Raises:
-      UserError: if `texts` cannot support that many pieces, naming both numbers.
+      UserError: if `texts` do not support so many pieces; it names both numbers.
     """
     model = io.BytesIO()
     try:
@@ -190,7 +190,7 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
             unk_id=UNK_ID,
             bos_id=BOS_ID,
             eos_id=EOS_ID,
-            # Longer lines are skipped in training the pieces, not in training the model.
+            # Training the pieces skips longer lines; training the model does not.
             max_sentence_length=10_000,
             num_threads=2,
             minloglevel=2,

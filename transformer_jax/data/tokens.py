@@ -14,12 +14,12 @@ from transformer_jax.data.tokenizer import Tokenizers
 from transformer_jax.storage import is_remote, write_whole
 from transformer_jax.workdir import manifest
 
-_CHUNK = 10_000  # pairs encoded between two ticks of the progress bar
+_CHUNK = 10_000  # pairs encoded between two calls of `progress`
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenizedPairs:
-    """Pairs as ids: all sentences end to end, and where each one starts.
+    """Pairs of sentences as ids: all sentences end to end, and where each one starts.
 
     Attributes:
       source: int32 [all source tokens], memory-mapped when read from a local cache.
@@ -38,12 +38,12 @@ class TokenizedPairs:
 
     @property
     def source_lengths(self) -> np.ndarray:
-        """Tokens of each source with its <eos>, int64 [pairs]."""
+        """The tokens of each source, <eos> included, int64 [pairs]."""
         return np.diff(self.source_offsets)
 
     @property
     def target_lengths(self) -> np.ndarray:
-        """Tokens of each target with its <eos>, int64 [pairs]."""
+        """The tokens of each target, <eos> included, int64 [pairs]."""
         return np.diff(self.target_offsets)
 
 
@@ -62,8 +62,8 @@ def tokenize_pairs(
     Args:
       pairs: (source, target) strings.
       tokenizers: encode them.
-      cache_dir: where to keep the tokens, named by a hash of text and tokenizers; None = in memory.
-      progress: told how many more pairs are done, now and then.
+      cache_dir: keeps the tokens in a folder named after text and tokenizers; None = in memory.
+      progress: called with the number of pairs encoded since the last call.
     """
     if cache_dir is None:
         return TokenizedPairs(*_encode(pairs, tokenizers, progress))
@@ -94,7 +94,7 @@ def read_tokens(folder: Path) -> TokenizedPairs | None:
 
 
 def content_hash(pairs: Sequence[tuple[str, str]], tokenizers: Tokenizers) -> str:
-    """Names what training reads: 16 hexadecimal digits of SHA-256 over tokenizers and text."""
+    """Identifies what training reads: 16 hexadecimal digits of SHA-256 over tokenizers and text."""
     digest = hashlib.sha256()
     for tokenizer in tokenizers:
         digest.update(tokenizer.model)

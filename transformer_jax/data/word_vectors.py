@@ -1,42 +1,42 @@
-"""Embeddings that start from word2vec's or GloVe's vectors, in their text form."""
+"""Embeddings that start from the vectors of word2vec or GloVe, in text form."""
 
 import gzip
 import re
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from transformer_jax.data.text import readable
 from transformer_jax.data.tokenizer import Tokenizers
-from transformer_jax.errors import UserError, nearest
+from transformer_jax.errors import UserError
 
-# What SentencePiece adds to the pieces of a text; GloVe has a word <unk>, and word2vec </s>.
+# Pieces that stand for no text; GloVe has a word <unk>, and word2vec </s>.
 _NO_TEXT = re.compile(r"<pad>|<unk>|</?s>|<0x[0-9A-F]{2}>")
 
 
 def initialise(
     params: Any, path: Path, tokenizers: Tokenizers, *, stddev: float
 ) -> tuple[Any, str]:
-    """Puts the vectors of a file into every embedding table; a piece it lacks keeps its row.
+    """Puts the vectors of a file into every embedding table; a piece that it lacks keeps its row.
 
-    A softmax that is tied to the target's table follows; one of its own keeps its initialisation.
-    The vectors are multiplied by one number, so that theirs is the standard deviation of the rows
-    around them: embeddings are multiplied by √d_model and added to positions of size 1 (section
-    3.4), and a tied softmax would start with large logits. Directions and relative lengths stay.
+    A softmax that is tied to the target's table follows it; an untied one keeps its initialisation.
+    One factor gives the vectors the standard deviation of the other rows. Otherwise, positions of
+    size 1 would be added to embeddings of another size (section 3.4), and a tied softmax would
+    start with large logits. Directions and relative lengths stay.
 
     Args:
       params: a Transformer's.
       path: see `load`.
       tokenizers: the model's.
-      stddev: of the tables' initialisation.
+      stddev: the standard deviation with which the tables were initialised.
 
     Returns:
-      The new params, and how many pieces of each table start from the file, for a person.
+      The new params, and a line for a person: how many pieces of each table start from the file.
 
     Raises:
-      UserError: see `load`; also if no piece is in the file, or all its numbers are the same.
+      UserError: as `load`; also if the file has no piece, or the same number everywhere.
     """
     tables = {"embedding": tokenizers.target.vocabulary}
     if "embedding" not in params:
@@ -67,15 +67,15 @@ def initialise(
 
 
 def load(path: Path, vocabulary: Sequence[str], *, dimension: int) -> tuple[np.ndarray, np.ndarray]:
-    """The vectors of those pieces that are words of a file.
+    """Reads the vectors of those pieces that are words of a file.
 
-    A piece matches the word that is its text without the ▁ before it, to the letter. So "▁cat" and
-    the "cat" inside "wildcat" have one vector: languages without spaces, such as Chinese, have
-    words without ▁, and nothing in a piece tells which it is. Bytes (<0x0A>) and special pieces
-    match nothing. Of a word that occurs twice, the first vector counts.
+    A piece matches the word that equals its text without a leading ▁. So "▁cat" and the "cat"
+    inside "wildcat" get the same vector: languages without spaces, such as Chinese, have words
+    without ▁, and a piece does not show which case it is. Bytes (<0x0A>) and special pieces match
+    nothing. If a word occurs twice, its first vector counts.
 
-    The file is streamed: it may have millions of words. Only the vectors that match are parsed, so
-    damage elsewhere goes unnoticed, and a file may be cut short by `head -n`.
+    The file is streamed, because it may have millions of words. Only the vectors that match are
+    parsed: damage elsewhere goes unnoticed, and `head -n` may shorten a file.
 
     Args:
       path: UTF-8 lines "word number number …", which may be gzipped; a first line "count dimension"
@@ -84,20 +84,20 @@ def load(path: Path, vocabulary: Sequence[str], *, dimension: int) -> tuple[np.n
       dimension: D.
 
     Returns:
-      float32 [V, D], 0 where nothing matches; and bool [V], where something does.
+      float32 [V, D], 0 where nothing matches; bool [V], whether something matches.
 
     Raises:
-      UserError: if the file cannot be read, has vectors of another dimension, or something else
-        than finite numbers after a word.
+      UserError: if the file cannot be read, its vectors have another dimension, or a word is not
+        followed by finite numbers.
     """
-    ids: dict[str, list[int]] = {}  # of the words that are still to be found
+    ids: dict[str, list[int]] = {}  # the pieces of each word that is not found yet
     for number, piece in enumerate(vocabulary):
         if not _NO_TEXT.fullmatch(piece):
             ids.setdefault(piece.removeprefix("▁"), []).append(number)
     ids.pop("", None)
     vectors = np.zeros((len(vocabulary), dimension), np.float32)
     found = np.zeros(len(vocabulary), bool)
-    checked = False  # the dimension, once
+    checked = False  # the dimension
     for number, line in enumerate(_lines(path), start=1):
         header = number == 1 and re.fullmatch(r"\d+ (\d+)", line)
         if not checked:
@@ -105,11 +105,10 @@ def load(path: Path, vocabulary: Sequence[str], *, dimension: int) -> tuple[np.n
             checked = True
         if header:
             continue
-        # Cheap, and true of nearly every line: its word is not wanted.
-        if line.partition(" ")[0] not in ids:
+        if line.partition(" ")[0] not in ids:  # cheap, and so for nearly every line
             continue
         word, *numbers = line.rsplit(" ", dimension)
-        if word not in ids:  # it goes on after a space
+        if word not in ids:  # the word continues after the space
             continue
         vector = _parse(numbers, dimension, f"{path}, line {number}")
         rows = ids.pop(word)
@@ -120,39 +119,31 @@ def load(path: Path, vocabulary: Sequence[str], *, dimension: int) -> tuple[np.n
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The lines of a text, one at a time; only a line feed ends one."""
-    try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError:
-                    raise UserError(
-                        f"{path}, line {number} is not UTF-8: give the text form of word vectors, "
-                        "unpacked or as .gz"
-                    ) from None
-                yield text.rstrip(" \r\n")
-    except FileNotFoundError:
-        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(f"{path} does not exist{nearest(path.name, siblings)}") from None
-    except IsADirectoryError:
-        raise UserError(f"{path} is a directory: give a file") from None
-    except (OSError, EOFError, zlib.error) as e:
-        raise UserError(f"{path} cannot be read: {e}") from None
+    """Yields the lines of a text; only a line feed ends a line."""
+    with readable(path), (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError:
+                raise UserError(
+                    f"{path}, line {number} is not UTF-8: give word vectors in text form, "
+                    "unpacked or as .gz"
+                ) from None
+            yield text.rstrip(" \r\n")
 
 
 def _check_dimension(path: Path, found: int, dimension: int) -> None:
     if found == 0:
-        raise UserError(f"{path} begins with something else than a word and its vector")
+        raise UserError(f"{path} does not begin with a word and its vector")
     if found != dimension:
         raise UserError(
-            f"{path} has vectors of {found} numbers, and model.d_model={dimension}: give others, "
-            f"or --config.model.d_model={found}"
+            f"{path} has vectors of {found} numbers, and model.d_model={dimension}: give another "
+            f"file, or --config.model.d_model={found}"
         )
 
 
 def _count_numbers(line: str) -> int:
-    """How many numbers end a line, after its first word."""
+    """Counts the numbers at the end of a line, after its first word."""
     count = 0
     for field in reversed(line.split(" ")[1:]):
         try:
@@ -164,7 +155,7 @@ def _count_numbers(line: str) -> int:
 
 
 def _parse(numbers: list[str], dimension: int, place: str) -> np.ndarray:
-    """The vector float32 [D] of a line."""
+    """Parses the vector of a line, float32 [D]."""
     if len(numbers) != dimension:
         raise UserError(f"{place} has {len(numbers)} numbers, not {dimension}: the file is damaged")
     try:

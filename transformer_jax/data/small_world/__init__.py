@@ -1,4 +1,4 @@
 """The embedded small world: a grammar and a lexicon that write Chinese sentences and their English.
 
-It needs nothing else of the project but errors.
+It needs nothing else of the project.
 """

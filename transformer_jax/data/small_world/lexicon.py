@@ -14,7 +14,7 @@ NOTHING = Phrase()
 
 
 class Noun(NamedTuple):
-    """`unit` measures a mass noun in English (杯 cup); without `measure` it is only ever bare."""
+    """`unit` measures a mass noun in English (杯 cup); a noun without `measure` is always bare."""
 
     zh: str
     en: str
@@ -25,7 +25,7 @@ class Noun(NamedTuple):
 
 
 class Verb(NamedTuple):
-    """`kinds` of objects and of places; `tenses` by first letter, y if months and years suit it."""
+    """`kinds` of its objects; `tenses` by first letter, and y if months and years suit the verb."""
 
     zh: str
     en: str
@@ -99,8 +99,8 @@ NOUNS = read_nouns("""
     person 个: 男人 man, 女人 woman; job 个: 学生 student, 工人 worker, 警察 police officer;
     job 位: 老师 teacher, 医生 doctor, 护士 nurse, 律师 lawyer, 工程师 engineer;
     job 个: 演员 actor, 司机 driver, 农民 farmer""")
-# For each tense (its first letter is the one in `Verb.tenses`), the marker before a Chinese verb,
-# plain and negated, and the share of its objects that are bare and that are bare or counted.
+# For each tense (`Verb.tenses` has its first letter): the marker before a Chinese verb, plain and
+# negated, and the shares of objects that are bare, and that are bare or counted.
 TENSES = {
     "past": ("", "没", 0.0, 0.65), "habit": ("", "不", 0.5, 0.75), "now": ("正", "没", 0.4, 0.7),
     "future": ("会", "不会", 0.2, 0.7), "can": ("会", "不会", 0.9, 0.9),
