@@ -18,7 +18,7 @@ def importances(listed: Sequence[Run]) -> list[Block]:
             Paragraph(
                 f"Shares of the differences in validation loss among {found.points} finished "
                 f"points that each option explains: {importance.EVALUATOR}. Options that were "
-                "changed together cannot be told apart, and what the seed explains is chance."
+                "changed together cannot be distinguished, and what the seed explains is chance."
             )
         )
     if found.warning:

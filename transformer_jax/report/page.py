@@ -75,13 +75,13 @@ def _sweep(reading: Reading, groups: Sequence[Group], compared: Sequence[Block])
     counts = {run.state: 0 for run in reading.runs}
     for run in reading.runs:
         counts[run.state] += 1
-    told = ", ".join(f"{number} {state}" for state, number in counts.items())
+    states = ", ".join(f"{number} {state}" for state, number in counts.items())
     best, base = runs.best(groups), runs.baseline(groups)
     chosen = [] if best is None else [(f"Best, {best.name}", best.runs[0])]
     if base is not best:
         chosen.append((f"Baseline, {base.name}", base.runs[0]))
     return [
-        Paragraph(f"{len(reading.runs)} points in {len(groups)} groups: {told}."),
+        Paragraph(f"{len(reading.runs)} points in {len(groups)} groups: {states}."),
         *([Paragraph(reading.note)] if reading.note else []),
         *sections.points(groups),
         *judgement.significance(groups),

@@ -152,7 +152,7 @@ def _read_sweep(folder: Path) -> Reading:
     except OSError as e:
         raise UserError(f"cannot read {path}: {e.strerror or e}") from None
     if not good:
-        raise UserError(f"{path} is damaged: start the sweep again, and it is written anew")
+        raise UserError(f"{path} is damaged: run the sweep again, which rewrites it")
     runs = [_read_point(folder, point) for point in points]
     return Reading(folder.absolute().name, runs, True, experiment)
 

@@ -179,8 +179,8 @@ def make_train_step(
             "learning_rate": _learning_rate(config, h, step),
         }
         # A step that is not finite leaves everything as it was, except that it has been made.
-        told = [metrics[name] for name in FINITE]
-        finite = jnp.isfinite(jnp.stack(told)).all()
+        checked = [metrics[name] for name in FINITE]
+        finite = jnp.isfinite(jnp.stack(checked)).all()
         params, opt_state = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
             (params, opt_state),
