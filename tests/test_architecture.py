@@ -128,11 +128,7 @@ def test_nothing_grows_without_end():
             if kind and node.end_lineno - node.lineno + 1 > LINES[kind]:
                 length = node.end_lineno - node.lineno + 1
                 too_long.append(f"{where}: {node.name} has {length} lines")
-    assert {line.partition(":")[0] for line in too_long} <= EXCEPTIONS, "\n".join(too_long)
-
-
-# Larger, with a reason: one table of words and one grammar read best in one piece.
-EXCEPTIONS = {"data/small_world/grammar.py"}
+    assert not too_long, "\n".join(too_long)
 
 
 @pytest.mark.fast
