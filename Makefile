@@ -8,14 +8,15 @@ PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 
 help:
 	@echo "make train        train the quickstart: Chinese to English in five minutes"
-	@echo "make real         the same on real sentences, in about an hour"
-	@echo "make test         the tests"
-	@echo "make test-slow    the tests and the long checks"
+	@echo "make real         the same on real sentences, in twenty minutes"
+	@echo "make test         the fast tests"
+	@echo "make test-slow    these and the long checks"
 	@echo "make parity       the same numbers as PyTorch, Hugging Face and CTranslate2 give"
 	@echo "make distributed  several processes on this machine; programs compiled for TPUs"
 	@echo "make lint         ruff"
 	@echo "make docs         the documentation, as a site in site/"
 	@echo "make notebooks    runs the notebooks"
+	@echo "make clean        removes environments and caches"
 	@echo "make benchmark    training speed beside PyTorch (needs --data, see benchmarks/)"
 
 train: $(VENV)/installed

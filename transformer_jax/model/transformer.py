@@ -1,4 +1,4 @@
-"""The Transformer (Vaswani et al. 2017, section 3): layers of sublayers.py, and the whole.
+"""The Transformer (Vaswani et al. 2017, section 3): layers of the parts in layers.py, and it all.
 
 Two ways through the same parameters: `Transformer.__call__` sees whole targets at once (training,
 scoring); `start_decoding` and `decode_step` produce one token at a time over a cache.

@@ -1,5 +1,4 @@
 """A page about runs: HTML and Markdown with figures, from what workdirs and sweeps hold.
 
-The room reads finished and running workdirs through `workdir` and `sweeps`; it trains and translates
-nothing.
+The room reads workdirs through `workdir` and `sweeps`; it trains and translates nothing.
 """

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import numpy as np
 
 from transformer_jax.training.step import Batch, Metrics, TrainState
 
@@ -28,8 +27,7 @@ def run_steps(
       batches: the batch of each step, on the devices.
       first_step: updates made so far.
       num_steps: updates to have been made at the end.
-      on_metrics: called with a step and its metrics, one step late: numbers, or lists of them if
-        `train_step` gives arrays.
+      on_metrics: called with a step and its metrics, one step late.
       pauses_at: whether to pause after a step.
       on_pause: called then, with the step and its state: to evaluate it, to save it. The metrics
         of every step so far have been read, so nothing is in flight on the devices.
@@ -39,8 +37,7 @@ def run_steps(
     """
 
     def read(step: int, metrics: Metrics) -> None:
-        number = lambda x: x.tolist() if np.ndim(x) else float(x)  # noqa: E731
-        on_metrics(step, {name: number(x) for name, x in jax.device_get(metrics).items()})
+        on_metrics(step, {name: float(x) for name, x in jax.device_get(metrics).items()})
 
     pending: tuple[int, Metrics] | None = None
     for step in range(first_step + 1, num_steps + 1):
