@@ -11,7 +11,7 @@ from typing import Any
 
 from transformer_jax import storage
 from transformer_jax.config.options import DataConfig
-from transformer_jax.data.text import nearest_sibling, read_lines
+from transformer_jax.data.text import is_blank, nearest_sibling, read_lines
 from transformer_jax.errors import UserError, nearest
 
 Pair = tuple[str, str]
@@ -149,7 +149,7 @@ def _without_blanks(pairs: Iterable[Pair], origin: str, limit: int = 0) -> Corpu
     corpus = Corpus([], 0)
     for source, target in pairs:
         stripped = source.strip(), target.strip()
-        if all(stripped):
+        if not any(map(is_blank, stripped)):
             corpus.pairs.append(stripped)
         else:
             corpus.empty += 1
@@ -268,7 +268,7 @@ def _read_columns(path: Path) -> Iterator[Pair]:
     """Yields the first two columns; Tatoeba has its attribution in the third."""
     for number, line in enumerate(read_lines(path), start=1):
         source, tab, rest = line.partition("\t")
-        if line.strip() and not tab:
+        if not tab and not is_blank(line):
             raise UserError(f"{path}, line {number} has no tab: give {_FILES_HINT}")
         yield source, rest.partition("\t")[0]
 

@@ -1,12 +1,38 @@
 """Text files: lines of UTF-8, compressed or not."""
 
 import contextlib
+import functools
 import gzip
+import re
+import unicodedata
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from transformer_jax.errors import UserError, nearest
+
+# Invisible, though Unicode does not file them under Z, Cc or Cf: the grapheme joiner, fillers of
+# Hangul and Khmer, Mongolian and other variation selectors, an empty Braille cell. "▁" is
+# SentencePiece's sign for a space.
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
+    "\U000e0100-\U000e01ef▁]"
+)
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of `text` is visible: it is empty, or all spaces, controls and the like.
+
+    >>> [is_blank(text) for text in ("", " \\u3000", "\\ufeff", "\\u200b\\xad", "a\\u200b")]
+    [True, True, True, True, False]
+    """
+    return all(map(_is_invisible, text))
+
+
+@functools.cache
+def _is_invisible(character: str) -> bool:
+    category = unicodedata.category(character)
+    return category[0] == "Z" or category in ("Cc", "Cf") or bool(_INVISIBLE.match(character))
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import numpy as np
 import sentencepiece
 
 from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID, UNK_ID
+from transformer_jax.data.text import is_blank
 from transformer_jax.errors import UserError
 from transformer_jax.storage import write_whole
 
@@ -39,9 +40,9 @@ class Tokenizer:
         return len(self.vocabulary)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The piece ids of each text, without <bos> and <eos>."""
+        """The piece ids of each text, without <bos> and <eos>; a blank text has none."""
         if not self.imported:
-            return self._processor.encode([_whole(text) for text in texts])
+            return self._processor.encode(["" if is_blank(t) else _whole(t) for t in texts])
         return [[self._ids.get(p, UNK_ID) for p in self.pieces(text)] for text in texts]
 
     def decode(self, ids: Sequence[Sequence[int]] | np.ndarray) -> list[str]:
@@ -58,7 +59,9 @@ class Tokenizer:
         # A multilingual Marian model reads the target language first: ">>fra<< I have a cat".
         text = _whole(text)
         languages = re.findall(r"^>>[^<>\s]+<<", text) if self.imported else []
-        return languages + self._processor.encode(text[len("".join(languages)) :], out_type=str)
+        rest = text[len("".join(languages)) :]
+        found = [] if is_blank(rest) else self._processor.encode(rest, out_type=str)
+        return languages + found if found else []
 
     def save(self, path: Path) -> None:
         """Writes the model, whole or not at all."""

@@ -92,8 +92,9 @@ class Translator:
     ) -> list[list[Hypothesis]]:
         """The n best translations of each sentence, best first, in the order of `sentences`.
 
-        A blank sentence has one blank translation; a sentence of more pieces than the largest
-        shape has none, nor has one whose prefix leaves no room for a translation.
+        A blank sentence, which has no pieces, is not searched and has one empty translation; a
+        sentence of more pieces than the largest shape has none, nor has one whose prefix leaves no
+        room for a translation.
 
         Args:
           params: each model's parameters.
@@ -105,8 +106,8 @@ class Translator:
         results: list[list[Hypothesis]] = [[] for _ in sentences]
         ids = [[*pieces, EOS_ID] for pieces in self.tokenizers.source.encode(sentences)]
         begins = self.tokenizers.target.encode(prefixes or [""] * len(sentences))
-        for number, text in enumerate(sentences):
-            if not text.strip():
+        for number, pieces in enumerate(ids):
+            if pieces == [EOS_ID]:
                 results[number] = [Hypothesis("", 0.0, 0.0)]
         room = [
             len(i) + self.decode.extra_length - len(b) for i, b in zip(ids, begins, strict=True)

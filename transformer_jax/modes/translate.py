@@ -93,10 +93,10 @@ def _prompt(model: "Model", n_best: int) -> None:
         model.translate(" ".join(["a"] * ((pieces - 1) // len(word))))
     for number in itertools.count(1):
         try:
-            line = input("> ").strip()
+            line = input("> ")
         except EOFError:
             return
-        if not line:
+        if text.is_blank(line):
             return
         (hypotheses,) = model.hypotheses([line])
         answer = _format(number, hypotheses, n_best) if hypotheses else "too long to translate\n"
