@@ -45,7 +45,7 @@ def pytest_collection_modifyitems(items):
 def trained(tmp_path_factory):
     """What training left in a workdir, and what it printed. Not to be written to."""
     workdir = tmp_path_factory.mktemp("runs") / "tiny"
-    done = launch(f"--workdir={workdir}", *FLAGS)
+    done = launch(f"--workdir={workdir}", *FLAGS, real=True)
     assert done.returncode == 0, done.stderr
     return workdir, done
 

@@ -1,9 +1,8 @@
 """How tests make a run fail: a signal at a place in it, a loss that is not a number."""
 
 import os
-import subprocess
-import sys
 
+import fork_server
 import jax.numpy as jnp
 from launching import ROOT
 
@@ -57,14 +56,8 @@ def launch_signalled(*arguments, at, signals, then="pass"):
         signals=[int(s) for s in signals],
         then=then,
     )
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        encoding="utf-8",
-        timeout=300,
-    )
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    return fork_server.run(code, *arguments, environment=environment, cwd=ROOT)
 
 
 _MARK = 77  # takes the place of the row's number; batches of the tests have fewer rows

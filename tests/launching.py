@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fork_server
 import pytest
 
 import transformer_jax as tj
@@ -38,17 +39,17 @@ TINY = {
 FLAGS = [f"--config.{name}={value}" for name, value in TINY.items()]
 
 
-def launch(*arguments, text=None):
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONIOENCODING": "utf-8",
-    }
-    command = [sys.executable, str(ROOT / "launch.py"), *map(str, arguments)]
+def launch(*arguments, text=None, real=False):
+    """Runs launch.py, in a forked process; `real`: as a user does, in one of its own."""
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONIOENCODING": "utf-8"}
+    launcher, text = str(ROOT / "launch.py"), text or ""
+    if not real:
+        return fork_server.run(launcher, *arguments, environment=environment, cwd=ROOT, text=text)
     return subprocess.run(
-        command,
+        [sys.executable, launcher, *map(str, arguments)],
         cwd=ROOT,
         env=environment,
-        input=text or "",
+        input=text,
         encoding="utf-8",
         capture_output=True,
         timeout=300,
@@ -64,9 +65,9 @@ def fill(folder):
     return filler
 
 
-def refusal(*arguments, text=None):
+def refusal(*arguments, text=None, real=False):
     """The one line on standard error of a launch that fails."""
-    done = launch(*arguments, text=text)
+    done = launch(*arguments, text=text, real=real)
     assert done.returncode != 0
     assert done.stderr.startswith("error: "), done.stderr
     assert done.stderr.count("\n") == 1, done.stderr

@@ -72,7 +72,7 @@ def test_a_training_with_tensorboard_and_all_the_held_out_pairs(tmp_path):
 
 @pytest.mark.fast
 def test_three_lines_in_three_lines_out(workdir):
-    done = launch("--mode=translate", f"--workdir={workdir}", text="我有一只猫\n\n他是老师。\n")
+    done = launch("--mode=translate", f"--workdir={workdir}", text="我有一只猫\n\n他是老师。\n", real=True)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.split("\n")
     assert len(lines) == 4
@@ -82,7 +82,7 @@ def test_three_lines_in_three_lines_out(workdir):
 
 @pytest.mark.fast
 def test_describe():
-    done = launch("--mode=describe", *FLAGS)
+    done = launch("--mode=describe", *FLAGS, real=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     table = [line.split() for line in done.stdout.splitlines()]
@@ -363,7 +363,7 @@ def test_a_truncated_tokenizer(workdir, tmp_path):
     ],
 )
 def test_a_mistyped_command_line(arguments, part):
-    assert part in refusal(*arguments)
+    assert part in refusal(*arguments, real=True)
 
 
 # ------------------------------------------------------------------------------------ bad corpora

@@ -332,7 +332,7 @@ def test_the_compiler_says_what_does_not_fit(programs):
 
 # ------------------------------------------------------------------------------- through launch.py
 def launched(*arguments):
-    done = launch("--mode=plan", *FLAGS, *arguments)
+    done = launch("--mode=plan", *FLAGS, *arguments, real=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
