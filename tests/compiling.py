@@ -39,7 +39,7 @@ def use_cache():
 
 
 def own_cache(folder):
-    """Environment variables for processes that get killed, perhaps while they write an entry."""
+    """Variables for processes that get killed, perhaps while they write an entry of the cache."""
     shared = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if not shared:
         return {}

@@ -39,9 +39,13 @@ TINY = {
 FLAGS = [f"--config.{name}={value}" for name, value in TINY.items()]
 
 
-def launch(*arguments, text=None, real=False):
-    """Runs launch.py, in a forked process; `real`: as a user does, in one of its own."""
+def launch(*arguments, text=None, real=False, variables=()):
+    """Runs launch.py, in a forked process; `real`: as a user does, in one of its own.
+
+    `variables`: of the environment, beside those of the tests.
+    """
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONIOENCODING": "utf-8"}
+    environment |= dict(variables)
     launcher, text = str(ROOT / "launch.py"), text or ""
     if not real:
         return fork_server.run(launcher, *arguments, environment=environment, cwd=ROOT, text=text)

@@ -1,6 +1,5 @@
 """Files in a bucket: a run there leaves what a run in a folder does; what fails is one line."""
 
-import contextlib
 import gzip
 import json
 import os
@@ -8,14 +7,12 @@ import sys
 import threading
 
 import fsspec
-import jax
 import jax.numpy as jnp
 import pytest
 from etils import epath
 from etils.epath import backend
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import _registry
-from jax.experimental.compilation_cache import compilation_cache
 from launching import evaluate, translate
 from orbax.checkpoint._src.path import gcs_utils
 from tensorboardX import record_writer
@@ -301,33 +298,11 @@ def run(place):
     translate(c, workdir, *files, weights="best", n_best=1)
 
 
-@contextlib.contextmanager
-def compiled_once(folder):
-    """The same program is compiled once, which is most of the time that these tests take."""
-    options = {
-        "jax_compilation_cache_dir": folder,
-        "jax_persistent_cache_min_compile_time_secs": 0,
-        "jax_persistent_cache_min_entry_size_bytes": 0,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-
-    def update(options):
-        for name, value in options.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-
-    update(options)
-    try:
-        yield
-    finally:
-        update(before)
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """The same run in a folder and in a bucket: both as folders."""
     root = tmp_path_factory.mktemp("buckets")
-    with pytest.MonkeyPatch.context() as patch, compiled_once(str(root / "compiled")):
+    with pytest.MonkeyPatch.context() as patch:
         set_up(patch, root)
         local, bucket = root / "local", root / "bucket"
         for place in (local, bucket):

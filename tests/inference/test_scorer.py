@@ -64,14 +64,13 @@ def test_scores_are_what_decoding_reported_for_its_own_output(params, method, nu
 def test_scores_come_in_order_whatever_the_company(params):
     scorer = Scorer(MODELS[:1], TOKENIZERS)
     pairs = [*PAIRS[:23], ("", ""), ("我", "I have a cat and a dog and two books")]
-    ticks = []
+    ticks, whole = [], jax.jit(MODELS[0].apply)
     found = scorer.score(params[:1], pairs, progress=ticks.append)
     assert sum(ticks) == len(pairs) == len(found)
     for (source, target), scores in zip(pairs, found, strict=True):
         (s,), (t,) = TOKENIZERS.source.encode([source]), TOKENIZERS.target.encode([target])
-        logits = MODELS[0].apply(
-            {"params": params[0]}, np.array([[*s, EOS_ID]]), np.array([[BOS_ID, *t]])
-        )
+        tokens = np.array([[*s, EOS_ID]]), np.array([[BOS_ID, *t]])
+        logits = whole({"params": params[0]}, *tokens)
         log_probs = np.asarray(jax.nn.log_softmax(logits[0]))[range(len(t) + 1), [*t, EOS_ID]]
         np.testing.assert_allclose(scores.log_probs, log_probs, rtol=1e-4, atol=1e-4)
         assert scores.pieces == (*TOKENIZERS.target.pieces(target), "</s>")

@@ -317,11 +317,11 @@ def test_an_ensemble_searches_the_mean_of_probabilities():
     text = sentences_of(4)[0]
     (found,), *_ = Translator(models, TOKENIZERS, decode).translate(params, [text])
     source = np.array([[*TOKENIZERS.source.encode([text])[0], EOS_ID]])
-    tokens, log_probs = [], []
+    tokens, log_probs, whole = [], [], [jax.jit(m.apply) for m in models]
     while len(tokens) < 4 + DECODE.extra_length and EOS_ID not in tokens:
         logits = [
-            m.apply({"params": p}, source, np.array([[BOS_ID, *tokens]]))[0, -1]
-            for m, p in zip(models, params, strict=True)
+            apply({"params": p}, source, np.array([[BOS_ID, *tokens]]))[0, -1]
+            for apply, p in zip(whole, params, strict=True)
         ]
         mean = np.mean([jax.nn.softmax(x.astype(jnp.float32)) for x in logits], axis=0)
         tokens.append(int(np.argmax(np.where(np.isin(np.arange(701), [PAD_ID, BOS_ID]), 0, mean))))

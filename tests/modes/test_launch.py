@@ -72,7 +72,9 @@ def test_a_training_with_tensorboard_and_all_the_held_out_pairs(tmp_path):
 
 @pytest.mark.fast
 def test_three_lines_in_three_lines_out(workdir):
-    done = launch("--mode=translate", f"--workdir={workdir}", text="我有一只猫\n\n他是老师。\n", real=True)
+    done = launch(
+        "--mode=translate", f"--workdir={workdir}", text="我有一只猫\n\n他是老师。\n", real=True
+    )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.split("\n")
     assert len(lines) == 4

@@ -1,6 +1,7 @@
 """--mode=sweep by launch.py itself, and what it refuses."""
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from compiling import own_cache
 from launching import FLAGS, ROOT, launch, refusal
 from sweeping import EXPERIMENT, experiment, points, trials
 
@@ -72,9 +74,9 @@ def test_the_points_are_trained_by_the_real_launcher(swept):
 def test_the_real_launcher_killed_at_random_moments(swept, tmp_path):
     _, arguments, _ = swept
     line = [*arguments, f"--workdir={tmp_path}/run", "--sweep_workers=2", "--config.train.steps=40"]
-    rng = random.Random(23)
+    command, rng = [sys.executable, ROOT / "launch.py", *line], random.Random(23)
     for _ in range(5):
-        process = subprocess.Popen([sys.executable, ROOT / "launch.py", *line], cwd=ROOT)
+        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | own_cache(tmp_path / "own"))
         time.sleep(rng.uniform(2, 14))
         process.kill()
         process.wait()

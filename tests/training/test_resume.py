@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+from compiling import own_cache
 from launching import FLAGS, ROOT, launch, refusal
 
 from transformer_jax.config.options import Config, TrainConfig
@@ -25,7 +26,7 @@ LONGER += ["--config.train.evaluate_every=28", "--config.model.dropout_rate=0.1"
 @pytest.mark.parametrize("number", [4, pytest.param(8, marks=pytest.mark.slow)])
 def test_kills_change_no_bit(tmp_path, number):
     line = ["--mode=verify_resume", f"--workdir={tmp_path / 'p'}", f"--kills={number}"]
-    done = launch(*line, *FLAGS, *LONGER)
+    done = launch(*line, *FLAGS, *LONGER, variables=own_cache(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     kills = [line for line in done.stdout.splitlines() if line.startswith("kill ")]
     assert len(kills) == number
@@ -61,20 +62,22 @@ def _the_proof_can_fail(folder):
 
 
 def test_of_two_runs_at_once_the_second_is_refused(tmp_path):
+    workdir = tmp_path / "run"
     long = [*FLAGS, "--config.train.steps=1000000", "--config.train.evaluate_every=0"]
     first = subprocess.Popen(
-        [sys.executable, str(ROOT / "launch.py"), f"--workdir={tmp_path}", *long],
+        [sys.executable, str(ROOT / "launch.py"), f"--workdir={workdir}", *long],
         cwd=ROOT,
+        env=os.environ | own_cache(tmp_path / "cache"),
         stderr=subprocess.DEVNULL,
     )
     try:
         deadline = time.monotonic() + 120
-        while not list((tmp_path / "checkpoints").glob(f"*/{manifest.NAME}")):
+        while not list((workdir / "checkpoints").glob(f"*/{manifest.NAME}")):
             assert first.poll() is None and time.monotonic() < deadline
             time.sleep(0.1)
-        done = launch(f"--workdir={tmp_path}", *long)
+        done = launch(f"--workdir={workdir}", *long)
         assert done.returncode == 2
-        assert f"{tmp_path} is in use by process {first.pid} on " in done.stderr
+        assert f"{workdir} is in use by process {first.pid} on " in done.stderr
         assert first.poll() is None, "the first continues"
     finally:
         first.send_signal(signal.SIGKILL)
