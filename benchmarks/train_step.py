@@ -62,10 +62,11 @@ def operations(
     model: ModelConfig, vocab_size: int, source: np.ndarray, target: np.ndarray
 ) -> float:
     """The FLOPs that sentences of these lengths need, forward and backward."""
-    d, f, layers = model.d_model, model.d_ff, model.num_layers
-    encoder = layers * (4 * d * d + 2 * d * f) * source
+    d, f, layers = model.d_model, model.d_ff, model.decoder_depth
+    encoder = model.encoder_depth * (4 * d * d + 2 * d * f) * source
     decoder = layers * (6 * d * d + 2 * d * f) * target + layers * 2 * d * d * source
-    attention = 2 * d * layers * (source**2 + target * source + target**2 / 2)
+    attention = 2 * d * model.encoder_depth * source**2
+    attention += 2 * d * layers * (target * source + target**2 / 2)
     return float(6 * np.sum(encoder + decoder + attention + d * vocab_size * target))
 
 
@@ -83,8 +84,8 @@ class TorchTransformer(torch.nn.Module):
         self.transformer = torch.nn.Transformer(
             d,
             model.num_heads,
-            model.num_layers,
-            model.num_layers,
+            model.encoder_depth,
+            model.decoder_depth,
             model.d_ff,
             model.dropout_rate,
             batch_first=True,

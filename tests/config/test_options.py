@@ -54,6 +54,7 @@ def test_the_defaults_are_valid_and_of_the_types_that_config_flags_knows():
         ("data.train_size", [-1], [0, 1]),
         ("data.batch_rows", [-1, 0], [1]),
         ("model.num_layers", [-3, 0], [1]),
+        ("model.num_decoder_layers", [-1], [0, 1]),
         ("model.d_key", [-1], [0, 64]),
         ("model.dropout_rate", [-0.1, 1.0, 7.0, NAN], [0.0, 0.99, 0]),
         ("model.layer_norm_epsilon", [0.0, -1e-6], [1e-12]),
@@ -190,7 +191,8 @@ ON_RESUME = """data.source_language data.target_language train.steps train.evalu
     train.divergence_steps decode.beam_size decode.length_penalty decode.length_penalty_form
     decode.extra_length decode.method decode.temperature decode.top_k decode.top_p
     decode.batch_size"""
-NEVER = """data.vocab_size data.shared_vocabulary model.num_layers model.d_model model.d_ff
+NEVER = """data.vocab_size data.shared_vocabulary model.num_layers model.num_encoder_layers
+    model.num_decoder_layers model.d_model model.d_ff
     model.num_heads model.d_key model.d_value model.activation model.norm
     model.layer_norm_epsilon model.positions model.sinusoid_layout model.max_positions
     model.attention_bias model.tied_embeddings model.scale_embeddings model.logits_bias

@@ -22,7 +22,12 @@ POST = ModelConfig(
 LEARNED = dataclasses.replace(POST, positions="learned", max_positions=19)
 PRE = dataclasses.replace(POST, norm="pre", attention_bias=True, sinusoid_layout="halves")
 PRE_LEARNED = dataclasses.replace(LEARNED, norm="pre")
-CONFIGS = {"post": POST, "learned": LEARNED, "pre-bias-halves": PRE, "pre-learned": PRE_LEARNED}
+DEEP_ENCODER = dataclasses.replace(POST, num_encoder_layers=3, num_decoder_layers=1)
+DEEP_DECODER = dataclasses.replace(PRE, num_decoder_layers=3)
+CONFIGS = {
+    **{"post": POST, "learned": LEARNED, "pre-bias-halves": PRE, "pre-learned": PRE_LEARNED},
+    **{"deep encoder": DEEP_ENCODER, "deep decoder": DEEP_DECODER},
+}
 
 
 def tokens(seed, *shape):
@@ -110,13 +115,13 @@ def np_transformer(config, params, source, target):
         return norm(scales, x + function(p[name], x))
 
     x = embedded(source, "source")
-    for i in range(config.num_layers):
+    for i in range(config.num_encoder_layers or config.num_layers):
         p = params[f"encoder_{i}"]
         x = sub_layer(p, "self_attention", x, lambda p, y: np_attention(p, y, y, 1))
         x = sub_layer(p, "feed_forward", x, np_feed_forward)
     encoded = norm(params["encoder_norm"], x) if pre else x
     x, past = embedded(target, "target"), np.tril(np.ones((len(target),) * 2))
-    for i in range(config.num_layers):
+    for i in range(config.num_decoder_layers or config.num_layers):
         p = params[f"decoder_{i}"]
         x = sub_layer(p, "self_attention", x, lambda p, y: np_attention(p, y, y, past))
         # Q from the masked self-attention of this block; K and V from the encoder's output.

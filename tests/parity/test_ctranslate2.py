@@ -28,6 +28,8 @@ ctranslate2 = pytest.importorskip("ctranslate2", reason="it is the peer")
 BASE = {"num_layers": 2, "d_model": 10, "d_ff": 13, "num_heads": 2}
 MODELS = {
     "the paper's": {},
+    "three layers, then one": {"num_encoder_layers": 3, "num_decoder_layers": 1},
+    "one layer, then two": {"num_encoder_layers": 1},
     "one layer, pre-norm": {"num_layers": 1, "norm": "pre", "layer_norm_epsilon": 1e-2},
     "post-norm, large epsilon": {"layer_norm_epsilon": 1e-2},
     "sines, then cosines": {"sinusoid_layout": "halves"},

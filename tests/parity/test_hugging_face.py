@@ -49,7 +49,7 @@ def random_marian(folder, seed=3, **options):
     ids = {"pad_token_id": size - 1, "decoder_start_token_id": size - 1, "eos_token_id": 0}
     options = {"activation_function": "swish", "scale_embedding": True} | options
     model = transformers.MarianMTModel(
-        transformers.MarianConfig(vocab_size=V, d_model=D, **sides, **ids, **options)
+        transformers.MarianConfig(**({"vocab_size": V, "d_model": D} | sides | ids | options))
     ).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -133,6 +133,8 @@ UNTIED = {"share_encoder_decoder_embeddings": False}
         ({"tie_word_embeddings": False}, "none"),  # transformers 5 then ties nothing at all
         (UNTIED | {"decoder_vocab_size": 23}, "target_softmax"),
         (UNTIED | {"tie_word_embeddings": False, "scale_embedding": False}, "none"),
+        ({"encoder_layers": 3, "decoder_layers": 1}, "all"),
+        ({"encoder_layers": 1}, "all"),
     ],
 )
 def test_logits_are_marians_imported_and_exported_again(tmp_path, measure, options, tied):
@@ -150,9 +152,10 @@ def test_logits_are_marians_imported_and_exported_again(tmp_path, measure, optio
         np.testing.assert_array_equal(again.state_dict()[name].numpy(), weight.numpy(), name)
 
 
-def our_config(tied="all"):
+def our_config(tied="all", **options):
     config = Config()
     config.model = ModelConfig(
+        **options,
         **{"num_layers": 2, "d_model": D, "d_ff": F, "num_heads": HEADS, "activation": "gelu"},
         **{"layer_norm_epsilon": 1e-5, "sinusoid_layout": "halves", "tied_embeddings": tied},
     )
@@ -160,9 +163,16 @@ def our_config(tied="all"):
     return config
 
 
-@pytest.mark.parametrize("tied", ["all", "source_target", "target_softmax", "none"])
-def test_an_exported_model_of_ours_gives_our_logits(tmp_path, measure, tied):
-    config = our_config(tied)
+DEPTHS = [{"num_decoder_layers": 1}, {"num_encoder_layers": 1, "num_decoder_layers": 3}]
+
+
+@pytest.mark.parametrize(
+    ("tied", "depths"),
+    [("all", {}), ("source_target", {}), ("target_softmax", {}), ("none", {})]
+    + [("all", depths) for depths in DEPTHS],
+)
+def test_an_exported_model_of_ours_gives_our_logits(tmp_path, measure, tied, depths):
+    config = our_config(tied, **depths)
     model = Transformer(config.model, V)
     params = create_state(config, model).params
     rng = np.random.default_rng(7)

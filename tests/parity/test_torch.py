@@ -14,7 +14,7 @@ from transformer_jax.model.transformer import Transformer
 torch = pytest.importorskip("torch", reason="the peer; `make parity` installs it")
 torch.set_num_threads(2)
 
-LAYERS, D, F, HEADS, V = 2, 14, 19, 7, 23
+LAYERS, DECODER_LAYERS, D, F, HEADS, V = 2, 3, 14, 19, 7, 23
 SOURCE_LENGTHS, TARGET_LENGTHS = (13, 5, 11), (7, 11, 3)
 
 
@@ -31,7 +31,7 @@ class Peer(torch.nn.Module):
         self.encoder = torch.nn.TransformerEncoder(
             encoder, LAYERS, norm=ends[0], enable_nested_tensor=False
         )
-        self.decoder = torch.nn.TransformerDecoder(decoder, LAYERS, norm=ends[1])
+        self.decoder = torch.nn.TransformerDecoder(decoder, DECODER_LAYERS, norm=ends[1])
         self.table = torch.nn.Parameter(torch.empty(V, D))
 
     def embed(self, tokens):
@@ -129,6 +129,7 @@ def test_outputs_and_all_gradients_are_pytorchs(norm, measure):
         ModelConfig(),
         **{"num_layers": LAYERS, "d_model": D, "d_ff": F, "num_heads": HEADS, "norm": norm},
         **{"attention_bias": True, "layer_norm_epsilon": 1e-5},
+        num_decoder_layers=DECODER_LAYERS,
     )
     model = Transformer(config, V)
     source, decoder_input, labels = ragged_batch()
@@ -155,7 +156,7 @@ def test_outputs_and_all_gradients_are_pytorchs(norm, measure):
     _, seen = model.apply(
         {"params": params}, source, decoder_input, capture_intermediates=True, mutable=True
     )
-    last = "decoder_norm" if norm == "pre" else f"decoder_{LAYERS - 1}"
+    last = "decoder_norm" if norm == "pre" else f"decoder_{DECODER_LAYERS - 1}"
     (our_decoded,) = seen["intermediates"][last]["__call__"]
     # What padding gives is nobody's business, and PyTorch's differs.
     real_source, real_target = source != PAD_ID, labels != PAD_ID

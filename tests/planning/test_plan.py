@@ -34,6 +34,10 @@ PRIMES = Config(
         num_layers=L, d_model=D, d_ff=F, num_heads=N, d_key=H, d_value=HV, dropout_rate=0.1
     ),
 )
+UNEVEN = dataclasses.replace(
+    PRIMES, model=dataclasses.replace(PRIMES.model, num_encoder_layers=5, num_decoder_layers=3)
+)
+DEPTHS = pytest.mark.parametrize(("config", "depths"), [(PRIMES, (L, L)), (UNEVEN, (5, 3))])
 NOWHERE = pathlib.Path("nowhere")
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="no compiler for TPUs: pip install jax[tpu]"
@@ -85,8 +89,10 @@ def test_an_axis_is_a_ring_when_it_wraps_around():
 
 
 # --------------------------------------------------------------------------------------- operations
-def test_operations_are_those_of_each_matmul():
+@DEPTHS
+def test_operations_are_those_of_each_matmul(config, depths):
     """Every matmul of the paper's section 3, written out: (rows, contracted, columns)."""
+    encoders, decoders = depths
 
     def flops(*matmuls):
         return sum(2 * B * rows * contracted * columns for rows, contracted, columns in matmuls)
@@ -94,12 +100,12 @@ def test_operations_are_those_of_each_matmul():
     encoder = [(S, D, N * H), (S, D, N * H), (S, D, N * HV), (S, N * HV, D), (S, D, F), (S, F, D)]
     decoder = [(T, D, N * H), (T, D, N * H), (T, D, N * HV), (T, N * HV, D), (T, D, F), (T, F, D)]
     cross = [(T, D, N * H), (S, D, N * H), (S, D, N * HV), (T, N * HV, D)]
-    attention = [(N * S, H, S), (N * S, S, HV), (N * T, H, T), (N * T, T, HV)]
-    attention += [(N * T, H, S), (N * T, S, HV)]
-    assert size.forward_flops(PRIMES) == {
-        "encoder": L * flops(*encoder),
-        "decoder": L * flops(*decoder, *cross),
-        "attention": L * flops(*attention),
+    over_source = [(N * S, H, S), (N * S, S, HV)]
+    over_both = [(N * T, H, T), (N * T, T, HV), (N * T, H, S), (N * T, S, HV)]
+    assert size.forward_flops(config) == {
+        "encoder": encoders * flops(*encoder),
+        "decoder": decoders * flops(*decoder, *cross),
+        "attention": encoders * flops(*over_source) + decoders * flops(*over_both),
         "logits": flops((T, D, V)),
     }
 
@@ -127,13 +133,15 @@ def traced_step(config):
 
 @pytest.mark.parametrize("remat", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_operations_are_those_of_the_training_step(remat, dtype):
+@DEPTHS
+def test_operations_are_those_of_the_training_step(config, depths, remat, dtype):
     """Counted in the program that jax traces: to the last one."""
-    config = changed(PRIMES, model={"remat": remat, "compute_dtype": dtype})
+    needed = size.step_flops(config)[0]
+    config = changed(config, model={"remat": remat, "compute_dtype": dtype})
     step, *shapes = traced_step(config)
     found = matmul_flops(step.trace(*shapes).jaxpr.jaxpr)
     assert found == size.step_flops(config)[1]
-    assert size.step_flops(config)[0] == size.step_flops(PRIMES)[0]
+    assert size.step_flops(config)[0] == needed
 
 
 def test_operations_are_about_what_jax_estimates():
@@ -149,9 +157,10 @@ def test_operations_are_about_what_jax_estimates():
 
 
 # ------------------------------------------------------------------------------------------- memory
-def test_memory_by_hand():
+@DEPTHS
+def test_memory_by_hand(config, depths):
     """Three rows on one chip, float32: 5 source and 7 target positions, of 22 numbers."""
-    memory = roofline.estimate_memory(PRIMES, 1000, 1)
+    memory = roofline.estimate_memory(config, 1000, 1)
     assert (memory.parameters, memory.optimizer_state, memory.gradients) == (4000, 8000, 4000)
     assert memory.logits == 4 * B * T * V
     residual = 9 * D  # two float32 and a bool for each number
@@ -159,11 +168,11 @@ def test_memory_by_hand():
     decoder = 4 * 2 * T * N * (H + HV) + N * T * T * 8 + T * residual
     decoder += 4 * (S + T) * N * (H + HV) + N * T * S * 8 + T * residual
     decoder += 4 * T * F + T * residual
-    assert memory.activations == B * L * (encoder + decoder)
+    assert memory.activations == B * (depths[0] * encoder + depths[1] * decoder)
     assert memory.total == 12000 + memory.activations + memory.logits
     passes = 3 * memory.activations + 6 * memory.logits
-    assert roofline.memory_traffic(PRIMES, memory) == 4 * 4000 + 2 * 4000 + 2 * 8000 + passes
-    accumulating = changed(PRIMES, data={"batch_rows": 2 * 3 * B}, train={"accumulate": 3})
+    assert roofline.memory_traffic(config, memory) == 4 * 4000 + 2 * 4000 + 2 * 8000 + passes
+    accumulating = changed(config, data={"batch_rows": 2 * 3 * B}, train={"accumulate": 3})
     assert roofline.estimate_memory(accumulating, 1000, 2).total == memory.total + 4000
 
 

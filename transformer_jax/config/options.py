@@ -70,6 +70,13 @@ class ModelConfig:
     """The architecture; the defaults are the paper's base model (Table 3)."""
 
     num_layers: int = option(6, "Layers of the encoder, and of the decoder.", above=0)
+    num_encoder_layers: int = option(0, "Layers of the encoder; 0 = num_layers.", at_least=0)
+    num_decoder_layers: int = option(
+        0,
+        "Layers of the decoder; 0 = num_layers, as in the paper. Each is run for every piece that "
+        "is generated, so that few make translation fast.",
+        at_least=0,
+    )
     d_model: int = option(512, "Width of embeddings and of each sub-layer's output.", above=0)
     d_ff: int = option(2048, "Width of the feed-forward layer.", above=0)
     num_heads: int = option(8, "Attention heads.", above=0)
@@ -152,6 +159,16 @@ class ModelConfig:
         "memory for the time of one more forward pass. XLA for CPUs undoes it.",
         may_change=AFTER_TRAINING,
     )
+
+    @property
+    def encoder_depth(self) -> int:
+        """The layers that the encoder has."""
+        return self.num_encoder_layers or self.num_layers
+
+    @property
+    def decoder_depth(self) -> int:
+        """The layers that the decoder has."""
+        return self.num_decoder_layers or self.num_layers
 
 
 @dataclasses.dataclass

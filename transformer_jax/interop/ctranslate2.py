@@ -100,15 +100,14 @@ def export_ctranslate2(
 def _model_spec(specs: Any, model: ModelConfig, params: Any) -> Any:
     """CTranslate2's TransformerSpec with the weights."""
     options = {
-        "num_layers": model.num_layers,
         "num_heads": model.num_heads,
         "head_dim": _head_width(model),
         "pre_norm": model.norm == "pre",
         # GELU is the exact one, as ours; GELUTanh is the approximation.
         "activation": specs.Activation[model.activation.upper()],
     }
-    encoder = specs.transformer_spec.TransformerEncoderSpec(**options)
-    decoder = specs.transformer_spec.TransformerDecoderSpec(**options)
+    encoder = specs.transformer_spec.TransformerEncoderSpec(model.encoder_depth, **options)
+    decoder = specs.transformer_spec.TransformerDecoderSpec(model.decoder_depth, **options)
     source, target = (params.get(f"{s}_embedding", params.get("embedding")) for s in _SIDES)
     encoder.embeddings[0].weight, decoder.embeddings.weight = _copy(source), _copy(target)
     _set_linear(decoder.projection, params.get("softmax", target).T, params.get("logits_bias"))

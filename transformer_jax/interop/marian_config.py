@@ -10,7 +10,7 @@ from transformer_jax.errors import UserError
 
 _ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "swish": "swish", "silu": "swish"}
 # Options that are one number of ours, and in Marian one for each side.
-_SIDES = {"layers": "num_layers", "attention_heads": "num_heads", "ffn_dim": "d_ff"}
+_SIDES = {"attention_heads": "num_heads", "ffn_dim": "d_ff"}
 # (share_encoder_decoder_embeddings, tie_word_embeddings) for each model.tied_embeddings.
 _TIED = {
     "all": (True, True),
@@ -49,6 +49,12 @@ def to_model_config(theirs: dict[str, Any], *, one_table: bool) -> ModelConfig:
                 f"config.json has encoder_{name}={both[ours]} and decoder_{name}={other}: "
                 "only models with the same on both sides are supported"
             )
+    depth, decoder_depth = (get(theirs, f"{side}_layers", int) for side in ("encoder", "decoder"))
+    if min(depth, decoder_depth) < 1:  # 0 of ours means: as many as the other side has
+        raise UserError(
+            f"config.json has encoder_layers={depth} and decoder_layers={decoder_depth}: "
+            "each must be at least 1"
+        )
     activation = get(theirs, "activation_function", str)
     if activation not in _ACTIVATIONS:
         raise UserError(
@@ -61,6 +67,8 @@ def to_model_config(theirs: dict[str, Any], *, one_table: bool) -> ModelConfig:
     tied = (shared and (softmax or one_table), softmax)
     return ModelConfig(
         **both,
+        num_layers=depth,
+        num_decoder_layers=0 if decoder_depth == depth else decoder_depth,
         d_model=get(theirs, "d_model", int),
         dropout_rate=get(theirs, "dropout", float, 0.1),
         attention_dropout_rate=get(theirs, "attention_dropout", float, 0.0),
@@ -176,6 +184,8 @@ def to_marian(
         "vocab_size": sizes[0],
         "decoder_vocab_size": sizes[1],
         "d_model": model.d_model,
+        "encoder_layers": model.encoder_depth,
+        "decoder_layers": model.decoder_depth,
         **both,
         "activation_function": model.activation,
         "dropout": model.dropout_rate,

@@ -36,12 +36,12 @@ def forward_flops(config: Config) -> dict[str, int]:
     answer = 2 * c.d_model * c.num_heads * (key + value)
     feed_forward = 2 * 2 * c.d_model * c.d_ff
     pair = 2 * c.num_heads * (key + value)  # one position attending to another
-    pairs = source * source + target * target + target * source
-    layers = rows * c.num_layers
+    encoder, decoder = rows * c.encoder_depth, rows * c.decoder_depth
+    pairs = encoder * source * source + decoder * (target * target + target * source)
     return {
-        "encoder": layers * source * (ask + answer + feed_forward),
-        "decoder": layers * (target * (2 * ask + answer + feed_forward) + source * answer),
-        "attention": layers * pairs * pair,
+        "encoder": encoder * source * (ask + answer + feed_forward),
+        "decoder": decoder * (target * (2 * ask + answer + feed_forward) + source * answer),
+        "attention": pairs * pair,
         "logits": rows * target * 2 * c.d_model * d.vocab_size,
     }
 

@@ -133,8 +133,8 @@ class Transformer(nn.Module):
             self.target_positions = table("target_positions", c.max_positions)
         # Remat: the gradient keeps what enters a layer, and computes what is inside it once more.
         wrap = nn.remat if c.remat else lambda layer: layer
-        self.encoder = [wrap(EncoderLayer)(c) for _ in range(c.num_layers)]
-        self.decoder = [wrap(DecoderLayer)(c) for _ in range(c.num_layers)]
+        self.encoder = [wrap(EncoderLayer)(c) for _ in range(c.encoder_depth)]
+        self.decoder = [wrap(DecoderLayer)(c) for _ in range(c.decoder_depth)]
         if c.norm == "pre":
             self.encoder_norm = LayerNorm(c.layer_norm_epsilon)
             self.decoder_norm = LayerNorm(c.layer_norm_epsilon)

@@ -40,12 +40,12 @@ def estimate_memory(config: Config, parameters: float, chips: int) -> Memory:
     """The memory of one of the `chips` that share a batch, if it holds so many parameters."""
     d, c = config.data, config.model
     rows = d.batch_rows / (chips * config.train.accumulate)
+    encoder, decoder = _encoder_layer_bytes(config), _decoder_layer_bytes(config)
     if c.remat:  # the input of each layer, and the inside of one layer
-        positions = d.source_row_length + d.target_row_length
-        inputs = c.num_layers * positions * c.d_model * _width(config)
-        activations = inputs + max(_encoder_layer_bytes(config), _decoder_layer_bytes(config))
+        positions = c.encoder_depth * d.source_row_length + c.decoder_depth * d.target_row_length
+        activations = positions * c.d_model * _width(config) + max(encoder, decoder)
     else:
-        activations = c.num_layers * (_encoder_layer_bytes(config) + _decoder_layer_bytes(config))
+        activations = c.encoder_depth * encoder + c.decoder_depth * decoder
     return Memory(
         parameters=4 * parameters,
         optimizer_state=4 * _ADAM * parameters,
