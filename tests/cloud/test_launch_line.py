@@ -1,11 +1,11 @@
 """What a launch line becomes elsewhere, which files are copied, and which flags go together."""
 
+import os
 import subprocess
-import tarfile
 
+import fork_server
 import pytest
-import yaml
-from launching import launch, refusal
+from launching import ROOT, refusal
 
 from transformer_jax.cloud import checkout, launch_line
 from transformer_jax.config.options import DataConfig
@@ -17,7 +17,6 @@ TPU = [
     "--zone=us-west4-a",
     "--accelerator=v4-8",
     "--workdir=gs://b/x",
-    "--dry_run",
 ]
 
 
@@ -77,21 +76,13 @@ def test_a_workdir_that_goes_with_the_machine_is_refused(workdir):
 
 
 # --------------------------------------------------------------------------------- the checkout
-def test_the_checkout_is_packed_as_it_is_now(folder, tmp_path):
-    archive = tmp_path / "a.tar.gz"
-    assert checkout.pack(folder, archive) == 4
-    with tarfile.open(archive) as tar:
-        content = {name: tar.extractfile(name).read().decode() for name in tar.getnames()}
-    assert content == {
-        ".gitignore": "runs/\n",
-        "changed.py": "after",
-        "experiments/a.py": "before",
-        "experiments/new 'é'.py": "new",
-    }
+def test_the_checkouts_files_are_those_that_git_would_commit(folder):
+    names = {".gitignore", "changed.py", "experiments/a.py", "experiments/new 'é'.py"}
+    assert checkout.files(folder) == names
 
 
 def test_a_folder_without_git_is_refused(tmp_path):
-    with pytest.raises(UserError, match="is not a git checkout"):
+    with pytest.raises(UserError, match=r"is not a git checkout, .*: clone the project"):
         checkout.files(tmp_path)
 
 
@@ -99,6 +90,9 @@ def test_the_experiment_is_named_as_from_the_checkout(folder, monkeypatch):
     monkeypatch.chdir(folder / "experiments")
     found = checkout.relative_config(["--config=a.py:x:y", "--config.seed=3"], folder)
     assert found == ["--config=experiments/a.py:x:y", "--config.seed=3"]
+    assert checkout.relative_config(["--config=experiments/quickstart.py:x"], ROOT) == [
+        "--config=experiments/quickstart.py:x"
+    ], "the project's own experiments have that name in every folder"
     for lost in ("deleted.py", "../runs/ignored", "../../other.py"):
         with pytest.raises(UserError, match="is not in the checkout"):
             checkout.relative_config([f"--config={lost}"], folder)
@@ -124,11 +118,10 @@ def test_text_that_is_not_there_is_refused(folder):
     ("given", "message"),
     [
         (["--zone=z"], "--zone goes with --target=tpu-vm or skypilot"),
+        (["--output=z"], "--output goes with --target=tpu-vm or slurm or skypilot"),
         (["--target=slurm", "--keep"], "--keep goes with --target=tpu-vm, not with --target=slurm"),
-        (
-            [*TPU, "--output=x"],
-            "--output goes with --target=slurm or skypilot, not with --target=tpu-vm",
-        ),
+        ([*TPU, "--nodes=2"], "--nodes goes with --target=slurm, not with --target=tpu-vm"),
+        ([*TPU, "--output=no/x"], "cannot write no/x"),
         ([*TPU, "--mode=translate"], "--target belongs to --mode=train, evaluate, not translate"),
         ([*TPU, "--workdir=runs/x"], "needs --workdir=gs://BUCKET/…, not runs/x"),
         ([*TPU, "--accelerator=v5e-8"], "is none of v4-N, v5litepod-N"),
@@ -160,29 +153,31 @@ def test_what_cannot_work_there_is_refused_before_anything_is_made(given, messag
     assert message in refusal(*given)
 
 
-def test_a_dry_run_prints_the_commands_and_the_run_gets_the_other_flags():
-    done = launch(*TPU, "--spot", "--name=a-run", "--config.seed=3")
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    verbs = ["create", "describe", "scp", "ssh", "ssh", "ssh", "ssh", "delete"]
-    assert [line.split()[4] for line in lines] == verbs
-    assert ".venv/bin/python launch.py --workdir=gs://b/x --config.seed=3; " in lines[4]
-
-
-def test_a_job_is_printed_or_written(tmp_path):
-    line = ["--target=skypilot", "--accelerator=A100:1", "--workdir=gs://b/x", "--config.seed=3"]
-    printed = launch(*line)
-    written = launch(*line, f"--output={tmp_path / 'task.yaml'}")
-    assert (printed.returncode, written.returncode, written.stdout) == (0, 0, "")
-    text = (tmp_path / "task.yaml").read_text()
+@pytest.mark.parametrize(
+    ("target", "submit", "line"),
+    [
+        ("tpu-vm", "bash", "launch='.venv/bin/python launch.py {}'\n"),
+        ("skypilot", "sky jobs launch", "  .venv/bin/python launch.py {}\n"),
+        ("slurm", "sbatch", "/launch.py {} &\n"),
+    ],
+)
+def test_a_job_is_printed_or_written_and_has_the_runs_flags(
+    tmp_path, monkeypatch, target, submit, line
+):
+    """From outside of the checkout, where the project's experiments are known by name."""
+    given = ["--config=experiments/quickstart.py", "--workdir=gs://b/x", "--config.seed=3"]
+    cloud = {"tpu-vm": ["--zone=us-west4-a"], "slurm": ["--nodes=2"]}.get(target, [])
+    cloud += [] if target == "slurm" else ["--accelerator=v4-8"]
+    line_given = [f"--target={target}", *cloud, *given]
+    printed, written = (
+        fork_server.run(
+            ROOT / "launch.py", *line_given, *more, environment=os.environ, cwd=tmp_path, text=""
+        )
+        for more in ([], ["--output=job"])
+    )
+    assert (printed.returncode, written.returncode, written.stdout) == (0, 0, ""), printed.stderr
+    assert written.stderr == f"wrote job; submit it with: {submit} job\n"
+    text = (tmp_path / "job").read_text()
     assert printed.stdout == text
-    run = yaml.safe_load(text)["run"]
-    assert run == ".venv/bin/python launch.py --workdir=gs://b/x --config.seed=3\n"
-
-
-def test_a_slurm_job_runs_the_line_where_it_was_given():
-    done = launch("--target=slurm", "--nodes=2", "--workdir=runs/x", "--config.seed=3")
-    assert done.returncode == 0, done.stderr
-    assert "/launch.py --workdir=runs/x --config.seed=3 &\n" in done.stdout
-    assert "#SBATCH --nodes=2\n" in done.stdout
-    assert "#SBATCH --job-name=quickstart\n" in done.stdout
+    assert line.format(" ".join(given)) in text
+    assert f"# {submit} THIS_FILE" in text

@@ -13,7 +13,12 @@ HOSTILE = "--config.demo=我 'a' \"b\" $(touch pwned): - # {c} \\ %d"
 
 
 def sky(**options):
-    defaults = {"name": "a-run", "accelerator": "v5litepod-16", "arguments": ("--workdir=gs://b",)}
+    defaults = {
+        "name": "a-run",
+        "accelerator": "v5litepod-16",
+        "arguments": ("--workdir=gs://b",),
+        "folder": "/a: checkout",
+    }
     return skypilot.SkyTask(**defaults | options)
 
 
@@ -22,7 +27,7 @@ def test_a_cloud_tpu_on_spot():
     setup = task.pop("setup")
     assert task == {
         "name": "a-run",
-        "workdir": ".",
+        "workdir": "/a: checkout",
         "resources": {
             "infra": "gcp/us-west4/us-west4-a",
             "accelerators": "tpu-v5litepod-16",

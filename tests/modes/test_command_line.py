@@ -352,6 +352,8 @@ def test_a_flag_of_another_mode_names_its_modes(run):
     for flag in ("--nodes=2", "--nokeep"):  # one begins with "no", the other one means it
         error = refusal(run("--config=tiny.py", "--mode=compare", flag))
         assert f"{flag.partition('=')[0]} belongs to --mode=train, evaluate, not compare" in error
+    error = refusal(run("--config=tiny.py", "--mode=sweep", "--sweep_index=1"))
+    assert "--sweep_index belongs to --mode=train, " in error and "not sweep" in error
 
 
 @pytest.mark.fast

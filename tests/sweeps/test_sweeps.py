@@ -114,7 +114,7 @@ def test_a_dry_run_prints_sizes_and_cost_and_runs_nothing(swept, tmp_path):
     ("arguments", "part"),
     [
         ([], "--mode=sweep needs --config=FILE.py"),
-        (["--config={file}", "--sweep_index=1"], "--mode=sweep runs all points"),
+        (["--config={file}", "--sweep_index=1"], "--sweep_index belongs to --mode=train"),
         (["--config={file}", "--sweep_trials=3"], "has no function search_space(trial)"),
         (["--config={file}", "--accelerator=h100"], "goes with --mode=sweep --dry_run"),
         (["--config={file}", "--chip_hour_price=2"], "goes with --mode=sweep --dry_run --accel"),

@@ -1,11 +1,11 @@
-"""The checkout, as a machine elsewhere gets it: its files, what they contain, its installation."""
+"""The checkout, as a machine elsewhere gets it: the files in it, and its installation."""
 
 import os
 import subprocess
-import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from transformer_jax.config.experiment_files import experiment_file
 from transformer_jax.config.options import DataConfig
 from transformer_jax.errors import UserError
 
@@ -24,7 +24,7 @@ def install_commands(platform: str) -> list[str]:
     return [line.format(platform=platform) for line in _INSTALL]
 
 
-def files(folder: Path) -> list[str]:
+def files(folder: Path) -> set[str]:
     """What git would commit after `git add --all`: tracked files as they are now, and new ones.
 
     Raises:
@@ -34,18 +34,12 @@ def files(folder: Path) -> list[str]:
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        raise UserError(f"{folder} is not a git checkout, which names the files to copy") from None
-    names = sorted(set(os.fsdecode(done.stdout).split("\0")))
-    return [name for name in names if name and (folder / name).is_file()]
-
-
-def pack(folder: Path, archive: Path) -> int:
-    """Writes the checkout's `files` into a tar.gz; returns their number."""
-    names = files(folder)
-    with tarfile.open(archive, "w:gz") as tar:
-        for name in names:
-            tar.add(folder / name, arcname=name, recursive=False)
-    return len(names)
+        raise UserError(
+            f"{folder} is not a git checkout, which a machine elsewhere needs a copy of: "
+            "clone the project, and run its launch.py"
+        ) from None
+    names = os.fsdecode(done.stdout).split("\0")
+    return {name for name in names if name and (folder / name).is_file()}
 
 
 def relative_config(arguments: Sequence[str], folder: Path) -> list[str]:
@@ -59,11 +53,11 @@ def relative_config(arguments: Sequence[str], folder: Path) -> list[str]:
         name, _, value = argument.lstrip("-").partition("=")
         if name == "config":
             file, colon, parameter = value.partition(":")
-            relative = os.path.relpath(os.path.abspath(file), folder.resolve())
+            relative = os.path.relpath(os.path.abspath(experiment_file(file)), folder.resolve())
             if relative not in files(folder):
                 raise UserError(
-                    f"--config={file} is not in the checkout, or git ignores it: "
-                    "it would not be copied to the machine"
+                    f"--config={file} is not in the checkout, or git ignores it, so it would not "
+                    f"be copied to the machine: move it to {folder}/experiments"
                 )
             argument = f"--config={relative}{colon}{parameter}"
         rest.append(argument)
@@ -78,4 +72,7 @@ def check_data(data: DataConfig, folder: Path) -> None:
     for name in ",".join([data.train, data.valid, data.test]).split(","):
         file = os.path.normpath(os.path.join(data.path, name))
         if name and "://" not in os.path.join(data.path, name) and file not in known:
-            raise UserError(f"{file} is not in the checkout: it would not be copied to the machine")
+            raise UserError(
+                f"{file} is not in the checkout, so it would not be copied to the machine: "
+                "copy the text to a bucket, and give --config.data.path=gs://…"
+            )

@@ -1,4 +1,4 @@
-"""The command line of a run elsewhere: its flags, its name, its workdir, its accelerator."""
+"""The launch line of a run elsewhere: its flags, its name, its workdir, its accelerator."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ def without(arguments: Sequence[str], own: Mapping[str, bool]) -> list[str]:
     rest = []
     for argument in arguments:
         if not argument.isprintable():  # a line break would end a line of the job's file
-            raise UserError(f"{argument!r} has a character that a job's launch line cannot have")
+            raise UserError(f"{argument!r} has a character that a job cannot contain")
         name, has_value, _ = argument.lstrip("-").partition("=")
         known = name if name in own else name.removeprefix("no")
         if not argument.startswith("-") or known not in own:

@@ -15,6 +15,7 @@ class SkyTask:
     name: str
     accelerator: str  # Cloud TPU's name (v5litepod-16), or SkyPilot's name of a GPU (A100:8)
     arguments: tuple[str, ...]  # of launch.py
+    folder: str  # the checkout to copy
     zone: str = ""  # Google Cloud's; "" = wherever SkyPilot finds a machine
     runtime_version: str = ""  # of a Cloud TPU; "" = chosen by the accelerator
     spot: bool = False  # cheaper, but it may be reclaimed
@@ -45,6 +46,7 @@ def task(sky: SkyTask) -> str:
     setup = ["set -e", *checkout.install_commands("tpu" if tpu else "cuda13")]
     return _TASK.format(
         name=_text(sky.name),
+        folder=_text(sky.folder),
         resources=_indented(resources),
         setup=_indented(setup),
         run=_indented([shlex.join([".venv/bin/python", "launch.py", *sky.arguments])]),
@@ -52,10 +54,9 @@ def task(sky: SkyTask) -> str:
 
 
 _TASK = """\
-# In the checkout: sky jobs launch THIS_FILE. A reclaimed machine is replaced, and the run resumes
-# from its workdir.
+# sky jobs launch THIS_FILE. A reclaimed machine is replaced, and the run resumes from its workdir.
 name: {name}
-workdir: .
+workdir: {folder}
 resources:
 {resources}
 setup: |

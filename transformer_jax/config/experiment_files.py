@@ -32,12 +32,19 @@ def experiments_folder() -> Path:
     return inside if inside.is_dir() else beside
 
 
+def experiment_file(name: str) -> Path:
+    """The file called `name`; "experiments/NAME.py" is the project's own if there is none here."""
+    file = Path(name)
+    if not file.is_file() and file.parent == Path("experiments"):
+        return experiments_folder() / file.name
+    return file
+
+
 def load_experiment(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
     """Reads a configuration from an experiment file, by calling its get_config().
 
     Args:
-      path: the file; "file.py:arg" calls get_config("arg"). "experiments/NAME.py" is the project's
-        own where there is no such file.
+      path: the file, as for `experiment_file`; "file.py:arg" calls get_config("arg").
       overrides: options to change, by dotted name: {"train.steps": 100}.
 
     Raises:
@@ -172,12 +179,9 @@ def check_overrides(arguments: Sequence[str]) -> None:
 def _load_module(path: Path) -> tuple[ModuleType, str, str]:
     """The module "file.py" of "file.py:arg", the file's name, and "arg"."""
     name, _, argument = str(path).partition(":")
-    file = Path(name)
-    if not file.is_file() and file.parent == Path("experiments"):
-        file = experiments_folder() / file.name
+    file = experiment_file(name)
     if not file.is_file():
-        file = Path(name)
-        known = [str(p) for p in file.parent.glob("*.py")] or [
+        known = [str(p) for p in Path(name).parent.glob("*.py")] or [
             str(Path("experiments") / p.name) for p in experiments_folder().glob("*.py")
         ]
         raise UserError(f"--config={name}: there is no such file{nearest(name, known)}")

@@ -36,7 +36,7 @@ def define(flags: Flags) -> None:
 def run(launch: Launch) -> int:
     """Evaluates a trained workdir."""
     if targets.wanted(launch):
-        return targets.launch(launch)
+        return targets.write_job(launch)
     launch.start()
     from transformer_jax.inference.trained import load
 

@@ -29,6 +29,7 @@ def define(flags: Flags) -> None:
     flags.text("accelerator", "With --dry_run: accelerator to estimate hours for.")
     flags.price()
     flags.weights()
+    del flags.values.sweep_index  # this mode trains every point
 
 
 def run(launch: Launch) -> int:
@@ -36,8 +37,6 @@ def run(launch: Launch) -> int:
     config, file = launch.config, launch.experiment
     if file is None:
         raise UserError("--mode=sweep needs --config=FILE.py, with a sweep() or search_space()")
-    if launch["sweep_index"] is not None:
-        raise UserError("--mode=sweep runs all points: --sweep_index is for one, by --mode=train")
     price, accelerator = launch["chip_hour_price"], launch["accelerator"]
     if price is not None and not (launch["dry_run"] and accelerator):
         raise UserError("--chip_hour_price goes with --mode=sweep --dry_run --accelerator=…")

@@ -1,10 +1,11 @@
-"""--target: the same command elsewhere. tpu-vm runs it; slurm and skypilot write its job."""
+"""--target: the same command elsewhere, as a job that the user submits."""
 
 from pathlib import Path
 from typing import Any
 
 from transformer_jax.cloud import checkout, launch_line, skypilot, slurm, tpu_vm
 from transformer_jax.config.experiment_files import checkout_folder
+from transformer_jax.console import log
 from transformer_jax.errors import UserError
 from transformer_jax.modes.flags import Flags
 from transformer_jax.modes.launch import Launch, command
@@ -12,52 +13,39 @@ from transformer_jax.parallel import layout
 from transformer_jax.planning import accelerators
 from transformer_jax.storage import write_whole
 
-# The flags that each target reads. None of them reaches the run.
-_READS = {
-    "tpu-vm": (
-        *("name", "zone", "project", "accelerator", "runtime_version", "spot"),
-        *("wait_hours", "max_preemptions", "keep", "dry_run"),
-    ),
-    "slurm": ("name", "nodes", "gpus_per_node", "partition", "time", "output"),
-    "skypilot": ("name", "zone", "accelerator", "runtime_version", "spot", "output"),
+# What submits the job of a target.
+_SUBMIT = {"tpu-vm": "bash", "slurm": "sbatch", "skypilot": "sky jobs launch"}
+_CLOUDS = ("tpu-vm", "skypilot")
+# The targets that read a flag, its help, its default, and its least value. No flag reaches the run.
+_FLAGS: dict[str, tuple] = {
+    "output": (tuple(_SUBMIT), "file to write the job to (default: standard output).", None),
+    "name": (tuple(_SUBMIT), "name of the job and of its machine (default: the experiment's).", ""),
+    "accelerator": (_CLOUDS, "accelerator, e.g. v5litepod-16; for skypilot also e.g. A100:8.", ""),
+    "zone": (_CLOUDS, "Google Cloud zone, e.g. us-west4-a.", ""),
+    "runtime_version": (_CLOUDS, "software of a Cloud TPU (default: by the accelerator).", ""),
+    "spot": (_CLOUDS, "use spot capacity: cheaper, but it may be reclaimed.", False),
+    "project": (("tpu-vm",), "Google Cloud project (default: gcloud's).", ""),
+    "wait_hours": (("tpu-vm",), "hours to queue for the TPU.", 24, 1),
+    "max_preemptions": (("tpu-vm",), "number of reclaimed TPUs after which to give up.", 20, 0),
+    "keep": (("tpu-vm",), "keep the TPU at the end.", False),
+    "nodes": (("slurm",), "number of machines.", 1, 1),
+    "gpus_per_node": (("slurm",), "GPUs of each machine; 0 = CPUs only.", 1, 0),
+    "partition": (("slurm",), "partition (default: the cluster's).", ""),
+    "time": (("slurm",), "time limit, e.g. 24:00:00; the job is requeued after it.", ""),
 }
 
 
 def define(flags: Flags) -> None:
     """Defines --target and the flags that go with it."""
-    flags.choice("target", "Where to run (default: this machine).", list(_READS))
-    for name, help, *default in (
-        ("name", "name of the VM or job (default: the experiment's)."),
-        ("accelerator", "accelerator, e.g. v5litepod-16; for skypilot also e.g. A100:8."),
-        ("zone", "Google Cloud zone, e.g. us-west4-a."),
-        ("project", "Google Cloud project (default: gcloud's).", ""),
-        ("runtime_version", "software of the VM (default: by the accelerator).", ""),
-        ("partition", "partition (default: the cluster's).", ""),
-        ("time", "time limit, e.g. 24:00:00; the job is requeued after it.", ""),
-        ("output", "file for the job (default: standard output)."),
-    ):
-        flags.text(name, _prefixed(name, help), *default)
-    for name, help, default, least in (
-        ("wait_hours", "hours to queue for the VM.", 24, 1),
-        ("max_preemptions", "number of reclaimed VMs after which to give up.", 20, 0),
-        ("nodes", "number of machines.", 1, 1),
-        ("gpus_per_node", "GPUs of each machine; 0 = CPUs only.", 1, 0),
-    ):
-        flags.whole(name, _prefixed(name, help), default, least)
-    for name, help in (
-        ("spot", "use spot capacity: cheaper, but it may be reclaimed."),
-        ("keep", "keep the VM at the end."),
-        ("dry_run", "print the commands and run none."),
-    ):
-        flags.switch(name, _prefixed(name, help))
-
-
-def _prefixed(name: str, help: str) -> str:
-    return f"--target={', '.join(_readers(name))}: {help}"
-
-
-def _readers(name: str) -> list[str]:
-    return [target for target, names in _READS.items() if name in names]
+    flags.choice("target", "Where to run, as a job to submit (default: here).", list(_SUBMIT))
+    for name, (targets, about, default, *least) in _FLAGS.items():
+        text = f"--target={', '.join(targets)}: {about}"
+        if isinstance(default, bool):
+            flags.switch(name, text)
+        elif isinstance(default, int):
+            flags.whole(name, text, default, *least)
+        else:
+            flags.text(name, text, default)
 
 
 def wanted(launch: Launch) -> bool:
@@ -67,70 +55,54 @@ def wanted(launch: Launch) -> bool:
       UserError: if a flag is given that belongs to another target, or to any.
     """
     target = launch["target"]
-    for name in {name: None for names in _READS.values() for name in names}:
-        if launch.flags[name].present and name not in _READS.get(target, ()):
+    for name, (targets, *_) in _FLAGS.items():
+        if launch.flags[name].present and target not in targets:
             here = f", not with --target={target}" if target else ""
-            raise UserError(f"--{name} goes with --target={' or '.join(_readers(name))}{here}")
+            raise UserError(f"--{name} goes with --target={' or '.join(targets)}{here}")
     return target is not None
 
 
-def launch(launch: Launch) -> int:
-    """Runs this command where --target says, or writes the job that does.
-
-    Returns:
-      the exit status.
+def write_job(launch: Launch) -> int:
+    """Writes the job that runs this command where --target says; returns the exit status.
 
     Raises:
-      UserError: if something cannot work there, before anything is created.
+      UserError: if something cannot work there.
     """
-    config, place, folder = launch.config, launch["target"], checkout_folder()
-    own = {name: bool(launch.flags[name].boolean) for name in ("target", *_READS[place])}
+    target, file = launch["target"], launch["output"]
+    own = {name: bool(launch.flags[name].boolean) for name in ("target", *_FLAGS)}
     arguments = launch_line.without(launch.arguments, own)
-    name = launch["name"] or launch_line.default_name(config.name)
-    if place == "slurm":
-        script = slurm.script(_slurm_job(launch, name, arguments))
-        return _write(script, launch["output"])
-    accelerator = launch["accelerator"]
-    if not accelerator:
-        raise UserError(f"--target={place} needs --accelerator=…, e.g. --accelerator=v5litepod-16")
-    launch_line.check_workdir(launch["workdir"], place)
-    checkout.check_data(config.data, folder)
-    machine: dict[str, Any] = {
-        "name": name,
-        "accelerator": accelerator,
-        "arguments": tuple(checkout.relative_config(arguments, folder)),
-        "runtime_version": launch["runtime_version"],
-        "spot": launch["spot"],
+    given: dict[str, Any] = {
+        name: launch[name] for name, (targets, *_) in _FLAGS.items() if target in targets
     }
-    if place == "skypilot":
-        task = skypilot.SkyTask(**machine, zone=launch["zone"] or "")
-        return _write(skypilot.task(task), launch["output"])
-    # With --runtime_version the accelerator may be of a kind that is not known here.
-    if not launch["runtime_version"] or launch_line.is_known(accelerator):
-        launch_line.runtime_version(accelerator)
-        layout.check_batch(config, accelerators.find(accelerator).num_chips)
-    if not launch["zone"]:
-        raise UserError("--target=tpu-vm needs --zone=…, e.g. --zone=us-west4-a")
-    options = ("zone", "project", "wait_hours", "max_preemptions", "keep")
-    vm = tpu_vm.TpuVm(**machine, **{option: launch[option] for option in options})
-    if launch["dry_run"]:
-        print(tpu_vm.dry_run(vm))
-        return 0
-    return tpu_vm.run(vm, folder)
-
-
-def _slurm_job(launch: Launch, name: str, arguments: list[str]) -> slurm.SlurmJob:
-    return slurm.SlurmJob(
-        name=name,
-        command=(*command(), *arguments),
-        folder=str(Path.cwd()),
-        **{flag: launch[flag] for flag in ("nodes", "gpus_per_node", "partition", "time")},
-    )
-
-
-def _write(text: str, output: str | None) -> int:
-    if output:
-        write_whole(Path(output), text)
+    del given["output"]
+    given["name"] = given["name"] or launch_line.default_name(launch.config.name)
+    if target == "slurm":
+        line = (*command(), *arguments)
+        job = slurm.script(slurm.SlurmJob(**given, command=line, folder=str(Path.cwd())))
     else:
-        print(text, end="")
+        folder = checkout_folder()
+        _check_cloud(launch, folder)
+        given["folder"] = str(folder)
+        given["arguments"] = tuple(checkout.relative_config(arguments, folder))
+        if target == "skypilot":
+            job = skypilot.task(skypilot.SkyTask(**given))
+        else:
+            job = tpu_vm.script(tpu_vm.TpuVm(**given))
+    if not file:
+        print(job, end="")
+        return 0
+    write_whole(Path(file), job)
+    log(f"wrote {file}; submit it with: {_SUBMIT[target]} {file}")
     return 0
+
+
+def _check_cloud(launch: Launch, folder: Path) -> None:
+    target, accelerator = launch["target"], launch["accelerator"]
+    if not accelerator:
+        raise UserError(f"--target={target} needs --accelerator=…, e.g. --accelerator=v5litepod-16")
+    launch_line.check_workdir(launch["workdir"], target)
+    checkout.check_data(launch.config.data, folder)
+    if launch_line.is_known(accelerator):
+        layout.check_batch(launch.config, accelerators.find(accelerator).num_chips)
+    if target == "tpu-vm" and not launch["zone"]:
+        raise UserError("--target=tpu-vm needs --zone=…, e.g. --zone=us-west4-a")

@@ -1,7 +1,7 @@
 """Train, or resume, the experiment; then evaluate it on the test split.
 
 The run stays in --workdir, which resumes from its last checkpoint when the same command runs again.
---target runs the same command on a Cloud TPU, or writes the job for Slurm or SkyPilot.
+--target writes a job that runs the same command on a Cloud TPU, under Slurm, or with SkyPilot.
 
 Examples:
     launch.py
@@ -29,7 +29,7 @@ def define(flags: Flags) -> None:
 def run(launch: Launch) -> int:
     """Trains, evaluates on the test split, and translates the demo sentence."""
     if targets.wanted(launch):
-        return targets.launch(launch)
+        return targets.write_job(launch)
     from transformer_jax.modes.evaluate import evaluate
     from transformer_jax.training import preemption
     from transformer_jax.training.run import train
