@@ -24,6 +24,6 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f" (did you mean {close[0]}?)" if close else ""
 
 
-def one_line(error: BaseException) -> str:
-    """The message of an error, on one line."""
-    return " ".join(str(error).split())
+def one_line(error: BaseException, limit: int | None = None) -> str:
+    """The message of an error on one line, at most `limit` characters of it."""
+    return " ".join(str(error).split())[:limit]

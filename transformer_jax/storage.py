@@ -8,7 +8,7 @@ can be appended, and there are no folders to create.
 import os
 from pathlib import Path
 
-from transformer_jax.errors import UserError
+from transformer_jax.errors import UserError, one_line
 
 BUCKET = "gs://"
 
@@ -36,7 +36,7 @@ def path(name: str, *, folder: str = "") -> Path:
     try:
         found.exists()  # without credentials or permission this fails now, not after an hour
     except Exception as e:  # gcsfs, google.auth and aiohttp raise classes with nothing in common
-        reason = " ".join(str(e).split())[:200]
+        reason = one_line(e, 200)
         raise UserError(f"{name} cannot be reached: {reason or type(e).__name__}") from None
     return found
 

@@ -116,7 +116,7 @@ def test_fewer_steps_than_have_been_trained_are_refused(workdir):
     config = config_of(workdir)
     config.train.steps = 2
     before = (workdir / "config.json").read_bytes()
-    with pytest.raises(UserError, match=r"train\.steps=2, but 4 steps are made"):
+    with pytest.raises(UserError, match=r"train\.steps=2, but 4 steps are done"):
         train(config, workdir)
     assert (workdir / "config.json").read_bytes() == before
     with pytest.raises(UserError, match="--profile needs 15 steps, and 0 are left"):

@@ -55,6 +55,7 @@ def tokenize_pairs(
     tokenizers: Tokenizers,
     cache_dir: Path | None = None,
     *,
+    name: str | None = None,
     progress: Callable[[int], None] = lambda count: None,
 ) -> TokenizedPairs:
     """Encodes every pair once; both sides end in <eos>.
@@ -63,11 +64,12 @@ def tokenize_pairs(
       pairs: (source, target) strings.
       tokenizers: encode them.
       cache_dir: keeps the tokens in a folder named after text and tokenizers; None = in memory.
+      name: of that folder; None = their `content_hash`, which costs a pass over the text.
       progress: called with the number of pairs encoded since the last call.
     """
     if cache_dir is None:
         return TokenizedPairs(*_encode(pairs, tokenizers, progress))
-    folder = cache_dir / content_hash(pairs, tokenizers)
+    folder = cache_dir / (name or content_hash(pairs, tokenizers))
     cached = read_tokens(folder)
     if cached is None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """Batches of a few fixed shapes: translating and scoring compile a closed set of programs."""
 
+import bisect
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -48,16 +49,19 @@ def by_length(
       lengths: ascending.
       rows: the most items of a batch of that length.
     """
-
-    def bucket(number: int) -> int:
-        return next(length for length in lengths if length >= sizes[number])
-
     # By size within a length too: a batch is searched until its longest translation ends.
     ordered = sorted(sizes, key=lambda number: sizes[number])
-    for length, members in itertools.groupby(ordered, key=bucket):
+    for length, members in itertools.groupby(
+        ordered, key=lambda number: bucket(sizes[number], lengths)
+    ):
         numbers, size = list(members), rows(length)
         for start in range(0, len(numbers), size):
             yield length, numbers[start : start + size]
+
+
+def bucket(size: int, lengths: Sequence[int]) -> int:
+    """The shortest of ascending `lengths` that holds `size` tokens."""
+    return lengths[bisect.bisect_left(lengths, size)]
 
 
 def padded(rows: Sequence[Sequence[int]], shape: tuple[int, int]) -> np.ndarray:

@@ -16,7 +16,7 @@ from transformer_jax.config.metadata import Change
 from transformer_jax.config.options import EOS_ID, Config, DecodeConfig, flatten
 from transformer_jax.data.tokenizer import Tokenizers
 from transformer_jax.errors import UserError
-from transformer_jax.inference.batching import padded
+from transformer_jax.inference.batching import bucket, padded
 from transformer_jax.inference.scorer import Scorer
 from transformer_jax.inference.translator import Hypothesis, Translator
 from transformer_jax.inference.weights import load_weights
@@ -163,8 +163,7 @@ class Model:
         lengths = self.scorer.lengths
         if len(ids) > lengths[-1]:
             raise UserError(f"the sentence has {len(ids)} pieces; the most are {lengths[-1]}")
-        length = next(length for length in lengths if length >= len(ids))
-        encoded = self._encoder(self.params, padded([ids], (1, length)))
+        encoded = self._encoder(self.params, padded([ids], (1, bucket(len(ids), lengths))))
         return np.asarray(encoded[0, : len(ids)], np.float32)
 
     @functools.cached_property

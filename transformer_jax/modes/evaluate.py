@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transformer_jax import storage
 from transformer_jax.modes import targets
 from transformer_jax.modes.flags import Flags
 from transformer_jax.modes.launch import Launch
@@ -38,11 +37,13 @@ def run(launch: Launch) -> int:
     if targets.wanted(launch):
         return targets.write_job(launch)
     launch.start()
-    from transformer_jax.inference.trained import load
-
-    weights, ensemble = launch["weights"], [storage.path(name) for name in launch["ensemble"]]
-    model = load(launch.workdir, config=launch.config, weights=weights, ensemble=ensemble)
-    evaluate(model, launch.workdir, split=launch["split"], weights=weights, ensemble=ensemble)
+    evaluate(
+        launch.load_model(),
+        launch.workdir,
+        split=launch["split"],
+        weights=launch["weights"],
+        ensemble=launch.ensemble,
+    )
     return 0
 
 

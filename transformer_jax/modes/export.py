@@ -18,10 +18,8 @@ def define(flags: Flags) -> None:
 
 def run(launch: Launch) -> int:
     """Writes the model."""
-    from transformer_jax.inference.trained import load
     from transformer_jax.interop import formats
 
-    model = load(launch.workdir, config=launch.config, weights=launch["weights"])
-    output = launch.local_path("output")
+    model, output = launch.load_model(), launch.local_path("output")
     formats.export_model(launch["format"], model, output, launch["quantization"])
     return 0

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 from absl import logging as absl_logging
@@ -16,6 +16,9 @@ from transformer_jax.config.experiment_files import checkout_folder
 from transformer_jax.config.options import Config
 from transformer_jax.errors import UserError
 from transformer_jax.storage import is_remote
+
+if TYPE_CHECKING:
+    from transformer_jax.inference.trained import Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +69,19 @@ class Launch:
                 f"--mode={self.mode} needs a folder of this machine, not {path}: copy it"
             )
         return path
+
+    @property
+    def ensemble(self) -> list[Path]:
+        """--ensemble, of a mode that has it."""
+        return [storage.path(name) for name in self["ensemble"]] if "ensemble" in self.flags else []
+
+    def load_model(self) -> "Model":
+        """The trained model that --workdir, --weights and --ensemble name."""
+        from transformer_jax.inference.trained import load
+
+        return load(
+            self.workdir, config=self.config, weights=self["weights"], ensemble=self.ensemble
+        )
 
     def child_arguments(self, keep: Collection[str]) -> list[str]:
         """The overrides of the experiment and the flags named in `keep`, for a child process."""

@@ -40,12 +40,10 @@ def run(launch: Launch) -> int:
     """Scores the pairs of two files or of a split."""
     launch.start()
     from transformer_jax.inference.scorer import perplexity
-    from transformer_jax.inference.trained import load
 
     output.check_writable(launch["output"])
     pairs = _pairs(launch)
-    ensemble = [storage.path(name) for name in launch["ensemble"]]
-    model = load(launch.workdir, config=launch.config, weights=launch["weights"], ensemble=ensemble)
+    model = launch.load_model()
     sources, targets = [source for source, _ in pairs], [target for _, target in pairs]
     with progress_bar(len(pairs), "scoring") as bar:
         found = model.score(sources, targets, progress=bar.update)

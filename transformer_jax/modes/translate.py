@@ -40,7 +40,7 @@ def define(flags: Flags) -> None:
 def run(launch: Launch) -> int:
     """Translates every line, or answers at a prompt."""
     launch.start()
-    from transformer_jax.inference.trained import check_n_best, load
+    from transformer_jax.inference.trained import check_n_best
     from transformer_jax.parallel import processes
 
     n_best, prefix_file, input_file = launch["n_best"], launch["prefixes"], launch["input"]
@@ -56,8 +56,7 @@ def run(launch: Launch) -> int:
             f"{prefix_file} has {len(prefixes)} lines, and there are {len(sentences)} to "
             "translate: give one for each, which may be blank"
         )
-    ensemble = [storage.path(name) for name in launch["ensemble"]]
-    model = load(launch.workdir, config=launch.config, weights=launch["weights"], ensemble=ensemble)
+    model = launch.load_model()
     if typed:
         _prompt(model, n_best)
         return 0

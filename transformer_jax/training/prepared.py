@@ -103,7 +103,7 @@ def prepare(
         tokenizers = _tokenizers(config, workdir, corpus.pairs)
         text = data_tokens.content_hash(corpus.pairs, tokenizers)
         _check_text(workdir, text, resuming=resuming)
-        data = _packed(config, workdir, tokenizers, corpus, "training")
+        data = _packed(config, workdir, tokenizers, corpus, "training", text)
         validation = _packed(config, workdir, tokenizers, valid, "validation")
     model = Transformer(config.model, tokenizers.target.vocab_size, tokenizers.source.vocab_size)
     return Prepared(config, workdir, devices, tokenizers, data, valid, validation, model)
@@ -148,11 +148,18 @@ def _tokenizers(config: Config, workdir: Path, pairs: Sequence[tuple[str, str]])
 
 
 def _packed(
-    config: Config, workdir: Path, tokenizers: Tokenizers, corpus: corpora.Corpus, name: str
+    config: Config,
+    workdir: Path,
+    tokenizers: Tokenizers,
+    corpus: corpora.Corpus,
+    name: str,
+    content_hash: str | None = None,
 ) -> PackedDataset:
-    data = config.data
+    data, cache = config.data, workdir / "tokens"
     with progress_bar(len(corpus.pairs), f"tokenizing {name}") as bar:
-        tokens = tokenize_pairs(corpus.pairs, tokenizers, workdir / "tokens", progress=bar.update)
+        tokens = tokenize_pairs(
+            corpus.pairs, tokenizers, cache, name=content_hash, progress=bar.update
+        )
     plan = plan_packing(
         tokens.source_lengths,
         tokens.target_lengths,

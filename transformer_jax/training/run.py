@@ -123,9 +123,9 @@ def replay_step(config: Config, workdir: Path, step: int) -> str:
         load_config(workdir / CONFIG_FILE)  # says that it is not a workdir
     if not 1 <= step <= config.train.steps:
         raise UserError(f"--step={step} is none of 1 … train.steps={config.train.steps}")
-    corpus, valid = (corpora.load_split(config.data, split) for split in ("train", "valid"))
-    devices = choose_devices(config)
-    prepared = prepare(config, workdir, devices, corpus, valid, resuming=True)
+    splits = corpora.load_splits(config.data, ["train", "valid"])
+    corpus, devices = splits["train"], choose_devices(config)
+    prepared = prepare(config, workdir, devices, corpus, splits["valid"], resuming=True)
     data, state = prepared.data, prepared.create_state()
     state = restore_before(workdir, step, state)
     first_step = int(state.step)
@@ -295,15 +295,15 @@ def saved_config(config: Config, workdir: Path) -> Config | None:
     if not path.exists():
         if manifest.complete(workdir / manifest.FOLDER):
             raise UserError(
-                f"{workdir} has checkpoints, but no {path.name} to say of what: bring it back, or "
-                "choose another --workdir"
+                f"{workdir} has checkpoints, but no {path.name} that describes them: restore "
+                "it, or choose another --workdir"
             )
         return None
     saved = load_config(path)
     differing = differences(flatten(saved), flatten(config), Change.ON_RESUME)
     if differing and not manifest.complete(workdir / manifest.FOLDER):
         raise UserError(
-            f"{workdir} was begun with other options ({in_words(differing)}) and has no "
+            f"{workdir} was created with other options ({in_words(differing)}) and has no "
             "checkpoint yet: remove it, or choose another --workdir"
         )
     refuse_differences(workdir, differing)
@@ -311,11 +311,11 @@ def saved_config(config: Config, workdir: Path) -> Config | None:
 
 
 def check_steps(step: int, config: Config, saved: Config | None, profile: str | None) -> None:
-    """Says, or refuses, what cannot be meant by going on from `step`."""
+    """Checks that training can continue from `step`, and warns if the schedule is stretched."""
     steps = config.train.steps
     if step > steps:
         raise UserError(
-            f"train.steps={steps}, but {step} steps are made: give more, or another --workdir"
+            f"train.steps={steps}, but {step} steps are done: give more, or another --workdir"
         )
     if profile and steps - step < PROFILED_CALLS:
         raise UserError(

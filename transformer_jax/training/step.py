@@ -66,21 +66,15 @@ def hyperparameters(config: Config) -> Hyperparameters:
 
 def create_state(config: Config, model: Transformer) -> TrainState:
     """Freshly initialised parameters, at step 0; a function of `config.seed`."""
-    return make_create_state(config, model)(hyperparameters(config))
 
-
-def make_create_state(
-    config: Config, model: Transformer
-) -> Callable[[Hyperparameters], TrainState]:
-    """create(hyperparameters) -> a new state, compiled once for all of their values."""
-
+    @jax.jit
     def create(h: Hyperparameters) -> TrainState:
         tokens = jnp.ones((1, 1), jnp.int32)
         params = model.init(jax.random.key(h.seed), tokens, tokens)["params"]
         opt_state = _optimizer(config, h, jnp.ones((), jnp.int32)).init(params)
         return TrainState(jnp.zeros((), jnp.int32), params, opt_state, h)
 
-    return jax.jit(create)
+    return create(hyperparameters(config))
 
 
 def _learning_rate(config: Config, h: Hyperparameters, step: Array) -> Array:

@@ -22,7 +22,7 @@ from orbax.checkpoint.checkpoint_managers import (
 )
 
 from transformer_jax.console import log
-from transformer_jax.errors import UserError
+from transformer_jax.errors import UserError, one_line
 from transformer_jax.parallel import processes
 from transformer_jax.storage import is_remote
 from transformer_jax.workdir import manifest
@@ -352,4 +352,4 @@ def _damage(step: int, files: Sequence[str]) -> str:
 
 def _reason(error: Exception) -> str:
     full = "no space left" in str(error).lower() or getattr(error, "errno", None) == 28
-    return "the disk is full" if full else " ".join(str(error).split())[:200]
+    return "the disk is full" if full else one_line(error, 200)

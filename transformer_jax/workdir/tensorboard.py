@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from transformer_jax import storage
+from transformer_jax.errors import one_line
 
 FOLDER = "tensorboard"
 _SECONDS_BETWEEN_FLUSHES = 60
@@ -97,5 +98,5 @@ class Board:
         except Exception as e:  # a bucket's client raises its own kinds
             # TensorBoard reads no further than half a record, so nothing is written after one.
             self._writer = None
-            reason = getattr(e, "strerror", None) or " ".join(str(e).split())[:200]
+            reason = getattr(e, "strerror", None) or one_line(e, 200)
             self._warn(f"warning: TensorBoard's files end here: {reason or type(e).__name__}")
