@@ -1,6 +1,7 @@
 """How tests run the launcher, and what they train with it."""
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -37,6 +38,19 @@ TINY = {
     "decode.extra_length": 2,
 }
 FLAGS = [f"--config.{name}={value}" for name, value in TINY.items()]
+
+
+def tiny_config(options=None):
+    """The configuration of FLAGS, with other options by dotted name."""
+    return tj.load_experiment(ROOT / "experiments" / "quickstart.py", TINY | (options or {}))
+
+
+def config_of(workdir):
+    return load_config(storage.path(f"{workdir}/config.json"))
+
+
+def json_lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def launch(*arguments, text=None, real=False, variables=()):
@@ -95,7 +109,7 @@ def in_process(mode, workdir, config=None, **given):
     """
     line = [f"--mode={mode}", f"--workdir={workdir}"]
     if config is not None:
-        saved = flatten(load_config(storage.path(f"{workdir}/config.json")))
+        saved = flatten(config_of(workdir))
         changed = {name: now for name, now in flatten(config).items() if saved[name] != now}
         line += [f"--config.{name}={now}" for name, now in changed.items()]
     for name, value in given.items():

@@ -1,15 +1,17 @@
 """Packing: every pair once, no row too full, and a batch that depends on its step alone."""
 
 import doctest
+import itertools
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from launching import ROOT
 
-from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID, DataConfig
+from transformer_jax.config.experiment_files import load_experiment
+from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID
 from transformer_jax.data import corpora, packing
 from transformer_jax.data import tokens as data_tokens
 from transformer_jax.data.batches import PackedDataset
@@ -17,7 +19,6 @@ from transformer_jax.data.packing import plan_packing
 from transformer_jax.data.tokenizer import train_tokenizer
 from transformer_jax.data.tokens import TokenizedPairs, tokenize_pairs
 
-ROOT = Path(__file__).parents[2]
 MULTI30K = ROOT.parent / "shared" / "data" / "multi30k"
 SOURCE_ROW, TARGET_ROW = 31, 37
 
@@ -113,24 +114,16 @@ def test_pairs_longer_than_a_row_on_either_side_are_counted():
     assert_every_pair_once(plan.epoch(0, 0), [0, 2])
 
 
-def test_no_pair_that_fits_gives_no_row():
-    plan = plan_of([SOURCE_ROW + 1], [1])
-    assert (plan.rows, plan.too_long) == (0, 1)
-
-
 def test_epochs_and_seeds_differ_but_never_in_the_number_of_rows():
     plan = plan_of(*likely_lengths(997), 61, 61)
-    orders = {}
-    for seed in (0, 1):
-        for epoch in (0, 1):
-            rows = plan.epoch(seed, epoch)
-            assert len(rows) == plan.rows
-            orders[seed, epoch] = [row.tolist() for row in rows]
-    assert all(orders[a] != orders[b] for a in orders for b in orders if a != b)
+    cases = [(seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
+    orders = [[row.tolist() for row in plan.epoch(*case)] for case in cases]
+    assert {len(rows) for rows in orders} == {plan.rows}
+    assert all(a != b for a, b in itertools.combinations(orders, 2))
     # Not only the order of rows: pairs meet other pairs.
-    companions = [{tuple(sorted(row)) for row in rows} for rows in orders.values()]
+    companions = [{tuple(sorted(row)) for row in rows} for rows in orders]
     assert len(companions[0] & companions[1]) < plan.rows / 2
-    assert [row.tolist() for row in plan.epoch(1, 0)] == orders[1, 0]
+    assert [row.tolist() for row in plan.epoch(1, 0)] == orders[2]
 
 
 @pytest.mark.parametrize("row", [61, 128])
@@ -138,23 +131,19 @@ def test_95_percent_of_positions_are_real_for_likely_lengths(row):
     source, target = likely_lengths(20_011)
     assert 12 < source.mean() < 18
     plan = plan_of(source, target, row, row)
-    used = plan.pairs
-    real = source[used].sum() + target[used].sum()
+    real = source[plan.pairs].sum() + target[plan.pairs].sum()
     assert real / (plan.rows * 2 * row) >= 0.95
 
 
+@pytest.mark.skipif(not MULTI30K.is_dir(), reason="there is no multi30k beside the checkout")
 def test_95_percent_of_positions_are_real_for_multi30k():
-    if not MULTI30K.is_dir():
-        pytest.skip("there is no multi30k beside the checkout")
-    data = DataConfig(
-        corpus="files", path=str(MULTI30K), train="train.en,train.de", valid="valid.en,valid.de",
-        test="test2016.en,test2016.de",
-    )  # fmt: skip
+    data = load_experiment(ROOT / "experiments" / "multi30k_en_de.py").data
+    data.path = str(MULTI30K)
     pairs = corpora.load_split(data, "train").pairs
     tokenizer = train_tokenizer((text for pair in pairs for text in pair), vocab_size=4000)
     tokens = tokenize_pairs(pairs, [tokenizer] * 2)
-    # The row lengths of experiments/multi30k_en_de.py.
-    plan = plan_of(tokens.source_lengths, tokens.target_lengths, 62, 64)
+    lengths = tokens.source_lengths, tokens.target_lengths
+    plan = plan_of(*lengths, data.source_row_length, data.target_row_length)
     assert PackedDataset(tokens, plan, batch_rows=64, seed=0).real_share >= 0.95
 
 
@@ -191,9 +180,8 @@ def test_a_batch_decodes_back_to_its_pairs():
 def test_positions_count_from_zero_in_each_segment():
     batch = small_dataset().batch(2)
     for side in ("source", "target"):
-        for segments, positions in zip(
-            batch[f"{side}_segments"], batch[f"{side}_positions"], strict=True
-        ):
+        rows = zip(batch[f"{side}_segments"], batch[f"{side}_positions"], strict=True)
+        for segments, positions in rows:
             expected, seen = [], Counter()
             for segment in segments.tolist():
                 expected.append(seen[segment] if segment else 0)
@@ -308,17 +296,17 @@ def test_tokens_are_encoded_once_and_read_from_the_disk(tmp_path):
     assert_are_tokens_of(tokens, PAIRS)
 
 
-@pytest.mark.parametrize(
-    ("pairs", "model"),
-    [
-        ([*PAIRS[:2], ("x", "z")], b"spelling"),
-        (PAIRS[::-1], b"spelling"),
-        ([(t, s) for s, t in PAIRS], b"spelling"),
-        (PAIRS, b"other"),
-    ],
-    ids=["text", "order", "direction", "tokenizer"],
-)
-def test_what_changes_the_tokens_encodes_again(tmp_path, pairs, model):
+CHANGED = {
+    "text": ([*PAIRS[:2], ("x", "z")], b"spelling"),
+    "order": (PAIRS[::-1], b"spelling"),
+    "direction": ([(t, s) for s, t in PAIRS], b"spelling"),
+    "tokenizer": (PAIRS, b"other"),
+}
+
+
+@pytest.mark.parametrize("what", CHANGED)
+def test_what_changes_the_tokens_encodes_again(tmp_path, what):
+    pairs, model = CHANGED[what]
     tokenize_pairs(PAIRS, [Spelling()] * 2, tmp_path)
     again = Spelling(model)
     assert_are_tokens_of(tokenize_pairs(pairs, [again] * 2, tmp_path), pairs)
@@ -343,15 +331,12 @@ def test_tokens_of_a_killed_run_are_written_again(tmp_path, monkeypatch):
     def save_one(path, content):
         if saved:
             raise KeyboardInterrupt
-        saved.append(path)
-        path.write_bytes(content)
+        saved.append(path.write_bytes(content))
 
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(data_tokens, "write_whole", save_one)
-        with pytest.raises(KeyboardInterrupt):
-            tokenize_pairs(PAIRS, [Spelling()] * 2, tmp_path)
-    assert saved
+        tokenize_pairs(PAIRS, [Spelling()] * 2, tmp_path)
     again = Spelling()
     assert_are_tokens_of(tokenize_pairs(PAIRS, [again] * 2, tmp_path), PAIRS)
-    assert again.texts == 6
+    assert saved and again.texts == 6
     assert not list(tmp_path.glob("*.tmp"))
