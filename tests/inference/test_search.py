@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from toy import assert_same_bits
 
 from transformer_jax.inference import search
 
@@ -14,19 +15,9 @@ BOS = 101  # outside these tiny vocabularies: 2, 3, … are words
 IDS = {"bos_id": BOS, "eos_id": EOS, "pad_id": PAD}
 
 
-def with_limits(run):
-    """A search that takes the fields of its Limits as keyword arguments."""
-
-    def call(decode_step, cache, **options):
-        fields = {name: options.pop(name) for name in search.Limits._fields if name in options}
-        return run(decode_step, cache, search.Limits(**fields), **options)
-
-    return call
-
-
-beam_search, greedy_search, sample = map(
-    with_limits, (search.beam_search, search.greedy_search, search.sample)
-)
+SEARCHES = {"beam": search.beam_search, "greedy": search.greedy_search, "sample": search.sample}
+STATIC = ["decode_step", "method", "bos_id", "batch_size", "max_length", "beam_size"]
+STATIC += ["length_penalty_form", "temperature", "top_k", "top_p"]
 NUM_STATES = 997
 START = 11
 
@@ -48,13 +39,20 @@ def make_cache(sentences):
     return {"state": state, "sentence": sentences, "position": jnp.int32(0)}
 
 
-def make_decode_step(table):
+@functools.cache
+def make_decode_step(vocab_size):
+    table = jnp.asarray(model_table(vocab_size))
+
     def decode_step(cache, tokens):
         state = next_state(cache["state"], cache["sentence"], cache["position"], tokens)
-        cache = {**cache, "state": state, "position": cache["position"] + 1}
-        return jnp.asarray(table)[state], cache
+        return table[state], {**cache, "state": state, "position": cache["position"] + 1}
 
     return decode_step
+
+
+def memoryless(logits):
+    """The decode_step of a model that gives the same logits [V] at every step."""
+    return lambda cache, tokens: (jnp.tile(logits, (tokens.shape[0], 1)), cache)
 
 
 def token_log_probs(table, sentence, prefix):
@@ -111,64 +109,27 @@ def slow_beam_search(table, sentence, beam_size, limit, alpha, form, begin=()):
     return (finished + cut)[:beam_size]
 
 
-def jit_to_numpy(static_argnames):
-    def wrap(function):
-        jitted = jax.jit(function, static_argnames=static_argnames)
-        return lambda *args, **kwargs: jax.device_get(jitted(*args, **kwargs))
-
-    return wrap
-
-
-@jit_to_numpy(static_argnames=("vocab_size", "beam_size", "max_length", "form"))
-def run_beam(sentences, limits, alpha, *, vocab_size, beam_size, max_length, form="gnmt"):
-    return beam_search(
-        make_decode_step(model_table(vocab_size)),
-        search.tile_beams(make_cache(sentences), beam_size),
-        batch_size=sentences.shape[0],
-        beam_size=beam_size,
-        max_length=max_length,
-        length_limit=limits,
-        length_penalty=alpha,
-        length_penalty_form=form,
-        **IDS,
-    )
+@functools.partial(jax.jit, static_argnames=STATIC)
+def compiled(decode_step, cache, method, **options):
+    options = IDS | options
+    limits = {name: options.pop(name) for name in search.Limits._fields if name in options}
+    return SEARCHES[method](decode_step, cache, search.Limits(**limits), **options)
 
 
-@jit_to_numpy(static_argnames=("vocab_size", "max_length"))
-def run_greedy(sentences, limits, *, vocab_size, max_length):
-    return greedy_search(
-        make_decode_step(model_table(vocab_size)),
-        make_cache(sentences),
-        batch_size=sentences.shape[0],
-        max_length=max_length,
-        length_limit=limits,
-        **IDS,
-    )
-
-
-@jit_to_numpy(static_argnames=("vocab_size", "max_length", "temperature", "top_k", "top_p"))
-def run_sample(rng, sentences, row_ids, limits, *, vocab_size, max_length, **options):
-    return sample(
-        make_decode_step(model_table(vocab_size)),
-        make_cache(sentences),
-        rng=rng,
-        row_ids=row_ids,
-        batch_size=sentences.shape[0],
-        max_length=max_length,
-        length_limit=limits,
-        **options,
-        **IDS,
-    )
-
-
-def run_memoryless(search, logits, num_rows, **options):
-    """A search whose model gives the same logits [V] at every step."""
-
-    def decode_step(cache, tokens):
-        return jnp.tile(logits, (tokens.shape[0], 1)), cache
-
-    result = jax.jit(lambda: search(decode_step, {}, batch_size=num_rows, **options, **IDS))()
+def find(method, decode_step, cache=(), *, max_length, batch_size=1, **options):
+    """What a search finds, as numpy arrays; the fields of its Limits are among the options."""
+    options = {"length_limit": max_length, "batch_size": batch_size} | options
+    result = compiled(decode_step, cache, method=method, max_length=max_length, **options)
     return jax.device_get(result)
+
+
+def find_for(method, sentences, *, vocab_size=7, **options):
+    """What a search finds for some sentences, in the model that hashes all history."""
+    cache = make_cache(sentences)
+    if method == "beam":
+        cache = search.tile_beams(cache, options["beam_size"])
+    step = make_decode_step(vocab_size)
+    return find(method, step, cache, batch_size=len(sentences), **options)
 
 
 def check_row(result, row, expected):
@@ -183,22 +144,16 @@ def check_row(result, row, expected):
         np.testing.assert_allclose(result.log_prob[row, k], summed, atol=1e-5)
 
 
-def assert_same(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
-
-
 @pytest.mark.parametrize("form", ["gnmt", "power"])
 @pytest.mark.parametrize("alpha", [-1.0, 0.0, 0.6, 2.0])
 def test_exhaustive_beam_search_is_enumeration(alpha, form):
-    sentences = np.array([3, 17, 29])
-    limits = np.array([4, 3, 1])
-    vocab_size, beam_size = 4, 29  # 3 * 2**3 extensions at most: no hypothesis is ever pruned
-    result = run_beam(
-        sentences, limits, alpha, vocab_size=4, beam_size=beam_size, max_length=5, form=form
-    )
-    table = model_table(vocab_size)
+    sentences, limits = np.array([3, 17, 29]), np.array([4, 3, 1])
+    beam_size = 29  # 3 * 2**3 extensions at most: no hypothesis is ever pruned
+    options = {"vocab_size": 4, "beam_size": beam_size, "max_length": 5, "length_limit": limits}
+    penalty = {"length_penalty": alpha, "length_penalty_form": form}
+    result = find_for("beam", sentences, **options, **penalty)
     for row, (sentence, limit) in enumerate(zip(sentences, limits, strict=True)):
-        expected = every_hypothesis(table, sentence, limit, alpha, form)[:beam_size]
+        expected = every_hypothesis(model_table(4), sentence, limit, alpha, form)[:beam_size]
         check_row(result, row, expected)
         assert np.all(result.score[row, len(expected) :] == -np.inf)
         assert np.all(result.length[row, len(expected) :] == 0)
@@ -209,13 +164,13 @@ def test_exhaustive_beam_search_is_enumeration(alpha, form):
 def test_beam_search_is_the_slow_one_that_never_stops_early(beam_size, form):
     sentences = np.arange(13) * 37
     limits = np.array([11, 7, 13, 1, 2, 13, 13, 5, 3, 13, 13, 11, 7])
-    table = model_table(7)
+    options = {"beam_size": beam_size, "max_length": 13, "length_limit": limits}
     for alpha in (-1.0, -0.3, 0.0, 0.6, 1.7):
-        result = run_beam(
-            sentences, limits, alpha, vocab_size=7, beam_size=beam_size, max_length=13, form=form
-        )
+        penalty = {"length_penalty": alpha, "length_penalty_form": form}
+        result = find_for("beam", sentences, **options, **penalty)
         for row, (sentence, limit) in enumerate(zip(sentences, limits, strict=True)):
-            check_row(result, row, slow_beam_search(table, sentence, beam_size, limit, alpha, form))
+            expected = slow_beam_search(model_table(7), sentence, beam_size, limit, alpha, form)
+            check_row(result, row, expected)
 
 
 @pytest.mark.fast
@@ -227,14 +182,9 @@ def test_early_stop_saves_exactly_the_steps_it_can():
         probs = jnp.array([1e-9, 0.5, 0.2, 0.3])  # EOS takes half of what is left at every step
         return jnp.log(jnp.tile(probs, (tokens.shape[0], 1))), cache
 
-    @jax.jit
-    def find(alpha):
-        options = {"batch_size": 1, "beam_size": 2, "max_length": 23, "length_limit": 23}
-        return beam_search(decode_step, {}, length_penalty=alpha, **options, **IDS)
-
     def count(alpha):
         calls.clear()
-        jax.block_until_ready(find(alpha))
+        find("beam", decode_step, beam_size=2, max_length=23, length_penalty=alpha)
         jax.effects_barrier()
         return len(calls)
 
@@ -253,30 +203,25 @@ def test_early_stop_expects_the_shortest_where_length_is_punished():
     def decode_step(position, tokens):
         return jnp.tile(jnp.log(probs[position]), (tokens.shape[0], 1)), position + 1
 
-    options = {"batch_size": 1, "beam_size": 2, "max_length": 23, "length_limit": 23}
-    search = functools.partial(beam_search, decode_step, length_penalty=-1.0)
-    result = jax.jit(lambda position: search(position, **options, **IDS))(jnp.int32(0))
+    options = {"beam_size": 2, "max_length": 23, "length_penalty": -1.0}
+    result = find("beam", decode_step, jnp.int32(0), **options)
     assert result.tokens[0, :, :3].tolist() == [[EOS, PAD, PAD], [2, 2, EOS]]
 
 
 @pytest.mark.fast
 def test_one_beam_without_penalty_is_greedy_search():
     sentences = np.arange(17) * 41
-    limits = np.full(17, 11)
-    greedy = run_greedy(sentences, limits, vocab_size=7, max_length=11)
-    beam = run_beam(sentences, limits, 0.0, vocab_size=7, beam_size=1, max_length=11)
+    greedy = find_for("greedy", sentences, max_length=11)
+    beam = find_for("beam", sentences, max_length=11, beam_size=1, length_penalty=0.0)
     np.testing.assert_array_equal(greedy.tokens, beam.tokens)
     np.testing.assert_array_equal(greedy.length, beam.length)
     np.testing.assert_allclose(greedy.log_prob, beam.log_prob, rtol=1e-6)
     for row, sentence in enumerate(sentences):
-        tokens = []
+        tokens, log_prob = [], 0.0
         while len(tokens) < 11 and EOS not in tokens:
             choices = extensions(model_table(7), sentence, tokens)
-            tokens.append(max(choices, key=lambda choice: choice[1])[0])
-        log_prob = sum(
-            token_log_probs(model_table(7), sentence, tokens[:i])[token]
-            for i, token in enumerate(tokens)
-        )
+            token, value = max(choices, key=lambda choice: choice[1])
+            tokens, log_prob = [*tokens, token], log_prob + value
         check_row(greedy, row, [(log_prob, tuple(tokens))])
 
 
@@ -289,21 +234,19 @@ def test_allowed_tokens_docstring_example():
     assert beyond.astype(int).tolist() == [[0, 1, 0, 1, 1]] * 2
 
 
-@pytest.mark.parametrize("search", ["greedy", "sample", "beam"])
-def test_padding_and_bos_are_never_generated(search):
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("greedy", {}),
+        ("sample", {"rng": jax.random.key(0), "row_ids": np.arange(3)}),
+        ("beam", {"beam_size": 2, "length_penalty": 0.0}),
+    ],
+)
+def test_padding_and_bos_are_never_generated(method, options):
     """They are by far the most probable; their share of the probability is lost, not shared out."""
     probs = np.array([0.5, 0.03, 0.3, 0.1, 0.07])  # PAD, EOS, BOS, and two words
-    options = {"max_length": 5, "length_limit": 5, "batch_size": 3}
-    run = {
-        "greedy": greedy_search,
-        "sample": functools.partial(sample, rng=jax.random.key(0), row_ids=jnp.arange(3)),
-        "beam": functools.partial(beam_search, beam_size=2, length_penalty=0.0),
-    }[search]
-
-    def decode_step(cache, tokens):
-        return jnp.tile(jnp.log(probs), (tokens.shape[0], 1)), cache
-
-    result = jax.jit(lambda: run(decode_step, {}, bos_id=2, eos_id=EOS, pad_id=PAD, **options))()
+    step = memoryless(jnp.log(probs))
+    result = find(method, step, max_length=5, batch_size=3, bos_id=2, **options)
     for row, length in zip(result.tokens[:, 0], result.length[:, 0], strict=True):
         assert length > 0 and set(row[:length].tolist()) <= {EOS, 3, 4}
     # Nor does it end in <pad>: what follows the last token is padding, of log-prob 0.
@@ -311,40 +254,26 @@ def test_padding_and_bos_are_never_generated(search):
     np.testing.assert_allclose(result.token_log_probs[:, 0, 0], first, rtol=1e-5)
 
 
-def test_a_prefix_is_forced_and_the_search_goes_on_from_it():
-    sentences = np.array([3, 17, 29, 31])
+def test_a_prefix_is_forced_and_the_search_continues_from_it():
+    sentences, limits = np.array([3, 17, 29, 31]), np.array([7, 7, 2, 5])
     begins = [(5, 3, 4), (), (6,), (2, 2, 2, 2, 2)]
     prefix = np.array([[*begin, *[PAD] * (5 - len(begin))] for begin in begins])
-    table, limits = model_table(7), np.array([7, 7, 2, 5])
-    options = {"batch_size": 4, "max_length": 11, "length_limit": limits, "prefix": prefix, **IDS}
-    step = make_decode_step(table)
-    beam = jax.jit(
-        lambda: beam_search(
-            step,
-            search.tile_beams(make_cache(sentences), 3),
-            beam_size=3,
-            length_penalty_form="power",
-            **options,
-        )
-    )()
+    options = {"max_length": 11, "length_limit": limits, "prefix": prefix}
+    beam = find_for("beam", sentences, beam_size=3, length_penalty_form="power", **options)
+    table = model_table(7)
     for row, (sentence, limit) in enumerate(zip(sentences, limits, strict=True)):
         expected = slow_beam_search(table, sentence, 3, limit, 0.6, "power", begins[row])
         check_row(beam, row, expected)
         assert expected[0][1][: len(begins[row])] == begins[row]
-    greedy = jax.jit(lambda: greedy_search(step, make_cache(sentences), **options))()
-    one = jax.jit(
-        lambda: beam_search(step, make_cache(sentences), beam_size=1, length_penalty=0.0, **options)
-    )()
+    greedy = find_for("greedy", sentences, **options)
+    one = find_for("beam", sentences, beam_size=1, length_penalty=0.0, **options)
     np.testing.assert_array_equal(greedy.tokens, one.tokens)
-    drawn = jax.jit(
-        lambda: sample(
-            step, make_cache(sentences), rng=jax.random.key(1), row_ids=jnp.arange(4), **options
-        )
-    )()
+    random = {"rng": jax.random.key(1), "row_ids": np.arange(4)}
+    drawn = find_for("sample", sentences, **random, **options)
     for row, begin in enumerate(begins):
         forced = begin[: limits[row]]
-        assert tuple(drawn.tokens[row, 0, : len(forced)].tolist()) == forced
-        assert tuple(greedy.tokens[row, 0, : len(forced)].tolist()) == forced
+        for found in (drawn, greedy):
+            assert tuple(found.tokens[row, 0, : len(forced)].tolist()) == forced
     # The log-probs of forced tokens are the model's own.
     expected = [token_log_probs(table, 31, begins[3][:i])[2] for i in range(5)]
     np.testing.assert_allclose(drawn.token_log_probs[3, 0, :5], expected, atol=1e-5)
@@ -354,39 +283,38 @@ def test_a_prefix_is_forced_and_the_search_goes_on_from_it():
 def test_a_row_depends_on_nothing_else(alpha):
     sentences = np.array([5, 83, 211, 307, 401])
     limits = np.array([7, 13, 2, 0, 11])
-    run = functools.partial(run_beam, vocab_size=7, beam_size=3)
-    together = run(sentences, limits, alpha, max_length=13)
+    options = {"beam_size": 3, "length_penalty": alpha}
+    together = find_for("beam", sentences, max_length=13, length_limit=limits, **options)
     assert np.all(together.length <= limits[:, None])
     assert len({int(n) for n in together.length[:, 0]}) > 2  # rows do finish at different steps
-    roomy = run(sentences, limits, alpha, max_length=19)
+    roomy = find_for("beam", sentences, max_length=19, length_limit=limits, **options)
     cut = {"tokens": roomy.tokens[:, :, :13], "token_log_probs": roomy.token_log_probs[:, :, :13]}
-    assert_same(together, roomy._replace(**cut))
+    assert_same_bits(together, roomy._replace(**cut))
     assert np.all(roomy.tokens[:, :, 13:] == PAD)
     for row in range(5):
-        alone = run(sentences[[row]], limits[[row]], alpha, max_length=13)
-        assert_same(jax.tree.map(lambda x, row=row: x[[row]], together), alone)
+        one = {"max_length": 13, "length_limit": limits[[row]]}
+        alone = find_for("beam", sentences[[row]], **one, **options)
+        assert_same_bits(jax.tree.map(lambda x, row=row: x[[row]], together), alone)
 
 
-def test_length_limit_zero_pads_a_batch():
-    for result in (
-        run_beam(np.array([3]), np.array([0]), 0.6, vocab_size=7, beam_size=3, max_length=5),
-        run_greedy(np.array([3]), np.array([0]), vocab_size=7, max_length=5),
-    ):
+def test_length_limits_of_zero_and_above_max_length():
+    for method, options in (("beam", {"beam_size": 3}), ("greedy", {})):
+        limit = {"max_length": 5, "length_limit": np.array([0])}
+        result = find_for(method, np.array([3]), **limit, **options)
         assert np.all(result.tokens == PAD) and np.all(result.length == 0)
         assert result.log_prob[0, 0] == 0 and result.score[0, 0] == 0
-
-
-def test_length_limit_cannot_exceed_max_length():
-    limits = np.array([1000, 5])
-    run = functools.partial(run_greedy, np.array([3, 3]), vocab_size=7, max_length=5)
-    assert_same(run(limits), run(np.array([5, 5])))
+    above, at = (
+        find_for("greedy", np.array([3, 3]), max_length=5, length_limit=np.array(limits))
+        for limits in ([1000, 5], [5, 5])
+    )
+    assert_same_bits(above, at)
 
 
 def test_unfinished_hypotheses_come_after_finished_ones():
     """EOS is improbable: at the limit one is finished, and better unfinished ones follow it."""
     logits = jnp.log(jnp.array([1e-9, 0.1, 0.5, 0.4]))
     options = {"beam_size": 3, "max_length": 3, "length_limit": 1, "length_penalty": 0.0}
-    result = run_memoryless(beam_search, logits, 1, **options)
+    result = find("beam", memoryless(logits), **options)
     assert result.tokens[0, :, 0].tolist() == [EOS, 2, 3]
     np.testing.assert_allclose(np.exp(result.score[0]), [0.1, 0.5, 0.4], rtol=1e-5)
 
@@ -394,8 +322,8 @@ def test_unfinished_hypotheses_come_after_finished_ones():
 def test_impossible_tokens_are_never_chosen():
     """V=5, K=4, and three of the tokens impossible: one live hypothesis, one end per length."""
     logits = jnp.array([-jnp.inf, 0.0, jnp.log(3.0), -jnp.inf, -jnp.inf], jnp.bfloat16)
-    options = {"beam_size": 4, "max_length": 2, "length_limit": 2, "length_penalty": 0.0}
-    result = run_memoryless(beam_search, logits, 1, **options)
+    options = {"beam_size": 4, "max_length": 2, "length_penalty": 0.0}
+    result = find("beam", memoryless(logits), **options)
     assert result.log_prob.dtype == result.score.dtype == jnp.float32
     assert result.tokens[0].tolist() == [[EOS, PAD], [2, EOS], [2, 2], [PAD, PAD]]
     assert result.length[0].tolist() == [1, 2, 2, 0]
@@ -412,9 +340,7 @@ def test_a_dead_end_takes_no_place():
         logits = jnp.log(jnp.array([0.0, 0.1, 0.4, 0.5]))
         return jnp.where(tokens[:, None] == 3, -jnp.inf, logits), cache
 
-    options = {"batch_size": 1, "beam_size": 3, "max_length": 3, "length_limit": 3}
-    find = jax.jit(lambda: beam_search(decode_step, {}, length_penalty=0.0, **options, **IDS))
-    result = find()
+    result = find("beam", decode_step, beam_size=3, max_length=3, length_penalty=0.0)
     assert result.tokens[0].tolist() == [[EOS, PAD, PAD], [2, EOS, PAD], [2, 2, EOS]]
     np.testing.assert_allclose(np.exp(result.score[0]), [0.1, 0.04, 0.016], rtol=1e-5)
     # Where top_k puts a nan depends on the platform, so there must be none.
@@ -455,12 +381,10 @@ def test_the_scalar_of_a_cache_is_shared_and_the_rest_is_tiled():
 @pytest.mark.parametrize("options", [{"temperature": 1e-4}, {"top_k": 1}, {"top_p": 1e-6}])
 def test_sampling_in_the_limit_is_greedy_search(options):
     sentences = np.arange(7) * 43
-    limits = np.array([5, 11, 11, 3, 11, 11, 0])
-    greedy = run_greedy(sentences, limits, vocab_size=7, max_length=11)
-    drawn = run_sample(
-        jax.random.key(0), sentences, np.arange(7), limits, vocab_size=7, max_length=11, **options
-    )
-    assert_same(greedy, drawn)
+    limits = {"max_length": 11, "length_limit": np.array([5, 11, 11, 3, 11, 11, 0])}
+    random = {"rng": jax.random.key(0), "row_ids": np.arange(7)}
+    drawn = find_for("sample", sentences, **random, **limits, **options)
+    assert_same_bits(find_for("greedy", sentences, **limits), drawn)
 
 
 @pytest.mark.parametrize(
@@ -479,16 +403,8 @@ def test_samples_follow_the_distribution(options, kept):
     """First tokens of many rows, Pearson's statistic below its 99.9 % quantile (3 d.o.f.)."""
     probs = np.array([0.05, 0.15, 0.1, 0.301, 0.399])
     num_rows = 5003
-    result = run_memoryless(
-        sample,
-        jnp.log(probs),
-        num_rows,
-        rng=jax.random.key(7),
-        row_ids=jnp.arange(num_rows),
-        max_length=1,
-        length_limit=1,
-        **options,
-    )
+    rows = {"batch_size": num_rows, "row_ids": np.arange(num_rows), "rng": jax.random.key(7)}
+    result = find("sample", memoryless(jnp.log(probs)), max_length=1, **rows, **options)
     expected = np.zeros(5)
     expected[kept] = probs[kept] ** (1 / options.get("temperature", 1.0))
     expected *= num_rows / expected.sum()
@@ -503,29 +419,25 @@ def test_samples_follow_the_distribution(options, kept):
 
 def test_a_sample_is_decided_by_rng_row_and_position():
     sentences = np.arange(7) * 43
-    limits = np.full(7, 11)
-    run = functools.partial(run_sample, jax.random.key(3), vocab_size=7, top_p=0.9)
-    together = run(sentences, np.arange(7), limits, max_length=11)
+
+    def draw(sentences, row_ids):
+        options = {"rng": jax.random.key(3), "row_ids": row_ids, "top_p": 0.9}
+        return find_for("sample", sentences, max_length=11, **options)
+
+    together = draw(sentences, np.arange(7))
     order = np.array([4, 1, 6])
-    some = run(sentences[order], order, limits[:3], max_length=11)
+    some = draw(sentences[order], order)
     # The log-probs may be rounded differently for another batch size; the tokens may not differ.
     np.testing.assert_array_equal(together.tokens[order], some.tokens)
     np.testing.assert_allclose(together.log_prob[order], some.log_prob, rtol=1e-5)
-    other_rows = run(sentences, np.arange(7) + 7, limits, max_length=11)
-    assert np.any(other_rows.tokens != together.tokens)
+    assert np.any(draw(sentences, np.arange(7) + 7).tokens != together.tokens)
 
 
 def test_positions_of_a_sample_are_independent():
     """A model without memory: were positions to share their randomness, a row would repeat."""
-    result = run_memoryless(
-        sample,
-        jnp.zeros(53).at[EOS].set(-jnp.inf),
-        499,
-        rng=jax.random.key(5),
-        row_ids=jnp.arange(499),
-        max_length=2,
-        length_limit=2,
-    )
+    step = memoryless(jnp.zeros(53).at[EOS].set(-jnp.inf))
+    rows = {"batch_size": 499, "row_ids": np.arange(499), "rng": jax.random.key(5)}
+    result = find("sample", step, max_length=2, **rows)
     assert np.mean(result.tokens[:, 0, 0] == result.tokens[:, 0, 1]) < 0.06  # 1 / 52 expected
 
 
@@ -535,19 +447,15 @@ def test_a_second_call_does_not_retrace():
 
     def decode_step(cache, tokens):
         traces.append(1)
-        return make_decode_step(model_table(7))(cache, tokens)
+        return make_decode_step(7)(cache, tokens)
 
-    @jax.jit
-    def find(sentences, limits, alpha):
+    seen = []
+    for sentences, limits, alpha in (([3, 5], [5, 5], 0.6), ([7, 11], [2, 3], 1.0)):
         cache = search.tile_beams(make_cache(sentences), 2)
-        options = {"batch_size": 2, "beam_size": 2, "max_length": 5, "length_limit": limits}
-        return beam_search(decode_step, cache, length_penalty=alpha, **options, **IDS)
-
-    find(np.array([3, 5]), np.array([5, 5]), 0.6)
-    first = len(traces)
-    assert first > 0
-    find(np.array([7, 11]), np.array([2, 3]), 1.0)
-    assert len(traces) == first
+        options = {"batch_size": 2, "beam_size": 2, "max_length": 5, "length_penalty": alpha}
+        find("beam", decode_step, cache, length_limit=np.array(limits), **options)
+        seen.append(len(traces))
+    assert seen[0] == seen[1] > 0
 
 
 def test_length_normalizer_forms():
@@ -558,29 +466,22 @@ def test_length_normalizer_forms():
     np.testing.assert_allclose(power, [1, 49, 169], rtol=1e-6)
 
 
-def test_errors_name_the_values():
-    def step(cache, tokens):
-        return jnp.zeros((tokens.shape[0], 5)), cache
-
-    common = {"batch_size": 2, "max_length": 3, "length_limit": 3, **IDS}
-    beam = functools.partial(beam_search, step, {}, **common)
-    draw = functools.partial(
-        sample, step, {}, rng=jax.random.key(0), row_ids=jnp.arange(2), **common
-    )
-    for call, message in (
-        (lambda: beam(beam_size=0), "beam_size=0"),
-        (lambda: beam(beam_size=2, length_penalty_form="wu"), "'wu'.*gnmt.*power"),
-        (lambda: beam(beam_size=2, max_length=0), "max_length=0"),
-        (lambda: draw(temperature=0.0), "temperature=0.0"),
-        (lambda: draw(top_k=-1), "top_k=-1"),
-        (lambda: draw(top_p=0.0), "top_p=0.0"),
-        (lambda: draw(top_p=1.5), "top_p=1.5"),
-        (
-            lambda: greedy_search(step, {}, **{**common, "max_length": 0}),
-            "max_length=0",
-        ),
-    ):
-        with pytest.raises(ValueError, match=message):
-            call()
-    with pytest.raises(ValueError, match=r"\(2, 7\).*= 6 rows"):
-        beam_search(step, {"k": jnp.zeros((2, 7))}, beam_size=3, **common)
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("beam", {"beam_size": 0}, "beam_size=0"),
+        ("beam", {"beam_size": 2, "length_penalty_form": "wu"}, "'wu'.*gnmt.*power"),
+        ("beam", {"beam_size": 2, "max_length": 0}, "max_length=0"),
+        ("beam", {"beam_size": 3, "cache": {"k": np.zeros((2, 7))}}, r"\(2, 7\).*= 6 rows"),
+        ("greedy", {"max_length": 0}, "max_length=0"),
+        ("sample", {"temperature": 0.0}, "temperature=0.0"),
+        ("sample", {"top_k": -1}, "top_k=-1"),
+        ("sample", {"top_p": 0.0}, "top_p=0.0"),
+        ("sample", {"top_p": 1.5}, "top_p=1.5"),
+    ],
+)
+def test_errors_name_the_values(method, options, message):
+    if method == "sample":
+        options |= {"rng": jax.random.key(0), "row_ids": np.arange(2)}
+    with pytest.raises(ValueError, match=message):
+        find(method, memoryless(jnp.zeros(5)), **{"max_length": 3, "batch_size": 2} | options)
