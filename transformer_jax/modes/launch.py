@@ -94,11 +94,21 @@ class Launch:
                 found.append(argument)
         return found
 
-    def start(self) -> None:
-        """Joins the processes of the run, before anything else asks jax for its devices."""
-        from transformer_jax.parallel import processes
+    def start(self, *, only_if_asked: bool = False) -> None:
+        """Joins the processes of the run, before anything else asks jax for its devices.
 
-        processes.initialize(self["coordinator"], self["num_processes"], self["process_id"])
+        Args:
+          only_if_asked: do so for --coordinator, but not because srun or mpirun started this one.
+        """
+        from transformer_jax.parallel import peers
+
+        flags = [self[name] for name in ("coordinator", "num_processes", "process_id")]
+        alone = only_if_asked and flags == [None, None, None]
+        found = None if alone else peers.find(*flags)
+
+        from transformer_jax.parallel import processes  # imports jax, which takes seconds
+
+        processes.initialize(found, wait_seconds=self["wait_seconds"])
 
 
 def flag_name(argument: str) -> str:

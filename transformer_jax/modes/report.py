@@ -15,8 +15,7 @@ BEFORE_JAX = {"JAX_PLATFORMS": "cpu"}  # the devices may be in use
 
 
 def define(flags: Flags) -> None:
-    """Defines the flags."""
-    flags.processes()
+    """Defines no flags of its own."""
 
 
 def run(launch: Launch) -> int:
@@ -27,11 +26,6 @@ def run(launch: Launch) -> int:
         raise UserError(
             f"--mode=report needs {e.name}: pip install 'transformer_jax[report]'"
         ) from None
-    launch.start()
-    from transformer_jax.parallel import processes
-
-    if not processes.is_writer():
-        return 0
     folder, named = launch.workdir, launch.experiment
     reading = runs.read(folder, launch.config if named else None)
     file = named or _own_experiment(reading.experiment)

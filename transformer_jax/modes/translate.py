@@ -39,7 +39,7 @@ def define(flags: Flags) -> None:
 
 def run(launch: Launch) -> int:
     """Translates every line, or answers at a prompt."""
-    launch.start()
+    launch.start(only_if_asked=True)
     from transformer_jax.inference.trained import check_n_best
     from transformer_jax.parallel import processes
 

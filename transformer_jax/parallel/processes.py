@@ -3,8 +3,10 @@
 import contextlib
 import glob
 import importlib.util
+import math
 import os
-import re
+import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,48 +16,81 @@ from jax.experimental import multihost_utils
 
 from transformer_jax import console
 from transformer_jax.errors import UserError
+from transformer_jax.parallel.peers import Peers
+from transformer_jax.parallel.roll_call import roll_call
 
 _HEARTBEAT_SECONDS = 30
+_joined = False
 
 
-def initialize(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+def initialize(peers: Peers | None, *, wait_seconds: float) -> None:
     """Joins the processes of one run; must come before anything else asks jax for devices.
 
-    `coordinator` is "host:port" of process 0. Without it, Slurm's or Cloud TPU's environment
-    describes the processes; elsewhere there is only one.
+    Ends this process, with one line, if the others have not come after `wait_seconds`.
+
+    Args:
+      peers: the processes; None = those of a TPU slice, if this is one of its machines, or none.
+      wait_seconds: how long to wait for the others.
 
     Raises:
-      UserError: if only some of the three are given, or the others cannot be reached.
+      UserError: if they cannot be reached.
     """
-    given = (coordinator, num_processes, process_id)
-    if any(x is not None for x in given) and any(x is None for x in given):
-        raise UserError("--coordinator, --num_processes and --process_id go together")
-    if coordinator is not None and not re.fullmatch(r"\S+:\d+", coordinator):
-        raise UserError(f"--coordinator={coordinator} must be host:port, e.g. localhost:1234")
-    if coordinator is None and not _in_a_cluster():
+    global _joined
+    if peers is None and not _on_a_tpu():
         return
-    try:
-        # A process stops with an error when another one has been dead for that long.
-        jax.distributed.initialize(*given, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
-    except (RuntimeError, ValueError) as e:
-        reason = str(e).splitlines()[0]
-        raise UserError(f"the processes of this run cannot join: {reason}") from None
+    found: dict[str, Any] = {}
+    if peers is not None:
+        if peers.number > 1:
+            print(f"{peers} (from {peers.origin}: {peers.remedy})", file=sys.stderr, flush=True)
+        roll_call(peers, wait_seconds=wait_seconds)
+        local = None if peers.local_device is None else [peers.local_device]
+        found = {"coordinator_address": peers.coordinator, "num_processes": peers.number}
+        found |= {"process_id": peers.index, "local_device_ids": local}
+    late = f"not all processes of this run joined within --wait_seconds={wait_seconds:g}"
+    with _time_limit(wait_seconds, f"error: {late}: start it on all machines"):
+        try:
+            jax.distributed.initialize(
+                **found,
+                # Later than the time limit: jax would abort the process.
+                initialization_timeout=math.ceil(wait_seconds) + 600,
+                # A process stops with an error when another one has been dead for that long.
+                heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+            )
+        except (RuntimeError, ValueError) as e:
+            reason = str(e).splitlines()[0]
+            raise UserError(f"the processes of this run cannot join: {reason}") from None
+    _joined = True
     if not is_writer():
         console.silence()
 
 
+@contextlib.contextmanager
+def _time_limit(seconds: float, message: str) -> Iterator[None]:
+    """Ends the process with a message if the block, which may be stuck in C++, takes longer."""
+
+    def stop() -> None:
+        print(message, file=sys.stderr, flush=True)
+        os._exit(2)
+
+    limit = threading.Timer(seconds, stop)
+    limit.daemon = True
+    limit.start()
+    try:
+        yield
+    finally:
+        limit.cancel()
+
+
 def joined() -> bool:
     """Whether `initialize` has made this process one of several."""
-    return jax.distributed.is_initialized() and jax.process_count() > 1
+    return _joined and jax.process_count() > 1
 
 
-def _in_a_cluster() -> bool:
-    if os.environ.get("SLURM_NTASKS", "1") != "1" and "SLURM_PROCID" in os.environ:
-        return True
+def _on_a_tpu() -> bool:
     if os.environ.get("JAX_PLATFORMS", "tpu").split(",")[0] != "tpu":
         return False
-    on_tpu = bool(glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"))
-    return on_tpu and importlib.util.find_spec("libtpu") is not None
+    devices = glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")
+    return bool(devices) and importlib.util.find_spec("libtpu") is not None
 
 
 @contextlib.contextmanager
