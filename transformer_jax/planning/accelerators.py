@@ -59,21 +59,12 @@ class Accelerator:
     platform: str  # "tpu", "gpu" or "cpu"
     chip: Chip
     shape: tuple[int, ...]  # the number of chips along each axis of the network
-    rings: tuple[bool, ...]  # whether each axis is a ring, or else a line
+    links: int  # those of a chip that a collective keeps busy: two in a ring, one in a line
 
     @property
     def num_chips(self) -> int:
         """The number of chips along all axes."""
         return math.prod(self.shape)
-
-    @property
-    def links(self) -> int:
-        """The links of a chip that a collective keeps busy: two per ring, one per line.
-
-        >>> find("v5litepod-256").links, find("v5litepod-8").links, find("v5litepod-1").links
-        (4, 2, 0)
-        """
-        return sum(2 if ring else n > 1 for n, ring in zip(self.shape, self.rings, strict=True))
 
     @property
     def topology(self) -> dict[str, Any]:
@@ -90,37 +81,34 @@ class Accelerator:
 
 
 # The number in a name counts chips of v5e and v6e, and cores of v4 and v5p, two to a chip.
-_FLAT = {
-    **{1: (1, 1), 4: (2, 2), 8: (2, 4), 16: (4, 4), 32: (4, 8)},
-    **{64: (8, 8), 128: (8, 16), 256: (16, 16)},
-}
+_SQUARES = [(1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16)]
+_FLAT = {math.prod(shape): shape for shape in _SQUARES}
 _CUBES = {
-    **{8: (2, 2, 1), 16: (2, 2, 2), 32: (2, 2, 4), 64: (2, 4, 4), 128: (4, 4, 4)},
-    **{256: (4, 4, 8), 512: (4, 8, 8), 1024: (8, 8, 8)},
+    2 * math.prod(shape): shape
+    for shape in [(2, 2, n) for n in (1, 2, 4)]
+    + [(2, 4, 4), (4, 4, 4), (4, 4, 8), (4, 8, 8), (8, 8, 8)]
 }
-
-
-def _rings(kind: str, shape: tuple[int, ...]) -> tuple[bool, ...]:
-    # On v5e and v6e an axis of 16 is a ring; on v4 and v5p every axis of whole cubes of 4.
-    if kind in ("v4", "v5p"):
-        return (all(n % 4 == 0 for n in shape),) * 3
-    return tuple(n == 16 for n in shape)
-
-
 _KINDS = {
     "v4": (_V4, _CUBES),
     "v5litepod": (_V5E, _FLAT),
     "v5p": (_V5P, _CUBES),
     "v6e": (_V6E, _FLAT),
 }
-_KNOWN = {
-    f"{kind}-{number}": Accelerator(f"{kind}-{number}", "tpu", chip, shape, _rings(kind, shape))
-    for kind, (chip, shapes) in _KINDS.items()
-    for number, shape in shapes.items()
-} | {
-    "h100": Accelerator("h100", "gpu", _H100, (1,), (False,)),
-    "h100:8": Accelerator("h100:8", "gpu", _H100, (8,), (False,)),
-    "cpu": Accelerator("cpu", "cpu", _CPU, (1,), (False,)),
+
+
+def _tpu(kind: str, number: int) -> Accelerator:
+    chip, shapes = _KINDS[kind]
+    shape = shapes[number]
+    # On v5e and v6e an axis of 16 is a ring; on v4 and v5p every axis of whole cubes of 4.
+    cubes = len(shape) == 3 and all(n % 4 == 0 for n in shape)
+    links = sum(2 if cubes or n == 16 else int(n > 1) for n in shape)
+    return Accelerator(f"{kind}-{number}", "tpu", chip, shape, links)
+
+
+_KNOWN = {f"{kind}-{n}": _tpu(kind, n) for kind, (_, shapes) in _KINDS.items() for n in shapes} | {
+    "h100": Accelerator("h100", "gpu", _H100, (1,), 0),
+    "h100:8": Accelerator("h100:8", "gpu", _H100, (8,), 1),
+    "cpu": Accelerator("cpu", "cpu", _CPU, (1,), 0),
 }
 
 

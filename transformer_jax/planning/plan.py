@@ -5,6 +5,7 @@ memory and exchange are read from the compiled program. FLOPs are counted from s
 are estimated from published speeds: nothing runs.
 """
 
+import bisect
 import dataclasses
 import os
 import time
@@ -23,12 +24,7 @@ from transformer_jax.errors import UserError
 from transformer_jax.parallel import layout
 from transformer_jax.planning import accelerators
 from transformer_jax.planning.accelerators import Accelerator
-from transformer_jax.planning.program import (
-    OutOfMemory,
-    Program,
-    compile_program,
-    estimate_program,
-)
+from transformer_jax.planning.program import OutOfMemory, Program, compile_program, estimate_program
 from transformer_jax.planning.report import report, size
 from transformer_jax.training.prepared import DATA_FILE
 
@@ -56,8 +52,7 @@ def plan(config: Config, name: str, *, workdir: Path, chip_hour_price: float | N
         program = _fitting_program(config, accelerator)
     except OutOfMemory as e:
         return _too_large(config, accelerator, str(e))
-    share = real_share(config, workdir)
-    return report(config, accelerator, program, real=share, chip_hour_price=chip_hour_price)
+    return report(config, accelerator, program, real_share(config, workdir), chip_hour_price)
 
 
 def _fitting_program(config: Config, accelerator: Accelerator) -> Program:
@@ -70,52 +65,33 @@ def _fitting_program(config: Config, accelerator: Accelerator) -> Program:
 
 
 def _too_large(config: Config, accelerator: Accelerator, problem: str) -> str:
-    """The report on a batch that does not fit, with one that does."""
-    rows = config.data.batch_rows
+    """The report on a batch that does not fit, with the number of micro-batches that do."""
+    rows, chips, accumulate = config.data.batch_rows, accelerator.num_chips, config.train.accumulate
+    most = rows * layout.sizes(config.parallel, chips).get(layout.TENSOR, 1) // (chips * accumulate)
+    parts = [n for n in range(2, most + 1) if most % n == 0]
 
-    def fits(rows: int) -> bool:
-        log(f"does data.batch_rows={rows} fit? …")
-        data = dataclasses.replace(config.data, batch_rows=rows)
+    def fits(n: int) -> bool:
+        log(f"does train.accumulate={n * accumulate} fit? …")
+        train = dataclasses.replace(config.train, accumulate=n * accumulate)
         try:
-            _fitting_program(dataclasses.replace(config, data=data), accelerator)
+            _fitting_program(dataclasses.replace(config, train=train), accelerator)
         except OutOfMemory:
             return False
         return True
 
-    tensor = layout.sizes(config.parallel, accelerator.num_chips).get(layout.TENSOR, 1)
-    unit = accelerator.num_chips // tensor * config.train.accumulate
-    found = largest_rows(fits, unit=unit, too_many=rows)
-    if found:
-        parts = next(n for n in range(-(-rows // found), rows + 1) if rows % (unit * n) == 0)
+    found = bisect.bisect_left(parts, True, key=fits)
+    if found < len(parts):
         advice = (
-            f"data.batch_rows={found} is the largest that fits, to within an eighth; or keep the "
-            f"batch and give train.accumulate={config.train.accumulate * parts}"
+            f"give train.accumulate={parts[found] * accumulate}, which fits, "
+            f"or data.batch_rows={rows // parts[found]}"
         )
     else:
-        advice = f"not even data.batch_rows={unit} fits: shard the parameters (parallel.fsdp)"
+        advice = "one row at a time does not fit either: shard the parameters (parallel.fsdp)"
     return (
-        f"{config.name} on {accelerator.name} ({accelerator.num_chips} x {accelerator.chip.name})\n"
+        f"{config.name} on {accelerator.name} ({chips} x {accelerator.chip.name})\n"
         f"does not fit with data.batch_rows={rows}: {problem}\n{advice}"
         + ("" if config.model.remat else ", or model.remat=true")
     )
-
-
-def largest_rows(fits: Callable[[int], bool], *, unit: int, too_many: int) -> int:
-    """The largest multiple of `unit` that `fits`, to within an eighth; 0 if none does.
-
-    `too_many` rows do not fit; `fits` is slow.
-    """
-    bad = -(-too_many // unit)
-    good = bad // 2
-    while good and not fits(good * unit):
-        bad, good = good, good // 2
-    while good and bad - good > max(1, good // 8):
-        middle = (good + bad) // 2
-        if fits(middle * unit):
-            good = middle
-        else:
-            bad = middle
-    return good * unit
 
 
 def _this_machine(accelerator: Accelerator) -> Accelerator:
@@ -131,7 +107,7 @@ def _this_machine(accelerator: Accelerator) -> Accelerator:
     chip = dataclasses.replace(
         accelerator.chip, **speeds, memory=memory / n, memory_speed=copied, link_speed=copied
     )
-    return dataclasses.replace(accelerator, chip=chip, shape=(n,), rings=(False,))
+    return dataclasses.replace(accelerator, chip=chip, shape=(n,), links=int(n > 1))
 
 
 def _fastest(function: Callable[..., jax.Array], *arguments: jax.Array) -> float:

@@ -66,24 +66,16 @@ def compile_program(config: Config, accelerator: Accelerator) -> Program:
         if "RESOURCE_EXHAUSTED" not in str(e):
             raise
         raise OutOfMemory(str(e).splitlines()[0].partition(": ")[2]) from None
-    found = compiled.memory_analysis()
-    estimate = roofline.estimate_memory(config, held, devices.mesh.size)
-    state_bytes = estimate.parameters + estimate.optimizer_state
+    found, chips = compiled.memory_analysis(), devices.mesh.size
+    estimate = roofline.estimate_memory(config, held, chips)
+    made = found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+    given = found.generated_code_size_in_bytes + found.argument_size_in_bytes
     return Program(
         devices.description,
         f"compiled for {accelerator.name}",
-        {
-            "parameters": estimate.parameters,
-            "optimiser state": estimate.optimizer_state,
-            "activations, gradients, logits": found.temp_size_in_bytes
-            + found.output_size_in_bytes
-            - found.alias_size_in_bytes,
-            "program and batch": found.generated_code_size_in_bytes
-            + found.argument_size_in_bytes
-            - state_bytes,
-        },
+        _memory(estimate, made) | {"program and batch": given - estimate.state},
         estimate,
-        collectives(compiled.as_text(), chips=devices.mesh.size, loops=config.train.accumulate),
+        collectives(compiled.as_text(), chips=chips, loops=config.train.accumulate),
     )
 
 
@@ -102,19 +94,23 @@ def estimate_program(config: Config, accelerator: Accelerator) -> Program:
     layout.check_batch(config, chips)
     model = Transformer(config.model, config.data.vocab_size)
     parameters = count_parameters(parameter_shapes(model))
-    memory = roofline.estimate_memory(config, parameters, chips)
-    state_bytes = memory.parameters + memory.optimizer_state
+    estimate = roofline.estimate_memory(config, parameters, chips)
     return Program(
         f"{chips} {accelerator.chip.name} device{'s' if chips > 1 else ''}, replicas",
         "estimated from shapes, not compiled",
-        {
-            "parameters": memory.parameters,
-            "optimiser state": memory.optimizer_state,
-            "activations, gradients, logits": memory.total - state_bytes,
-        },
-        memory,
+        _memory(estimate, estimate.total - estimate.state),
+        estimate,
         [Collective("all-reduce", 4 * parameters, chips)] if chips > 1 else [],  # gradients
     )
+
+
+def _memory(estimate: roofline.Memory, made: float) -> dict[str, float]:
+    """The state of training, and the bytes that a step makes."""
+    return {
+        "parameters": estimate.parameters,
+        "optimiser state": estimate.optimizer_state,
+        "activations, gradients, logits": made,
+    }
 
 
 def batch_shapes(config: Config) -> dict[str, jax.ShapeDtypeStruct]:

@@ -15,11 +15,13 @@ def report(
     config: Config,
     accelerator: Accelerator,
     program: Program,
-    *,
     real: float | None,
-    chip_hour_price: float | None,
+    price: float | None,
 ) -> str:
-    """The plan of a step that fits; `real` is the share of positions that are not padding."""
+    """The plan of a step that fits.
+
+    `real` is the share of positions that are not padding, `price` that of a chip for an hour.
+    """
     needed, computed = model_size.step_flops(config)
     forward = model_size.forward_flops(config)
     lines = [
@@ -34,7 +36,7 @@ def report(
         "",
         *_exchange_lines(program),
         "",
-        *_time_lines(config, accelerator, program, real, chip_hour_price),
+        *_time_lines(config, accelerator, program, real, price),
     ]
     return "\n".join(lines)
 
@@ -69,10 +71,10 @@ def _time_lines(
     accelerator: Accelerator,
     program: Program,
     real: float | None,
-    chip_hour_price: float | None,
+    price: float | None,
 ) -> list[str]:
     traffic = roofline.memory_traffic(config, program.estimate)
-    took = roofline.step_time(config, accelerator, traffic, program.exchanged)
+    took = roofline.step_time(config, accelerator, program.estimate, program.exchanged)
     speeds = "speeds measured here" if accelerator.platform == "cpu" else "published speeds"
     lines = [
         f"time per step: {_ms(took.step)}, estimated from {speeds}",
@@ -92,14 +94,14 @@ def _time_lines(
     share, origin = (ASSUMED_REAL_SHARE, "assumed") if real is None else (real, "in the workdir")
     positions = data.batch_rows * (data.source_row_length + data.target_row_length)
     hours = steps * took.step / 3600
-    price = "" if chip_hour_price is None else f", cost {hours * chips * chip_hour_price:,.2f}"
+    cost = "" if price is None else f", cost {hours * chips * price:,.2f}"
     utilisation = roofline.utilisation(config, accelerator, took.step)
     return [
         *lines,
         f"padding: {1 - share:.1%} of positions ({origin})",
         f"estimates: {share * positions / took.step:,.0f} tokens/s, source and target; "
         f"MFU {utilisation:.1%}",
-        f"  {steps:,} steps: {hours:.2f} hours, {hours * chips:.1f} chip-hours{price}",
+        f"  {steps:,} steps: {hours:.2f} hours, {hours * chips:.1f} chip-hours{cost}",
     ]
 
 

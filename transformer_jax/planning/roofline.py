@@ -5,6 +5,7 @@ Letters are the model's: B rows, S and T positions of source and target, D, N he
 """
 
 import dataclasses
+import math
 
 from transformer_jax.config.options import Config
 from transformer_jax.model.size import head_widths, step_flops
@@ -30,10 +31,14 @@ class Memory:
     logits: float  # their gradient reuses the space
 
     @property
+    def state(self) -> float:
+        """What a step begins and ends with."""
+        return self.parameters + self.optimizer_state
+
+    @property
     def total(self) -> float:
         """The peak: the backward pass frees activations while it writes gradients."""
-        peak = max(self.activations + self.logits, self.gradients)
-        return self.parameters + self.optimizer_state + self.accumulated + peak
+        return self.state + self.accumulated + max(self.activations + self.logits, self.gradients)
 
 
 def estimate_memory(config: Config, parameters: float, chips: int) -> Memory:
@@ -106,7 +111,7 @@ class Time:
     """The seconds of one step, estimated."""
 
     compute: float  # the matmuls, at EFFICIENCY of the peak
-    memory: float  # reading and writing the chip's memory
+    memory: float  # `memory_traffic`
     exchange: float  # all collectives
     exposed: float  # the part of the exchange that overlaps with nothing, as compiled
     exposed_at_best: float  # that part, if the exchange overlapped with the backward pass
@@ -123,25 +128,25 @@ class Time:
 
 
 def step_time(
-    config: Config, accelerator: Accelerator, traffic: float, exchanged: list[Collective]
+    config: Config, accelerator: Accelerator, memory: Memory, exchanged: list[Collective]
 ) -> Time:
     """A step's roofline: the time that each resource of a chip takes by itself.
 
-    `traffic` is the bytes that one chip reads and writes, `exchanged` the collectives of a step.
+    `memory` is what one chip holds, `exchanged` the collectives of a step.
     """
     chip = accelerator.chip
     compute = step_flops(config)[1] / (EFFICIENCY * _peak(config, accelerator))
-    memory = traffic / chip.memory_speed
-    backward = _BACKWARD * max(compute, memory)
-    speed = chip.link_speed * accelerator.links
-    blocking = sum(c.sent for c in exchanged if not c.asynchronous) / speed if speed else 0.0
-    overlapping = sum(c.sent for c in exchanged if c.asynchronous) / speed if speed else 0.0
+    reading = memory_traffic(config, memory) / chip.memory_speed
+    backward = _BACKWARD * max(compute, reading)
+    speed = chip.link_speed * accelerator.links or math.inf
+    exchange = sum(c.sent for c in exchanged) / speed
+    blocking = sum(c.sent for c in exchanged if not c.asynchronous) / speed
     return Time(
         compute=compute,
-        memory=memory,
-        exchange=blocking + overlapping,
-        exposed=blocking + max(0.0, overlapping - backward),
-        exposed_at_best=max(0.0, blocking + overlapping - backward),
+        memory=reading,
+        exchange=exchange,
+        exposed=max(blocking, exchange - backward),
+        exposed_at_best=max(0.0, exchange - backward),
     )
 
 

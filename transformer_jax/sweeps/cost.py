@@ -23,63 +23,44 @@ def dry_run(
     accelerator: str | None,
     chip_hour_price: float | None = None,
 ) -> str:
-    """The `report` on the points that `sweep.run` would train with the same arguments."""
-    if num_trials is None:
-        points = load_points(file, config, arguments)
-        whole = [(name, configured(config, name, o, origin=str(file))) for name, o in points]
-        return report(whole, accelerator, chip_hour_price)
-    experiment_files.load_search_space(file)
-    trials = [(f"trial_{number:04}", config) for number in range(num_trials)]
-    text = report(trials, accelerator, chip_hour_price)
-    return f"{text}\na search: each trial is counted as the base experiment, for want of its own"
+    """A table of the points that `sweep.run` would train with the same arguments.
 
-
-def report(
-    points: Sequence[tuple[str, Config]],
-    accelerator: str | None,
-    chip_hour_price: float | None = None,
-) -> str:
-    """A table of the points' parameters, steps and FLOPs, and their hours on `accelerator`, if any.
-
-    FLOPs are those that training needs, without validation and the final test. With the price of an
-    hour of one chip, in any currency, the cost of all points is added.
+    It has their parameters, steps and FLOPs, and their hours on `accelerator`, if any. FLOPs are
+    those that training needs, without validation and the final test. With the price of an hour of
+    one chip, in any currency, the cost of all points is added.
 
     Raises:
       UserError: if there is no such accelerator, or it cannot train a point.
     """
-    chips = _published(accelerator) if accelerator else None
+    chips = accelerators.find(accelerator) if accelerator else None
+    if chips and chips.platform == "cpu":
+        raise UserError("--dry_run knows no speed of this CPU: use --mode=plan --accelerator=cpu")
+    if num_trials is None:
+        found = load_points(file, config, arguments)
+        points = [(name, configured(config, name, o, origin=str(file))) for name, o in found]
+    else:
+        experiment_files.load_search_space(file)
+        points = [(f"trial_{number:04}", config) for number in range(num_trials)]
     total_flops, total_hours = 0.0, 0.0
     rows = [["point", "parameters", "steps", "FLOPs", *(["hours"] if chips else [])]]
-    for name, config in points:
-        shapes = size.parameter_shapes(Transformer(config.model, config.data.vocab_size))
-        flops = float(config.train.steps * size.step_flops(config)[0])
+    for name, point in points:
+        shapes = size.parameter_shapes(Transformer(point.model, point.data.vocab_size))
+        parameters, steps = size.count_parameters(shapes), point.train.steps
+        flops = float(steps * size.step_flops(point)[0])
         total_flops += flops
-        parameters, steps = size.count_parameters(shapes), config.train.steps
         rows.append([name, f"{parameters:,}", f"{steps:,}", f"{flops:.2e}"])
         if chips:
-            hours = steps * _step_seconds(config, chips) / 3600
-            total_hours += hours
-            rows[-1].append(f"{hours:.2f}")
-    rows.append([f"{len(points)} points", "", "", f"{total_flops:.2e}"])
-    if not chips:
-        return "\n".join(console.table(rows))
-    rows[-1].append(f"{total_hours:.2f}")
-    lines = console.table(rows)
-    lines.append(f"hours: estimated for {accelerator} from published speeds; nothing ran")
-    if chip_hour_price is not None:
-        chip_hours = total_hours * chips.num_chips
-        lines.append(f"cost: {chip_hours * chip_hour_price:,.2f}, of {chip_hours:.2f} chip-hours")
+            program = estimate_program(point, chips)
+            took = roofline.step_time(point, chips, program.estimate, program.exchanged)
+            total_hours += steps * took.step / 3600
+            rows[-1].append(f"{steps * took.step / 3600:.2f}")
+    total = [f"{len(points)} points", "", "", f"{total_flops:.2e}"]
+    lines = console.table([*rows, total + ([f"{total_hours:.2f}"] if chips else [])])
+    if chips:
+        lines.append(f"hours: estimated for {accelerator} from published speeds; nothing ran")
+    if chips and chip_hour_price is not None:
+        hours = total_hours * chips.num_chips
+        lines.append(f"cost: {hours * chip_hour_price:,.2f}, of {hours:.2f} chip-hours")
+    if num_trials is not None:
+        lines.append("a search: each trial is counted as the base experiment")
     return "\n".join(lines)
-
-
-def _published(name: str) -> accelerators.Accelerator:
-    found = accelerators.find(name)
-    if found.platform == "cpu":
-        raise UserError("--dry_run knows no speed of this CPU: use --mode=plan --accelerator=cpu")
-    return found
-
-
-def _step_seconds(config: Config, chips: accelerators.Accelerator) -> float:
-    program = estimate_program(config, chips)
-    traffic = roofline.memory_traffic(config, program.estimate)
-    return roofline.step_time(config, chips, traffic, program.exchanged).step
