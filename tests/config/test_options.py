@@ -192,7 +192,7 @@ ON_RESUME = """data.source_language data.target_language train.steps train.evalu
     decode.extra_length decode.method decode.temperature decode.top_k decode.top_p
     decode.batch_size"""
 NEVER = """data.vocab_size data.shared_vocabulary model.num_layers model.num_encoder_layers
-    model.num_decoder_layers model.d_model model.d_ff
+    model.num_decoder_layers model.d_model model.d_ff data.normalization
     model.num_heads model.d_key model.d_value model.activation model.norm
     model.layer_norm_epsilon model.positions model.sinusoid_layout model.max_positions
     model.attention_bias model.tied_embeddings model.scale_embeddings model.logits_bias

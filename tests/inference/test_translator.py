@@ -168,14 +168,15 @@ def test_no_sentences(translators, params):
     assert translators["beam"].translate(params, []) == []
 
 
-def test_a_text_without_pieces_is_translated_to_something(translators, params):
+def test_a_text_without_pieces_is_translated_to_nothing(translators, params):
     assert pieces("▁") == 1
-    assert len(translators["greedy"].translate(params, ["▁"])[0]) == 1
+    assert translators["greedy"].translate(params, ["▁"]) == [[Hypothesis("", 0.0, 0.0)]]
 
 
 def test_a_translation_is_one_line(translators):
     """<0x0A> is a piece like another, and a line in must be a line out."""
-    ids = TOKENIZER.encode(["a\nb\r\nc"])[0]
+    names = ["▁", "a", "<0x0A>", "b", "<0x0D>", "<0x0A>", "c"]
+    ids = [TOKENIZER.vocabulary.index(name) for name in names]
     assert TOKENIZER.decode([ids]) == ["a\nb\r\nc"]
     found = inference_search.SearchResult(
         tokens=np.asarray([[[*ids, EOS_ID]]]),

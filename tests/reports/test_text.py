@@ -1,14 +1,18 @@
 """Text as users of other toolkits reported it: each kind of report is a small test."""
 
 import io
+import unicodedata
 
 import pytest
 import sentencepiece
-from launching import in_process
+from hypothesis import given
+from hypothesis import strategies as st
+from launching import in_process, refused
 
 import transformer_jax as tj
 from transformer_jax.config.options import DataConfig
 from transformer_jax.data import corpora
+from transformer_jax.data.normalization import normalize, rules
 from transformer_jax.data.small_world import grammar
 from transformer_jax.data.text import is_blank
 from transformer_jax.data.tokenizer import Tokenizer, train_tokenizer
@@ -85,3 +89,138 @@ def test_pairs_with_an_invisible_side_are_not_trained_on(tmp_path, form):
     data = DataConfig(corpus="files", train=names, valid=names, test=names)
     corpus = corpora.load_split(data, "train")
     assert (corpus.pairs, corpus.empty) == (pairs[:1], 3)
+
+
+# ---------------------------------------------------------------------------------- look-alike text
+def words_with(change):
+    return [(text, change(text)) for text in TEXTS if change(text) != text]
+
+
+LOOK_ALIKES = {
+    "no-break space": words_with(lambda text: text.replace(" ", "\xa0")),
+    "narrow no-break space": words_with(lambda text: text.replace(" ", "\u202f", 1)),
+    "ideographic space": words_with(lambda text: text.replace(" ", "\u3000")),
+    "tab": words_with(lambda text: text.replace(" ", "\t")),
+    "several spaces": words_with(lambda text: text.replace(" ", " \u2009 ")),
+    "byte order mark": words_with(lambda text: f"\ufeff{text}"),
+    "soft hyphens": words_with("\xad".join),
+    "zero-width spaces": words_with("\u200b".join),
+    "word joiner": words_with("\u2060".join),
+    "non-joiner": [(text, "\u200c".join(text)) for text in TEXTS if text.isascii()],
+    "control characters": words_with(lambda text: f"\x07{text}\x1b\x7f\x9f"),
+    "marks of direction": words_with(lambda text: f"\u202a{text}\u202c\u200e"),
+    "decomposed": [
+        ("fünf Cafés, Ångström, 한국어", "fu\u0308nf Cafe\u0301s, \u212bngstro\u0308m, 한국어")
+    ],
+    "marks in another order": [("ậ q\u0323\u0307", "a\u0302\u0323 q\u0307\u0323")],
+    "split by a zero-width space": [("é", "e\u200b\u0301")],
+}
+
+
+@pytest.mark.parametrize("kind", LOOK_ALIKES)
+def test_text_that_looks_alike_has_the_same_pieces(tokenizer, kind):
+    alike = LOOK_ALIKES[kind]
+    assert alike
+    assert tokenizer.encode([b for _, b in alike]) == tokenizer.encode([a for a, _ in alike])
+    assert [tokenizer.pieces(b) for _, b in alike] == [tokenizer.pieces(a) for a, _ in alike]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "！？，。：；（）【】“”",  # what NFKC rewrites
+        "ﬁ ½ ① Ⅷ ｶﾞ ﾡ",
+        "नमस्‍ते क्‌ष",  # joiners that are seen
+        "می\u200cخواهم",
+        "👩\u200d👩\u200d👧 ❤\ufe0f 🏴\U000e0067\U000e0062\U000e007f",
+        "<s></s><unk><0x0A> \ufffd",
+    ],
+)
+def test_text_that_looks_different_stays_as_it_is(tokenizer, text):
+    text = unicodedata.normalize("NFC", text)
+    assert normalize(text) == text
+    assert tokenizer.decode(tokenizer.encode([text])) == [text]
+
+
+ANY_TEXT = st.text(
+    st.one_of(
+        st.characters(),
+        st.sampled_from("ae q.\u0301\u0302\u0307\u0308\u0323ậế가각\u1100\u1161\u11a8▁▅\r\n\t\x00"),
+        st.sampled_from("\u200b\u200c\u200d\ufeff\xad\xa0\u3000\ufe0f\u034fनم👩\u212a\u212b\ud800"),
+    )
+)
+
+
+@pytest.mark.fast
+@given(ANY_TEXT)
+def test_any_text_comes_back_normalized(tokenizer, text):
+    normalized = normalize(text)
+    assert normalize(normalized) == normalized
+    assert unicodedata.is_normalized("NFC", normalized)
+    ids = tokenizer.encode([text])
+    assert tokenizer.encode([normalized]) == ids
+    assert tokenizer.decode(ids) == ["" if is_blank(text) else normalized]
+
+
+@pytest.mark.fast
+@given(ANY_TEXT, st.data())
+def test_any_look_alike_has_the_same_pieces(tokenizer, text, data):
+    insert = st.sampled_from(["", "", "\u200b", "\ufeff", "\xad", "\u2060", "\x07", "\u200e"])
+    space = st.sampled_from(" \t\xa0\u2003\u3000\u2028")
+    text = "".join(c for c in text if c not in "\u200c\u200d")
+    other = "".join(
+        (data.draw(space) if c.isspace() else c) + data.draw(insert)
+        for c in unicodedata.normalize(data.draw(st.sampled_from(["NFC", "NFD"])), text)
+    )
+    assert tokenizer.encode([other]) == tokenizer.encode([text])
+
+
+def test_the_rules_are_part_of_the_model(tokenizer):
+    """So that what reads tokenizer.model alone cuts look-alike text alike."""
+    processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model)
+    for source, target in rules().items():
+        assert normalize(f"猫{source}猫") == f"猫{target}猫".replace("  ", " ")
+        assert processor.normalize(f"猫{source}猫") == f"▁猫{target.replace(' ', '▁')}猫"
+    for kind in "no-break space", "byte order mark", "soft hyphens", "decomposed", "tab":
+        for a, b in LOOK_ALIKES[kind]:
+            assert processor.encode(b) == processor.encode(a)
+
+
+def test_an_imported_tokenizer_and_an_old_one_keep_their_rules(imported_tokenizer):
+    old = train_tokenizer(TEXTS, vocab_size=701, normalization="none")
+    assert old.decode(old.encode(["a\xa0b\u200b e\u0301"])) == ["a\xa0b\u200b e\u0301"]
+    assert imported_tokenizer.normalized("a\xa0b") == "a\xa0b"
+
+
+def test_normal_text_has_the_pieces_that_it_had(tokenizer):
+    old = train_tokenizer(TEXTS, vocab_size=701, normalization="none")
+    assert old.vocabulary == tokenizer.vocabulary
+    assert old.encode(TEXTS) == tokenizer.encode(TEXTS)
+
+
+def test_no_translation_changes_with_a_no_break_space_or_a_byte_order_mark(workdir):
+    model = tj.load(workdir)
+    lines = [text for text in TEXTS if " " in text][:23]
+    expected = model.translate(lines)
+    assert len(set(expected)) > len(lines) // 2
+    assert model.translate([line.replace(" ", "\xa0", 1) for line in lines]) == expected
+    assert model.translate([f"\ufeff{line}" for line in lines]) == expected
+
+
+# --------------------------------------------------------------- options that only a library has
+@pytest.mark.parametrize("size", [1, 17, 260, 99_991])
+@pytest.mark.parametrize("texts", [TEXTS, ["a"], ["猫狗"] * 3], ids=["many", "a letter", "two"])
+def test_a_vocabulary_that_does_not_fit_is_refused_with_one_that_does(texts, size):
+    message = refused(train_tokenizer, texts, vocab_size=size)
+    assert message.startswith(f"data.vocab_size={size} is too "), message
+    assert "--" not in message and "character_coverage" not in message
+    fits = int(message.split()[-1])
+    assert train_tokenizer(texts, vocab_size=fits).vocab_size == fits
+
+
+@pytest.mark.parametrize("unlearnable", ["a" * 10_001, "é" * 5001, "a ▅"])
+def test_lines_that_shape_no_vocabulary_are_counted(capsys, unlearnable):
+    train_tokenizer([*TEXTS, unlearnable, unlearnable], vocab_size=701)
+    assert "2 lines" in capsys.readouterr().err
+    message = refused(train_tokenizer, [unlearnable], vocab_size=701)
+    assert "data.vocab_size=701" in message and "10,000 bytes" in message and ".cc" not in message

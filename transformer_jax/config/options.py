@@ -58,6 +58,13 @@ class DataConfig:
         "One vocabulary for both languages, as in the paper; otherwise one of vocab_size for each.",
         may_change=NEVER,
     )
+    normalization: str = option(
+        "nfc",
+        'How a new tokenizer normalises text. "nfc": text that looks alike has the same pieces '
+        "(NFC, one kind of space, no invisible characters); a tokenizer that exists keeps its own.",
+        choices=("nfc", "none"),
+        may_change=NEVER,
+    )
     source_row_length: int = option(
         64, "Source tokens in a packed row. Longer pairs are left out, and counted.", above=0
     )

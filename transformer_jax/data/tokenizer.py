@@ -1,23 +1,37 @@
 """Sub-word pieces, by SentencePiece (Kudo & Richardson 2018), for each side of a translation."""
 
+import contextlib
 import io
 import json
 import re
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 
-from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID, UNK_ID
+from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID, UNK_ID, DataConfig
+from transformer_jax.console import log
+from transformer_jax.data.normalization import normalize, rules, whole
 from transformer_jax.data.text import is_blank
 from transformer_jax.errors import UserError
 from transformer_jax.storage import write_whole
 
+# SentencePiece learns pieces from no line that is longer, in bytes, or that has its sign for an
+# unknown character; a model is trained on these lines all the same.
+_LONGEST = 10_000
+_UNLEARNABLE = "\u2585"
+# Four special pieces and the bytes; of fewer, SentencePiece does not say how many it lacks.
+_SMALLEST = 260
+# What `normalization.rules` alone makes "é①" of: NFKC rewrites the last character, too.
+_PROBE = "\ufeffe\u0301①"
+
 
 class Tokenizer:
-    """Text ↔ piece ids. Every Unicode string has pieces: rare characters fall back to bytes."""
+    """Text ↔ piece ids. Every visible text has pieces: rare characters fall back to bytes."""
 
     def __init__(self, model: bytes, vocabulary: Sequence[str] | None = None) -> None:
         """Makes the tokenizer of a serialised SentencePiece model.
@@ -33,6 +47,7 @@ class Tokenizer:
         own = self._processor.id_to_piece(list(range(size)))
         self.vocabulary = list(own if vocabulary is None else vocabulary)
         self._ids = {piece: i for i, piece in enumerate(self.vocabulary)}
+        self._normalizes = self._processor.normalize(_PROBE).strip("▁") == "é①"
 
     @property
     def vocab_size(self) -> int:
@@ -42,7 +57,7 @@ class Tokenizer:
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The piece ids of each text, without <bos> and <eos>; a blank text has none."""
         if not self.imported:
-            return self._processor.encode(["" if is_blank(t) else _whole(t) for t in texts])
+            return self._processor.encode(list(map(self.normalized, texts)))
         return [[self._ids.get(p, UNK_ID) for p in self.pieces(text)] for text in texts]
 
     def decode(self, ids: Sequence[Sequence[int]] | np.ndarray) -> list[str]:
@@ -57,11 +72,16 @@ class Tokenizer:
     def pieces(self, text: str) -> list[str]:
         """The pieces of one text as strings, e.g. ["▁a", "▁c", "at"]."""
         # A multilingual Marian model reads the target language first: ">>fra<< I have a cat".
-        text = _whole(text)
         languages = re.findall(r"^>>[^<>\s]+<<", text) if self.imported else []
-        rest = text[len("".join(languages)) :]
-        found = [] if is_blank(rest) else self._processor.encode(rest, out_type=str)
+        rest = self.normalized(text[len("".join(languages)) :])
+        found = self._processor.encode(rest, out_type=str)
         return languages + found if found else []
+
+    def normalized(self, text: str) -> str:
+        """`text` as it is cut into pieces: "" if it is blank, and by data.normalization else."""
+        if is_blank(text):
+            return ""
+        return normalize(text) if self._normalizes else whole(text)
 
     def save(self, path: Path) -> None:
         """Writes the model, whole or not at all."""
@@ -90,13 +110,6 @@ class Tokenizer:
         except RuntimeError:
             raise UserError(f"{path} is damaged: it is not a SentencePiece model") from None
         return tokenizer
-
-
-def _whole(text: str) -> str:
-    """`text` with surrogate pairs joined; a lone surrogate is no character, and becomes U+FFFD."""
-    if text.isascii():
-        return text
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 _SHARED_FILE = "tokenizer.model"
@@ -155,14 +168,19 @@ class Tokenizers(NamedTuple):
 
 
 def train_tokenizers(
-    pairs: Sequence[tuple[str, str]], *, vocab_size: int, shared: bool
+    pairs: Sequence[tuple[str, str]],
+    *,
+    vocab_size: int,
+    shared: bool,
+    normalization: str = DataConfig.normalization,
 ) -> Tokenizers:
     """Trains one tokenizer on both sides of `pairs`, or one on each side."""
+    options = {"vocab_size": vocab_size, "normalization": normalization}
     if shared:
-        tokenizer = train_tokenizer((text for p in pairs for text in p), vocab_size=vocab_size)
+        tokenizer = train_tokenizer((text for p in pairs for text in p), **options)
         return Tokenizers(tokenizer, tokenizer)
     sides = zip(*pairs, strict=True)
-    return Tokenizers(*(train_tokenizer(side, vocab_size=vocab_size) for side in sides))
+    return Tokenizers(*(train_tokenizer(side, **options) for side in sides))
 
 
 def _until_eos(row: Sequence[int]) -> list[int]:
@@ -171,36 +189,87 @@ def _until_eos(row: Sequence[int]) -> list[int]:
     return [i for i in ids if i not in (PAD_ID, BOS_ID)]
 
 
-def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
+def train_tokenizer(
+    texts: Iterable[str], *, vocab_size: int, normalization: str = DataConfig.normalization
+) -> Tokenizer:
     """Trains byte-pair encoding (Sennrich et al. 2016) with byte fallback on `texts`.
 
-    Text is not normalised: SentencePiece's default rewrites Chinese punctuation, which costs BLEU.
+    Args:
+      texts: raw.
+      vocab_size: V.
+      normalization: "nfc", by `normalize`, whose rules become part of the model; or "none".
+        SentencePiece's own default, NFKC, rewrites Chinese punctuation, which costs BLEU.
 
     Raises:
       UserError: if `texts` do not support so many pieces; it names both numbers.
     """
     model = io.BytesIO()
     try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(texts),
-            model_writer=model,
-            model_type="bpe",
-            vocab_size=vocab_size,
-            normalization_rule_name="identity",
-            character_coverage=1.0,
-            byte_fallback=True,
-            pad_id=PAD_ID,
-            unk_id=UNK_ID,
-            bos_id=BOS_ID,
-            eos_id=EOS_ID,
-            # Training the pieces skips longer lines; training the model does not.
-            max_sentence_length=10_000,
-            num_threads=2,
-            minloglevel=2,
-        )
+        with _rule_option(normalization) as rule:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=_learnable(
+                    texts if normalization == "none" else map(normalize, texts)
+                ),
+                model_writer=model,
+                model_type="bpe",
+                vocab_size=max(vocab_size, _SMALLEST),
+                character_coverage=1.0,
+                byte_fallback=True,
+                pad_id=PAD_ID,
+                unk_id=UNK_ID,
+                bos_id=BOS_ID,
+                eos_id=EOS_ID,
+                max_sentence_length=_LONGEST,
+                num_threads=2,
+                minloglevel=2,
+                **rule,
+            )
     except RuntimeError as e:
-        reason = str(e).split("] ")[-1].strip()
-        raise UserError(
-            f"data.vocab_size={vocab_size} does not suit this text: {reason or e}"
-        ) from None
-    return Tokenizer(model.getvalue())
+        raise UserError(_why_untrained(str(e), vocab_size)) from None
+    found = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
+    # The name of a temporary file, by which equal models would differ.
+    found.normalizer_spec.ClearField("normalization_rule_tsv")
+    return Tokenizer(found.SerializeToString(deterministic=True))
+
+
+@contextlib.contextmanager
+def _rule_option(normalization: str) -> Iterator[dict[str, str]]:
+    """SentencePiece's option for the rules, which it reads from a file."""
+    if normalization == "none":
+        yield {"normalization_rule_name": "identity"}
+        return
+    with tempfile.NamedTemporaryFile("w", suffix=".tsv") as file:
+        for pair in rules().items():
+            columns = (" ".join(f"{ord(c):X}" for c in text) for text in pair)
+            print(*columns, sep="\t", file=file)
+        file.flush()
+        yield {"normalization_rule_tsv": file.name}
+
+
+def _learnable(texts: Iterable[str]) -> Iterator[str]:
+    """Yields the texts that SentencePiece learns pieces from, and logs how many it skips."""
+    skipped = 0
+    for text in texts:
+        if len(text.encode()) > _LONGEST or _UNLEARNABLE in text:
+            skipped += 1
+        else:
+            yield text
+    if skipped:
+        log(
+            f"{skipped:,} lines of more than {_LONGEST:,} bytes, or with {_UNLEARNABLE}, do not "
+            "shape the vocabulary"
+        )
+
+
+def _why_untrained(reason: str, vocab_size: int) -> str:
+    """SentencePiece's reason for not training, in terms of our options."""
+    if too_few := re.search(r"required_chars\. \d+ vs (\d+)", reason):
+        return f"data.vocab_size={vocab_size} is too small for this text: raise it to {too_few[1]}"
+    if too_many := re.search(r"too high .*<= (\d+)", reason):
+        return f"data.vocab_size={vocab_size} is too large for this text: lower it to {too_many[1]}"
+    if "sentences_.empty()" in reason:
+        return (
+            f"data.vocab_size={vocab_size} pieces cannot be learned: the text is empty, or all of "
+            f"its lines have more than {_LONGEST:,} bytes"
+        )
+    return f"data.vocab_size={vocab_size} does not suit this text: {reason.split('] ')[-1].strip()}"

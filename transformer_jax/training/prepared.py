@@ -131,7 +131,8 @@ def _tokenizers(config: Config, workdir: Path, pairs: Sequence[tuple[str, str]])
     """The workdir's tokenizers, or new ones, which `train` saves."""
     size, shared = config.data.vocab_size, config.data.shared_vocabulary
     if not Tokenizers.exist(workdir):
-        return train_tokenizers(pairs, vocab_size=size, shared=shared)
+        rule = config.data.normalization
+        return train_tokenizers(pairs, vocab_size=size, shared=shared, normalization=rule)
     tokenizers = Tokenizers.load(workdir)
     for tokenizer in tokenizers:
         if tokenizer.vocab_size != size:
