@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from launching import ROOT, TINY
+from launching import ROOT, TINY, refused, tiny_config
 
 import transformer_jax as tj
 
@@ -55,8 +55,7 @@ def test_hypotheses_come_with_their_scores(trained):
     assert model.translate("我有一只猫", return_scores=True).text == texts[0]
     assert model.translate(["我有一只猫"], n_best=2) == [texts[:2]]
     for wrong in (0, 4):
-        with pytest.raises(tj.UserError, match=f"n_best={wrong}"):
-            model.translate("我有一只猫", n_best=wrong)
+        assert f"n_best={wrong}" in refused(model.translate, "我有一只猫", n_best=wrong)
 
 
 def test_a_sentence_that_is_too_long_has_no_translation(model):
@@ -64,16 +63,10 @@ def test_a_sentence_that_is_too_long_has_no_translation(model):
     assert model.translate([long, "我"])[0] == ""
     assert model.translate(long, return_scores=True) is None
     assert model.score([long], ["I"]) == [None]
-    with pytest.raises(tj.UserError, match="pieces"):
-        model.encode(long)
+    assert "pieces" in refused(model.encode, long)
 
 
-def test_what_a_search_reports_is_what_scoring_gives(model):
-    found = model.translate("我有一只猫", return_scores=True)
-    (scores,) = model.scorer.score_ids(
-        model.all_params, [([*model.tokenizers.source.encode(["我有一只猫"])[0], 3], found.ids)]
-    )
-    assert scores.log_prob == pytest.approx(found.log_prob, abs=1e-4)
+def test_scores_of_a_pair_and_of_lists(model):
     single = model.score("我有一只猫", "I have a cat")
     assert model.score(["我有一只猫"], ["I have a cat"]) == [single]
     with pytest.raises(ValueError, match="shorter"):
@@ -92,24 +85,16 @@ def test_encode_is_the_encoder_whatever_the_padding(model):
 
 
 def test_a_run_gives_the_model_and_its_metrics(tmp_path):
-    config = tj.load_experiment(ROOT / "experiments" / "quickstart.py", TINY)
-    run = tj.train(config, tmp_path / "run")
+    run = tj.train(tiny_config(), tmp_path / "run")
     steps = [row["step"] for row in run.metrics if "train" in row]
     assert steps == list(range(1, TINY["train.steps"] + 1))
     assert run.metrics[-1]["valid"].keys() == {"loss", "bleu"}
     scores = tj.evaluate(run.model, "valid")
-    assert scores.sentences == TINY.get("data.held_out_size", 1000) and 0 <= scores.bleu <= 100
+    assert scores.sentences == TINY["data.held_out_size"] and 0 <= scores.bleu <= 100
     again = tj.load(tmp_path / "run")
     assert again.steps == run.model.steps
     assert again.translate("我有一只猫") == run.model.translate("我有一只猫")
-    with pytest.raises(tj.UserError, match="no split"):
-        tj.evaluate(again, "tset")
-
-
-def test_an_ensemble_of_a_model_with_itself_is_that_model(trained, model):
-    both = tj.load(trained[0], ensemble=[trained[0]])
-    assert both.translate("我有一只猫") == model.translate("我有一只猫")
-    assert len(both.all_params) == 2
+    assert "no split" in refused(tj.evaluate, again, "tset")
 
 
 @pytest.mark.fast

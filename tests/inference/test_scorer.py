@@ -5,24 +5,20 @@ import doctest
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from toy import MODEL, PAIRS, VOCAB_SIZE, random_params, tokenizers
 
 from transformer_jax.config.options import BOS_ID, EOS_ID, DecodeConfig, ModelConfig
-from transformer_jax.data.small_world import grammar
-from transformer_jax.data.tokenizer import train_tokenizers
 from transformer_jax.inference import batching
 from transformer_jax.inference import scorer as inference_scorer
 from transformer_jax.inference.scorer import Scorer, TokenScores, perplexity
 from transformer_jax.inference.translator import Translator
 from transformer_jax.model.transformer import Transformer
 
-PAIRS = grammar.pairs("train", size=300)
-TOKENIZERS = train_tokenizers(PAIRS, vocab_size=701, shared=True)
-V = TOKENIZERS.target.vocab_size
+TOKENIZERS, V = tokenizers(), VOCAB_SIZE
 CONFIGS = [
-    ModelConfig(num_layers=1, d_model=8, d_ff=14, num_heads=2),
+    MODEL,
     ModelConfig(num_layers=1, d_model=12, d_ff=10, num_heads=3, norm="pre", logits_bias=True),
 ]
 MODELS = [Transformer(config, V) for config in CONFIGS]
@@ -39,9 +35,7 @@ def short():
 
 @pytest.fixture(scope="module")
 def params():
-    ones = jnp.ones((1, 1), jnp.int32)
-    inits = [m.init(jax.random.key(seed), ones, ones)["params"] for seed, m in enumerate(MODELS)]
-    return jax.tree.map(lambda x: 3 * x, inits)
+    return [random_params(model, seed) for seed, model in enumerate(MODELS)]
 
 
 @pytest.mark.parametrize("method", ["greedy", "beam", "sample"])
@@ -84,14 +78,9 @@ def test_a_pair_that_is_too_long_has_no_score(params):
     found = scorer.score(params[:1], [(long, "a"), ("我", "I"), ("我", "a " * 60)])
     assert [scores is None for scores in found] == [True, False, True]
     assert scorer.score(params[:1], []) == []
-
-
-def test_learned_positions_limit_what_can_be_scored():
-    config = dataclasses.replace(CONFIGS[0], positions="learned", max_positions=5)
-    model, ones = Transformer(config, V), jnp.ones((1, 1), jnp.int32)
-    params = [model.init(jax.random.key(0), ones, ones)["params"]]
-    pairs = [([9, 8, 7, 6, EOS_ID], [11, EOS_ID]), ([9] * 5 + [EOS_ID], [11, EOS_ID])]
-    found = Scorer([model], TOKENIZERS).score_ids(params, pairs)
+    model = Transformer(dataclasses.replace(MODEL, positions="learned", max_positions=5), V)
+    pairs = [([9] * 4 + [EOS_ID], [11, EOS_ID]), ([9] * 5 + [EOS_ID], [11, EOS_ID])]
+    found = Scorer([model], TOKENIZERS).score_ids([random_params(model)], pairs)
     assert [scores is None for scores in found] == [False, True]
 
 

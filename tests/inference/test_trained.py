@@ -6,13 +6,10 @@ import shutil
 
 import numpy as np
 import pytest
-from launching import FLAGS, evaluate, in_process, launch, refusal
+from launching import FLAGS, config_of, evaluate, in_process, json_lines, launch, refusal
 
-from transformer_jax.config.files import load_config
-from transformer_jax.config.options import EOS_ID
+import transformer_jax as tj
 from transformer_jax.errors import UserError
-from transformer_jax.inference.trained import load
-from transformer_jax.workdir import checkpoints
 
 LINES = ["我有一只猫", "", "他是老师。", "她有三本书。"]
 
@@ -36,10 +33,6 @@ def source(tmp_path):
     return path
 
 
-def config_of(workdir):
-    return load_config(workdir / "config.json")
-
-
 def translate(workdir, source, output, **options):
     in_process("translate", workdir, input=source, output=output, **options)
     return output.read_text(encoding="utf-8").splitlines()
@@ -48,42 +41,25 @@ def translate(workdir, source, output, **options):
 def score(workdir, source, target, output, **options):
     files = {"input": source, "translations": target, "output": output}
     in_process("score", workdir, **files, **options)
-    with open(output, encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+    return json_lines(output)
 
 
 # -------------------------------------------------------------------------------------------- score
-def test_score_gives_what_translate_reported(other, source, tmp_path, monkeypatch, capsys):
-    """Of translations that are forced pieces, and then end: <eos> is made likely."""
-    restore = checkpoints.restore_params
-
-    def restore_and_bias(*args):
-        params = restore(*args)
-        return params | {"logits_bias": params["logits_bias"].at[EOS_ID].add(9.0)}
-
-    monkeypatch.setattr(checkpoints, "restore_params", restore_and_bias)
+def test_score_writes_what_the_model_gives(workdir, source, tmp_path, capsys):
     texts = ["I have a cat", "", "He is a teacher.", "She has three books."]
-    config = config_of(other)
-    config.decode.extra_length = 50
-    model = load(other, config=config, weights="average")
-    found = model.translator.translate(model.all_params, LINES, prefixes=texts)
-    assert [hypotheses[0].text for hypotheses in found] == texts
     target = tmp_path / "target"
     target.write_text("".join(text + "\n" for text in texts), encoding="utf-8")
-    rows = score(other, source, target, tmp_path / "scores")
-    assert [(row["source"], row["translation"]) for row in rows] == [
-        *zip(LINES, texts, strict=True)
-    ]
-    for row, (best, *_) in zip(rows, found, strict=True):
-        pieces = [model.tokenizers.target.vocabulary[i] for i in best.ids]
-        if row["source"]:  # a blank line is not asked of the model
-            assert len(pieces) > 5 and row["pieces"] == pieces
-            assert row["log_probs"] == pytest.approx(best.token_log_probs, rel=1e-4, abs=1e-5)
-            assert row["log_prob"] == pytest.approx(best.log_prob, rel=1e-5)
+    rows = score(workdir, source, target, tmp_path / "scores")
+    found = tj.load(workdir).score(LINES, texts)
+    for row, *pair, scores in zip(rows, LINES, texts, found, strict=True):
+        assert [row["source"], row["translation"]] == pair
+        assert row["pieces"] == list(scores.pieces)
+        assert row["log_probs"] == pytest.approx(list(scores.log_probs))
+        assert row["log_prob"] == pytest.approx(sum(scores.log_probs))
         mean = row["log_prob"] / len(row["pieces"])
-        assert row["perplexity"] == pytest.approx(math.exp(-mean), rel=1e-6)
-    said = f"4 translations, {sum(len(row['pieces']) for row in rows)} pieces"
-    assert said in capsys.readouterr().err
+        assert row["perplexity"] == pytest.approx(math.exp(-mean))
+    logged = f"4 translations, {sum(len(row['pieces']) for row in rows)} pieces"
+    assert logged in capsys.readouterr().err
 
 
 def test_score_of_a_split_and_of_what_is_too_long(workdir, tmp_path, monkeypatch, capsys):

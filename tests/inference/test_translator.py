@@ -8,22 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from launching import refused
+from toy import MODEL, VOCAB_SIZE, random_params, tokenizers
 
-from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID, DecodeConfig, ModelConfig
-from transformer_jax.data.small_world import grammar
-from transformer_jax.data.tokenizer import train_tokenizers
-from transformer_jax.errors import UserError
+from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID, DecodeConfig
 from transformer_jax.inference import batching
 from transformer_jax.inference import search as inference_search
 from transformer_jax.inference import translator as inference_translator
 from transformer_jax.inference.translator import Hypothesis, Translator, search_batch
 from transformer_jax.model.transformer import Transformer
 
-PAIRS = grammar.pairs("train", size=300)
-TOKENIZERS = train_tokenizers(PAIRS, vocab_size=701, shared=True)
+TOKENIZERS = tokenizers()
 TOKENIZER = TOKENIZERS.target
 LENGTHS = (4, 9)
-MODEL = ModelConfig(num_layers=1, d_model=8, d_ff=14, num_heads=2)
 DECODE = DecodeConfig(beam_size=3, extra_length=2, batch_size=5)
 LETTERS = "我你他她有一三五猫狗书人大小"
 
@@ -43,21 +40,14 @@ def traced():
         yield shapes
 
 
-def make_params(model, seed=0):
-    tokens = jnp.ones((1, 1), jnp.int32)
-    params = model.init(jax.random.key(seed), tokens, tokens)["params"]
-    # Untrained logits are nearly equal, and rounding would decide; these are farther apart.
-    return jax.tree.map(lambda x: 2 * x, params)
-
-
 @pytest.fixture(scope="module")
 def params():
-    return [make_params(Transformer(MODEL, TOKENIZER.vocab_size))]
+    return [random_params(Transformer(MODEL, VOCAB_SIZE), stddev=1.0)]
 
 
 def make_translator(seed=0, model=MODEL, **options):
     decode = dataclasses.replace(DECODE, **options)
-    return Translator([Transformer(model, TOKENIZER.vocab_size)], TOKENIZERS, decode, seed=seed)
+    return Translator([Transformer(model, VOCAB_SIZE)], TOKENIZERS, decode, seed=seed)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +97,7 @@ SHORT = sentences_of(*[3, 4] * 6)
 
 # ---------------------------------------------------------------------------------- order, company
 @pytest.mark.fast
-def test_results_are_in_the_order_of_the_sentences(translators, params):
+def test_results_are_in_the_order_of_the_sentences_whatever_the_batch_size(translators, params):
     translator = translators["greedy"]
     alone = [translator.translate(params, [text])[0] for text in MIXED]
     assert len({h[0].text for h in alone}) > len(MIXED) / 2, "or order would not show"
@@ -115,6 +105,7 @@ def test_results_are_in_the_order_of_the_sentences(translators, params):
     assert_same(translator.translate(params, MIXED, progress=ticks.append), alone)
     assert sum(ticks) == len(MIXED)
     assert_same(translator.translate(params, MIXED[::-1]), alone[::-1])
+    assert_same(like(translator, batch_size=1).translate(params, MIXED), alone)
 
 
 def test_company_changes_nothing(translators, params):
@@ -125,16 +116,9 @@ def test_company_changes_nothing(translators, params):
         assert_same(translator.translate(params, some), [alone[text] for text in some])
 
 
-def test_the_batch_size_changes_nothing(translators, params):
-    expected = translators["greedy"].translate(params, MIXED)
-    one_by_one = like(translators["greedy"], batch_size=1)
-    assert_same(one_by_one.translate(params, MIXED), expected)
-
-
 def test_greedy_is_what_the_whole_model_finds(translators, params):
     """Without cache, batch or buckets: the likeliest next piece, again and again."""
-    model = Transformer(MODEL, TOKENIZER.vocab_size)
-    text = MIXED[0]
+    model, text = Transformer(MODEL, VOCAB_SIZE), MIXED[0]
     source = jnp.asarray([[*TOKENIZER.encode([text])[0], EOS_ID]], jnp.int32)
     limit = source.shape[1] + DECODE.extra_length
     next_log_probs = jax.jit(
@@ -144,7 +128,9 @@ def test_greedy_is_what_the_whole_model_finds(translators, params):
     while len(found) < limit and EOS_ID not in found:
         inputs = jnp.asarray([[BOS_ID, *found, *[PAD_ID] * (limit - len(found))]], jnp.int32)
         log_probs = np.array(next_log_probs(inputs)[len(found)])
-        found.append(int(np.where(np.isin(range(701), [PAD_ID, BOS_ID]), -9e9, log_probs).argmax()))
+        found.append(
+            int(np.where(np.isin(range(VOCAB_SIZE), [PAD_ID, BOS_ID]), -9e9, log_probs).argmax())
+        )
         log_prob += float(log_probs[found[-1]])
     (hypothesis,) = translators["greedy"].translate(params, [text])[0]
     assert hypothesis.text == TOKENIZER.decode([found])[0]
@@ -162,15 +148,9 @@ def test_blank_lines_stay_blank_and_too_long_ones_have_none(translators, params)
     assert found[2] == []
     assert len(found[4]) == 1
     assert_same([found[0]], translators["greedy"].translate(params, [MIXED[0]]))
-
-
-def test_no_sentences(translators, params):
-    assert translators["beam"].translate(params, []) == []
-
-
-def test_a_text_without_pieces_is_translated_to_nothing(translators, params):
-    assert pieces("▁") == 1
-    assert translators["greedy"].translate(params, ["▁"]) == [[Hypothesis("", 0.0, 0.0)]]
+    assert translators["greedy"].translate(params, []) == []
+    assert pieces("▁") == 1, "no more than <eos>"
+    assert translators["greedy"].translate(params, ["▁"]) == [blank]
 
 
 def test_a_translation_is_one_line(translators):
@@ -226,22 +206,16 @@ def test_learned_positions_limit_the_source(max_positions, lengths):
     assert make_translator(model=model)._lengths == lengths
 
 
-def test_with_learned_positions_a_longer_sentence_has_no_translation():
+def test_what_learned_positions_are_too_few_for():
     model = dataclasses.replace(MODEL, positions="learned", max_positions=5)
-    params = [make_params(Transformer(model, TOKENIZER.vocab_size))]
+    params = [random_params(Transformer(model, VOCAB_SIZE))]
     translator = make_translator(model=model, method="greedy")
     fits, too_long = translator.translate(params, sentences_of(3, 4))
     assert len(fits) == 1
     assert np.isfinite(fits[0].score)
     assert too_long == []
-
-
-def test_too_few_learned_positions_are_refused():
-    model = dataclasses.replace(MODEL, positions="learned", max_positions=19)
-    with pytest.raises(UserError) as caught:
-        make_translator(model=model, extra_length=19)
-    assert "decode.extra_length=19" in str(caught.value)
-    assert "model.max_positions=19" in str(caught.value)
+    message = refused(make_translator, model=model, extra_length=5)
+    assert "decode.extra_length=5" in message and "model.max_positions=5" in message
 
 
 # --------------------------------------------------------------------------------- sampling, n best
@@ -253,25 +227,24 @@ def test_the_seed_decides_what_is_sampled(translators, params):
     other = like(translator, seed=1).translate(params, SHORT)
     differing = sum(a[0].text != b[0].text for a, b in zip(first, other, strict=True))
     assert differing > len(SHORT) / 2
-
-
-def test_equal_sentences_are_sampled_apart(translators, params):
-    found = translators["sample"].translate(params, [SHORT[0]] * 10)
-    assert len({h[0].text for h in found}) > 2
+    equal = translator.translate(params, [SHORT[0]] * 10)
+    assert len({h[0].text for h in equal}) > 2, "each sentence is drawn apart"
 
 
 @pytest.mark.fast
-def test_the_n_best_come_best_first(translators, params):
+def test_the_n_best_come_best_first_with_their_pieces_and_log_probs(translators, params):
     for hypotheses in translators["beam"].translate(params, SHORT):
         assert 1 < len(hypotheses) <= DECODE.beam_size
         scores = [h.score for h in hypotheses]
         assert scores == sorted(scores, reverse=True)
-        assert all(h.log_prob < 0 for h in hypotheses)
-
-
-@pytest.mark.parametrize("method", ["greedy", "sample"])
-def test_without_a_beam_there_is_one(translators, params, method):
-    assert {len(h) for h in translators[method].translate(params, SHORT)} == {1}
+        for h in hypotheses:
+            assert h.log_prob < 0
+            assert len(h.ids) == len(h.token_log_probs)
+            assert EOS_ID not in h.ids[:-1] and not {PAD_ID, BOS_ID} & set(h.ids)
+            np.testing.assert_allclose(sum(h.token_log_probs), h.log_prob, rtol=1e-5)
+            assert TOKENIZER.decode([h.ids]) == [h.text]
+    for method in ("greedy", "sample"):  # without a beam there is one
+        assert {len(h) for h in translators[method].translate(params, SHORT)} == {1}
 
 
 # ------------------------------------------------------------------------------ prefixes, ensembles
@@ -299,33 +272,26 @@ def test_a_prefix_without_room_for_a_translation(translators, params):
     assert [bool(h) for h in found] == fits
 
 
-def test_a_hypothesis_says_its_pieces_and_their_log_probs(translators, params):
-    for hypotheses in translators["beam"].translate(params, SHORT):
-        for h in hypotheses:
-            assert len(h.ids) == len(h.token_log_probs)
-            assert EOS_ID not in h.ids[:-1] and not {PAD_ID, BOS_ID} & set(h.ids)
-            np.testing.assert_allclose(sum(h.token_log_probs), h.log_prob, rtol=1e-5)
-            assert TOKENIZER.decode([h.ids]) == [h.text]
-
-
 def test_an_ensemble_searches_the_mean_of_probabilities():
     """Two different architectures; greedy search by the definition, from whole-target logits."""
     configs = [MODEL, dataclasses.replace(MODEL, d_model=12, norm="pre", num_heads=3)]
-    models = [Transformer(c, TOKENIZER.vocab_size) for c in configs]
+    models = [Transformer(c, VOCAB_SIZE) for c in configs]
     # Sharp ones, or their mean would be nearly uniform.
-    params = [jax.tree.map(lambda x: 2 * x, make_params(m, seed)) for seed, m in enumerate(models)]
+    params = [random_params(m, seed, stddev=0.8) for seed, m in enumerate(models)]
     decode = dataclasses.replace(DECODE, method="greedy")
     text = sentences_of(4)[0]
     (found,), *_ = Translator(models, TOKENIZERS, decode).translate(params, [text])
     source = np.array([[*TOKENIZERS.source.encode([text])[0], EOS_ID]])
     tokens, log_probs, whole = [], [], [jax.jit(m.apply) for m in models]
+    excluded = np.isin(np.arange(VOCAB_SIZE), [PAD_ID, BOS_ID])
     while len(tokens) < 4 + DECODE.extra_length and EOS_ID not in tokens:
+        so_far = np.array([[BOS_ID, *tokens]])
         logits = [
-            apply({"params": p}, source, np.array([[BOS_ID, *tokens]]))[0, -1]
+            apply({"params": p}, source, so_far)[0, -1]
             for apply, p in zip(whole, params, strict=True)
         ]
-        mean = np.mean([jax.nn.softmax(x.astype(jnp.float32)) for x in logits], axis=0)
-        tokens.append(int(np.argmax(np.where(np.isin(np.arange(701), [PAD_ID, BOS_ID]), 0, mean))))
+        mean = np.mean([jax.nn.softmax(x) for x in logits], axis=0)
+        tokens.append(int(np.argmax(np.where(excluded, 0, mean))))
         log_probs.append(np.log(mean[tokens[-1]]))
     assert found.ids == tuple(tokens)
     np.testing.assert_allclose(found.token_log_probs, log_probs, rtol=1e-4, atol=1e-5)
@@ -334,7 +300,7 @@ def test_an_ensemble_searches_the_mean_of_probabilities():
 
 
 def test_an_ensemble_of_one_model_twice_is_that_model(params):
-    model = Transformer(MODEL, TOKENIZER.vocab_size)
+    model = Transformer(MODEL, VOCAB_SIZE)
     twice = Translator([model, model], TOKENIZERS, DECODE).translate([*params, *params], SHORT[:5])
     once = Translator([model], TOKENIZERS, DECODE).translate(params, SHORT[:5])
     assert_same(twice, once)
