@@ -52,7 +52,7 @@ def load(name):
 
 @pytest.mark.fast
 @pytest.mark.parametrize("name", NAMES)
-def test_an_experiment_is_valid_and_bears_its_files_name(name):
+def test_an_experiment_is_valid_and_documented(name):
     config = load(name)
     assert check_config(config) is config
     assert config.name == name
@@ -60,10 +60,6 @@ def test_an_experiment_is_valid_and_bears_its_files_name(name):
     assert config.train.checkpoint_every * config.train.average_checkpoints <= config.train.steps
     assert config.train.evaluate_every <= config.train.steps
     assert load(name) is not config, "a change to one must not be a change to all"
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_an_experiment_says_what_it_is_and_how_to_launch_it(name):
     docstring = ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text(encoding="utf-8")))
     assert len(docstring) > 100
     command = {"quickstart": "python launch.py\n", "hsk_zh_en": "make real"}.get(
