@@ -27,10 +27,9 @@ def run(launch: Launch) -> int:
             f"--mode=report needs {e.name}: pip install 'transformer_jax[report]'"
         ) from None
     folder, named = launch.workdir, launch.experiment
-    reading = runs.read(folder, launch.config if named else None)
-    file = named or _own_experiment(reading.experiment)
-    paper = experiment_files.load_paper(file) if file else None
-    page.write(reading, folder, paper, file.name if file else "")
+    contents = runs.read(folder, launch.config if named else None)
+    file = named or _own_experiment(contents.experiment)
+    page.write(contents, folder, experiment_files.load_paper(file) if file else None)
     print(f"{folder / page.HTML}\n{folder / page.MARKDOWN}")
     return 0
 
@@ -38,7 +37,7 @@ def run(launch: Launch) -> int:
 def _own_experiment(name: str) -> Path | None:
     """The experiment file that a sweep's folder names, if it is one of this project's.
 
-    Another one, which a folder from elsewhere may name, is not run unless --config names it too.
+    Any other file is run only if --config names it: the folder may come from elsewhere.
     """
     written, colon, argument = name.partition(":")
     file = experiment_files.experiments_folder() / Path(written).name

@@ -1,4 +1,4 @@
-"""Curves, as PNG: of one run, or of the groups of a sweep together."""
+"""Draws the figures of a report as PNG."""
 
 import dataclasses
 import io
@@ -7,18 +7,16 @@ import math
 import warnings
 from collections.abc import Sequence
 
-import matplotlib
-import matplotlib.figure
 from matplotlib import ticker
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-logging.getLogger("matplotlib").setLevel(logging.ERROR)  # that it looks for fonts is no news
-matplotlib.rcParams["text.parse_math"] = False  # a "$" in a name is a dollar
+logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it logs its search for fonts
 
-_SIZE, _DOTS_PER_INCH = (8.4, 3.9), 140
-# Okabe and Ito's, which the colour-blind tell apart.
+# The palette of Okabe and Ito, which colour-blind readers can distinguish.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8C6D31")
 MOST_NAMED = len(_COLORS)
-_FAINT = "#C3C7CE"
+_FAINT, _GRID = "#C3C7CE", "#E6E8EC"
 _LONGEST_NAME = 40
 
 
@@ -27,11 +25,11 @@ class Line:
     """Points of a curve.
 
     Attributes:
-      name: in the legend. Lines of one name share a colour, and stand there once; "" is one of
-        many, grey and behind the others.
-      steps: of training.
-      values: at them; nan is a gap.
-      marked: whether each point is a dot, too.
+      name: the entry in the legend, shared by all lines of this name, as is their colour; "" for a
+        grey line in the background.
+      steps: steps of the training.
+      values: the values at those steps; nan leaves a gap.
+      marked: whether each point has a dot.
     """
 
     name: str
@@ -43,90 +41,71 @@ class Line:
 def curves(
     lines: Sequence[Line], *, label: str, logarithmic: bool = False, others: str = "the others"
 ) -> bytes | None:
-    """The lines in one picture.
+    """Draws the lines into one picture.
 
     Args:
-      lines: of at most MOST_NAMED names.
-      label: of the vertical axis, with its unit.
-      logarithmic: whether that axis is.
-      others: what the grey lines are, in the legend.
+      lines: lines of at most MOST_NAMED names.
+      label: the label of the vertical axis, with its unit.
+      logarithmic: whether the vertical axis is logarithmic.
+      others: the entry of the grey lines in the legend.
 
     Returns:
       A PNG; None if no line has a point.
     """
+    colors = dict(zip(dict.fromkeys(x.name for x in lines if x.name), _COLORS, strict=False))
     drawn = [line for line in lines if any(map(math.isfinite, line.values))]
     if not drawn:
         return None
-    figure = matplotlib.figure.Figure(figsize=_SIZE, dpi=_DOTS_PER_INCH, layout="constrained")
-    axes = figure.add_subplot()
-    names = list(dict.fromkeys(line.name for line in lines if line.name))
-    colors = dict(zip(names, _COLORS, strict=False))
+    figure, axes = _axes(3.9)
     handles = {}
-    for order, line in enumerate(drawn):
+    for line in sorted(drawn, key=lambda line: not line.name):  # grey ones end the legend
+        style = {"linewidth": 1.6, "zorder": 3} if line.name else {"linewidth": 0.8, "zorder": 2}
+        if line.marked or len(line.steps) == 1:
+            style |= {"marker": "o", "markersize": 3.5}
         color = colors.get(line.name, _FAINT)
-        dots = {"marker": "o", "markersize": 3.5} if line.marked or len(line.steps) == 1 else {}
-        front = {"linewidth": 1.6, "zorder": 3} if line.name else {"linewidth": 0.8, "zorder": 2}
-        (handle,) = axes.plot(line.steps, line.values, color=color, **dots, **front)
-        handles.setdefault(line.name or others, (order if line.name else math.inf, handle))
-    if logarithmic and any(v > 0 for line in drawn for v in line.values):
+        (handle,) = axes.plot(line.steps, line.values, color=color, **style)
+        handles.setdefault(line.name or others, handle)
+    if logarithmic:
         axes.set_yscale("log", nonpositive="mask")
-        # matplotlib's own writes its powers of ten as formulas.
-        low, high = axes.get_ylim()
-        plain = ticker.StrMethodFormatter("{x:g}")
-        axes.yaxis.set_major_formatter(plain)
-        axes.yaxis.set_minor_formatter(plain if high / low < 5 else ticker.NullFormatter())
     axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     axes.set_xlabel("step")
     axes.set_ylabel(label)
-    axes.grid(color="#E6E8EC", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color=_GRID)
     if len(handles) > 1:
-        _add_legend(axes, {name: h for name, (_, h) in sorted(handles.items(), key=_order)})
+        outside = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}
+        axes.legend(
+            handles.values(), map(_short, handles), **outside, frameon=False, fontsize="small"
+        )
     return _png(figure)
-
-
-def _order(item: tuple) -> float:
-    return item[1][0]
 
 
 def bars(names: Sequence[str], shares: Sequence[float], *, label: str) -> bytes:
-    """Horizontal bars, the first on top."""
-    size = _SIZE[0], 0.9 + 0.34 * len(names)
-    figure = matplotlib.figure.Figure(figsize=size, dpi=_DOTS_PER_INCH, layout="constrained")
-    axes = figure.add_subplot()
-    places = range(len(names))
-    axes.barh(places, shares, color=_COLORS[0], height=0.62)
-    axes.set_yticks(places, [_short(name) for name in names])
+    """Draws horizontal bars, the first at the top, as PNG."""
+    figure, axes = _axes(0.9 + 0.34 * len(names))
+    axes.barh(range(len(names)), shares, color=_COLORS[0], height=0.62)
+    axes.set_yticks(range(len(names)), map(_short, names))
     axes.invert_yaxis()
     axes.set_xlabel(label)
-    axes.grid(axis="x", color="#E6E8EC", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="x", color=_GRID)
     return _png(figure)
 
 
-def _add_legend(axes: matplotlib.axes.Axes, handles: dict) -> None:
-    legend = axes.legend(
-        list(handles.values()),
-        [f"{n}" for n in range(len(handles))],  # a name that begins with "_" would be left out
-        loc="center left",
-        bbox_to_anchor=(1.01, 0.5),
-        frameon=False,
-        fontsize="small",
-    )
-    for text, name in zip(legend.get_texts(), handles, strict=True):
-        text.set_text(_short(name))
+def _axes(height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(8.4, height), dpi=140, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
+    short = name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
+    return short.replace("$", r"\$")  # else a formula
 
 
-def _png(figure: matplotlib.figure.Figure) -> bytes:
+def _png(figure: Figure) -> bytes:
     content = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a letter that the font lacks is drawn as a box
-        # The version of matplotlib would make the same page another one.
-        figure.savefig(content, format="png", metadata={"Software": None})
+        warnings.simplefilter("ignore")  # a character that the font lacks is drawn as a box
+        figure.savefig(content, format="png")
     return content.getvalue()

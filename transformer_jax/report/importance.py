@@ -1,81 +1,90 @@
-"""Which options of a sweep mattered, by Optuna's importances."""
+"""The section of a sweep's report on which options mattered, by Optuna's importances."""
 
-import dataclasses
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import optuna
 
+from transformer_jax.report import figures
+from transformer_jax.report.document import Block, Figure, Heading, Paragraph, Table
 from transformer_jax.report.runs import Run
 
-EVALUATOR = "fANOVA (Hutter et al. 2014) on a random forest, by Optuna"
 _POINTS_PER_OPTION = 5
 _FEWEST = 10
 
 
-@dataclasses.dataclass(frozen=True)
-class Importances:
-    """What the options explain of the differences in validation loss.
+def section(runs: Sequence[Run]) -> list[Block]:
+    """The importance of each option, as a figure and a table."""
+    shares, warning = importances(runs)
+    blocks: list[Block] = [Heading("Which options mattered")]
+    if warning:
+        blocks.append(Paragraph(warning, True))
+    if not shares:
+        return blocks
+    png = figures.bars(
+        list(shares), list(shares.values()), label="share of the differences in validation loss"
+    )
+    about = (
+        "The share of the differences in validation loss among the finished points that each "
+        "option explains: fANOVA (Hutter et al. 2014) on a random forest, by Optuna. Options that "
+        "were changed together cannot be distinguished, and what the seed explains is chance."
+    )
+    rows = [[name, f"{100 * share:.1f} %"] for name, share in shares.items()]
+    return [
+        *blocks,
+        Paragraph(about),
+        Figure("importances", png, "Importance of each option"),
+        Table(["option", "importance"], rows, numbers=[1]),
+    ]
 
-    Attributes:
-      shares: by option, 0–1, the largest first; together 1. Empty without an answer.
-      points: finished ones that it was computed from.
-      warning: why it means little, or nothing; "" if there is nothing against it.
-    """
 
-    shares: dict[str, float]
-    points: int
-    warning: str
+def importances(runs: Sequence[Run]) -> tuple[dict[str, float], str]:
+    """The importance of each option that differs among the finished runs, the seed included.
 
+    A run that does not override an option counts with the value in its configuration.
 
-def importances(runs: Sequence[Run]) -> Importances:
-    """Of the options that differ among the finished runs, the seed among them.
-
-    A run that does not override an option counts with the value that its configuration has.
+    Returns:
+      The importances by option, 0–1, the largest first, with sum 1, or {} if there are none; and a
+      warning if they mean little or nothing, or "".
     """
     finished = [run for run in runs if run.state == "finished" and run.last("loss") is not None]
+    losses = [run.last("loss") for run in finished]
     options = _varied(finished)
     if not options:
-        reason = "no option differs among the finished points, so that none can have mattered."
-        return Importances({}, len(finished), reason)
-    losses = [run.last("loss") for run in finished]
-    if len(finished) < 3 or len(set(losses)) < 2:
-        reason = f"{len(finished)} finished points with {len(set(losses))} different losses."
-        return Importances({}, len(finished), f"Too little to say which option mattered: {reason}")
-    shares = _fanova(finished, options)
-    needed = max(_FEWEST, _POINTS_PER_OPTION * len(options))
-    warning = ""
-    if len(finished) < needed:
-        warning = (
-            f"{len(finished)} points are too few for {len(options)} options: take this as a hint "
-            f"at most ({needed} or more would mean something)."
+        return {}, "No option differs among the finished points."
+    n, different = len(finished), len(set(losses))
+    if n < 3 or different < 2:
+        return {}, (
+            "Importances need three finished points or more, with different losses: "
+            f"there are {n} with {different} different losses."
         )
-    return Importances(shares, len(finished), warning)
+    needed = max(_FEWEST, _POINTS_PER_OPTION * len(options))
+    warning = (
+        f"{n} points are too few for {len(options)} options: take this as a hint at most, and "
+        f"train {needed} or more to rely on it."
+    )
+    return _fanova(options, losses), warning if n < needed else ""
 
 
 def _varied(runs: Sequence[Run]) -> dict[str, list[Any]]:
-    """The values of each option that the runs override and that is not the same in all."""
+    """The values of each option that some run overrides and that is not the same in all."""
     names = dict.fromkeys(name for run in runs for name in run.overrides)
-    values = {name: [_value(run, name) for run in runs] for name in names}
+    values = {name: [run.overrides.get(name, run.options.get(name)) for run in runs]
+              for name in names}  # fmt: skip
     return {name: found for name, found in values.items() if len(set(map(repr, found))) > 1}
 
 
-def _value(run: Run, name: str) -> Any:
-    return run.overrides.get(name, run.options.get(name))
-
-
-def _fanova(runs: Sequence[Run], options: dict[str, list[Any]]) -> dict[str, float]:
-    distributions = {name: _distribution(values) for name, values in options.items()}
+def _fanova(options: dict[str, list[Any]], losses: Sequence[float]) -> dict[str, float]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    distributions = {name: _distribution(values) for name, values in options.items()}
     study = optuna.create_study(direction="minimize")
-    for number, run in enumerate(runs):
-        params = {name: values[number] for name, values in options.items()}
-        study.add_trial(
-            optuna.create_trial(params=params, distributions=distributions, value=run.last("loss"))
-        )
+    for *values, loss in zip(*options.values(), losses, strict=True):
+        params = dict(zip(options, values, strict=True))
+        trial = optuna.create_trial(params=params, distributions=distributions, value=loss)
+        study.add_trial(trial)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # the evaluator is experimental
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
         return optuna.importance.get_param_importances(study, evaluator=evaluator)
 
@@ -86,5 +95,4 @@ def _distribution(values: Sequence[Any]) -> optuna.distributions.BaseDistributio
         return optuna.distributions.IntDistribution(min(values), max(values))
     if kinds <= {int, float}:
         return optuna.distributions.FloatDistribution(min(values), max(values))
-    different = list({repr(value): value for value in values}.values())
-    return optuna.distributions.CategoricalDistribution(different)
+    return optuna.distributions.CategoricalDistribution(list({repr(v): v for v in values}.values()))

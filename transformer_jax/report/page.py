@@ -1,54 +1,54 @@
-"""What a run, or a sweep, has come to: report.html in one file, and report.md with its figures.
+"""Composes and writes the report of a run or a sweep: report.html, and report.md with its figures.
 
-Nothing is asked of a network, and nothing of a device: what was written down is read and drawn.
+It uses no network and no device, and reads only what runs recorded.
 """
 
+import collections
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformer_jax import storage
-from transformer_jax.report import document, judgement, runs, sections
-from transformer_jax.report.document import Block, Document, Paragraph
-from transformer_jax.report.runs import Group, Reading
+from transformer_jax.report import curves, document, importance, runs, sections, significance
+from transformer_jax.report.document import Block, Document, Figure, Paragraph
+from transformer_jax.report.runs import Contents, Group, Run
 from transformer_jax.report.sections import Paper
-from transformer_jax.storage import write_whole
+from transformer_jax.storage import make_folder, write_whole
 
 HTML, MARKDOWN, FIGURES = "report.html", "report.md", "report_figures"
 
 
-def write(reading: Reading, folder: Path, paper: Paper | None, where: str) -> None:
+def write(contents: Contents, folder: Path, paper: Paper | None = None) -> None:
     """Writes report.html, report.md and report_figures/ into `folder`.
 
     Args:
-      reading: see `runs.read`.
+      contents: see `runs.read`.
       folder: the workdir, or the sweep's folder.
-      paper: see `command_line.load_paper`; None = there is none to compare with.
-      where: the experiment file that it is from.
+      paper: see `experiment_files.load_paper`; None if there is no paper to compare with.
 
     Raises:
-      UserError: if something cannot be written.
+      UserError: if a file cannot be written.
     """
-    page = compose(reading, paper, where)
-    storage.make_folder(folder / FIGURES)
-    for figure in page.figures:
-        write_whole(folder / FIGURES / f"{figure.name}.png", figure.png)
+    page = compose(contents, paper)
+    make_folder(folder / FIGURES)
+    for block in page.blocks:
+        if isinstance(block, Figure):
+            write_whole(folder / FIGURES / f"{block.name}.png", block.png)
     write_whole(folder / MARKDOWN, document.to_markdown(page, FIGURES))
     write_whole(folder / HTML, document.to_html(page))
 
 
-def compose(reading: Reading, paper: Paper | None, where: str) -> Document:
+def compose(contents: Contents, paper: Paper | None) -> Document:
     """The page of a run or of a sweep."""
-    groups = runs.groups(reading.runs)
-    compared = sections.paper(groups, paper, where)
-    blocks = _sweep(reading, groups, compared) if reading.is_sweep else _run(groups, compared)
-    return Document(f"Report of {reading.title}", blocks)
+    groups = runs.groups(contents.runs)
+    compared = sections.paper(groups, paper)
+    blocks = _sweep(contents, groups, compared) if contents.is_sweep else _run(groups, compared)
+    return Document(f"Report of {contents.title}", blocks)
 
 
 def _run(groups: Sequence[Group], compared: Sequence[Block]) -> list[Block]:
     (run,) = groups[0].runs
     return [
-        Paragraph(_summary(groups[0])),
-        *sections.curves(groups),
+        Paragraph(f"State: {run.state}. {_last_validation(run)}."),
+        *curves.section(groups),
         *sections.evaluations([run]),
         *compared,
         *sections.samples([("Validation sentences", run)]),
@@ -57,38 +57,34 @@ def _run(groups: Sequence[Group], compared: Sequence[Block]) -> list[Block]:
     ]
 
 
-def _summary(group: Group) -> str:
-    (run,) = group.runs
-    loss, bleu = run.last("loss"), run.last("bleu")
-    steps = run.series("valid", "loss")[0]
+def _last_validation(run: Run) -> str:
+    steps, _ = run.series("valid", "loss")
     if not steps:
-        return f"State: {run.state}. There is no validation yet."
-    said = [f"validation loss {loss:.4f} nats per token"] if loss is not None else []
-    said += [f"BLEU {bleu:.2f} (greedy)"] if bleu is not None else []
-    what = " and ".join(said) or "not finite"
-    return f"State: {run.state}. The last validation, at step {steps[-1]:,}: {what}."
+        return "There is no validation yet"
+    loss, bleu = run.last("loss"), run.last("bleu")
+    found = [f"validation loss {loss:.4f} nats per token"] if loss is not None else ["not finite"]
+    found += [f"BLEU {bleu:.2f} (greedy)"] if bleu is not None else []
+    return f"The last validation, at step {steps[-1]:,}: {' and '.join(found)}"
 
 
-def _sweep(reading: Reading, groups: Sequence[Group], compared: Sequence[Block]) -> list[Block]:
-    if not reading.runs:
+def _sweep(contents: Contents, groups: Sequence[Group], compared: Sequence[Block]) -> list[Block]:
+    if not groups:
         return [Paragraph("The sweep has no points.", True)]
-    counts = {run.state: 0 for run in reading.runs}
-    for run in reading.runs:
-        counts[run.state] += 1
+    counts = collections.Counter(run.state for run in contents.runs)
     states = ", ".join(f"{number} {state}" for state, number in counts.items())
-    best, base = runs.best(groups), runs.baseline(groups)
-    chosen = [] if best is None else [(f"Best, {best.name}", best.runs[0])]
-    if base is not best:
+    best, base = runs.ranking(groups)[0], runs.baseline(groups)
+    chosen = [(f"Best, {best.name}", best.runs[0])] if best.values("loss") else []
+    if base is not best or not chosen:
         chosen.append((f"Baseline, {base.name}", base.runs[0]))
     return [
-        Paragraph(f"{len(reading.runs)} points in {len(groups)} groups: {states}."),
-        *([Paragraph(reading.note)] if reading.note else []),
+        Paragraph(f"{len(contents.runs)} points in {len(groups)} groups: {states}."),
+        *([Paragraph(contents.note)] if contents.note else []),
         *sections.points(groups),
-        *judgement.significance(groups),
-        *judgement.importances(reading.runs),
-        *sections.curves(groups),
+        *significance.section(groups),
+        *importance.section(contents.runs),
+        *curves.section(groups),
         *compared,
         *sections.samples(chosen),
-        *sections.evaluations(reading.runs),
-        *sections.facts(reading.runs),
+        *sections.evaluations(contents.runs),
+        *sections.facts(contents.runs),
     ]

@@ -1,10 +1,11 @@
-"""What a report is made of: the runs of a folder, as they wrote it down themselves."""
+"""Reads the runs of a folder, and groups those that differ only in the seed."""
 
 import collections
 import dataclasses
 import json
 import math
 import re
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from transformer_jax.config.options import Config, flatten
 from transformer_jax.errors import UserError
 from transformer_jax.sweeps.summary import SUMMARY
 from transformer_jax.workdir import card as workdir_card
-from transformer_jax.workdir.metrics import METRICS_FILE, SAMPLES_FILE, is_number, read_metrics
+from transformer_jax.workdir.metrics import METRICS_FILE, SAMPLES_FILE, read_metrics
 
 _SEED = "seed"
 
@@ -24,17 +25,17 @@ class Run:
     """A run, or a point of a sweep; what it has not written is None or empty.
 
     Attributes:
-      name: the point's; of a single run its configuration's.
-      workdir: of the run.
-      state: the card's, or what the sweep knows: waiting, running, interrupted, finished, ….
+      name: the name of the point, or of a single run's configuration.
+      workdir: its workdir.
+      state: as in sweep.json, or else the card: waiting, running, interrupted, finished, ….
       reason: why it failed.
-      overrides: a point's, by dotted name.
-      options: of the configuration, by dotted name.
-      card: see `card`.
-      rows: of metrics.jsonl.
-      samples: of samples.jsonl.
-      seconds: of wall time.
-      value: a point's last validation loss, as the sweep knows it.
+      overrides: the options that a point changes, by dotted name.
+      options: the options of the configuration, by dotted name.
+      card: the content of card.json.
+      rows: the rows of metrics.jsonl.
+      samples: the rows of samples.jsonl.
+      seconds: its wall time.
+      value: the last validation loss in sweep.json.
     """
 
     name: str
@@ -47,20 +48,25 @@ class Run:
     rows: list[dict[str, Any]]
     samples: list[dict[str, Any]]
     seconds: float | None
-    value: float | None = None
+    value: float | None
 
     @property
     def seed(self) -> Any:
-        """Of the configuration; None = not known."""
+        """The seed of the configuration; None if it is not known."""
         return self.options.get(_SEED, self.overrides.get(_SEED))
 
+    @property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The scores.json of every --mode=evaluate."""
+        return self.card.get("results", {}).get("evaluations", [])
+
     def series(self, group: str, name: str) -> tuple[list[int], list[float]]:
-        """Steps and values of one metric; nan where it was not finite."""
+        """The steps and values of one metric; nan where it was not finite."""
         found = [(row["step"], row[group][name]) for row in self.rows if name in row.get(group, {})]
         return [s for s, _ in found], [math.nan if v is None else float(v) for _, v in found]
 
     def last(self, metric: str) -> float | None:
-        """The last validation's "loss" or "bleu"; None if there is none that is finite."""
+        """The "loss" or "bleu" of the last validation; None if missing or not finite."""
         _, values = self.series("valid", metric)
         if not self.rows and metric == "loss":  # its workdir is on another machine's disk
             return self.value
@@ -76,186 +82,143 @@ class Group:
 
     @property
     def overrides(self) -> dict[str, Any]:
-        """What all of them change."""
-        return {name: v for name, v in self.runs[0].overrides.items() if name != _SEED}
+        """The options that all of them change."""
+        return _without_seed(self.runs[0].overrides)
 
     @property
     def card(self) -> dict[str, Any]:
-        """That of the first run that has one; else empty."""
+        """The card of the first run that has one; else empty."""
         return next((run.card for run in self.runs if run.card), {})
-
-    def values(self, metric: str) -> list[float]:
-        """The last validation's `metric` of each seed that is finished."""
-        found = [run.last(metric) for run in self.finished]
-        return [value for value in found if value is not None]
 
     @property
     def finished(self) -> list[Run]:
-        """The runs that got through, one of each seed: the same seed again says nothing new."""
+        """The finished runs, one for each seed: repeating a seed adds no evidence."""
         found: dict[Any, Run] = {}
         for run in self.runs:
             if run.state == "finished":
                 found.setdefault(run.name if run.seed is None else run.seed, run)
         return list(found.values())
 
+    def values(self, metric: str) -> list[float]:
+        """The "loss" or "bleu" of the last validation, of each finished seed."""
+        found = [run.last(metric) for run in self.finished]
+        return [value for value in found if value is not None]
+
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
+class Contents:
     """What a folder holds.
 
     Attributes:
       title: its name, or the run's.
-      runs: one, or the points of a sweep.
-      is_sweep: which of both.
-      experiment: the file that the sweep was started with, "file.py:arg"; "" = not known.
-      note: what a reader has to know of how it was put together.
+      runs: one run, or the points of a sweep.
+      is_sweep: whether they are a sweep's.
+      experiment: the experiment file of the sweep, "file.py:argument"; "" if it is not known.
+      note: how the points were found, for the reader of the report.
     """
 
     title: str
     runs: Sequence[Run]
     is_sweep: bool
-    experiment: str
+    experiment: str = ""
     note: str = ""
 
 
-def read(folder: Path, base: Config | None = None) -> Reading:
+def read(folder: Path, base: Config | None = None) -> Contents:
     """Reads a workdir, the folder of a sweep, or a folder of workdirs.
 
-    Those are what --sweep_index makes, on machines that share nothing but a disk. A point's
-    overrides are then the options in which it differs from `base`, or, if that is None, from most.
+    --sweep_index makes the last on machines that share only a disk. A point then changes those
+    options that differ from `base`, or, if it is None, from most runs.
 
     Raises:
-      UserError: if it is neither, or something in it is damaged.
+      UserError: if the folder is none of these, or a file in it is damaged.
     """
     if (folder / SUMMARY).exists():
         return _read_sweep(folder)
-    if not any((folder / name).exists() for name in (CONFIG_FILE, METRICS_FILE)):
-        within = sorted(folder.glob(f"*/{CONFIG_FILE}")) if folder.is_dir() else []
-        if within:
-            return _read_workdirs(folder, [path.parent for path in within], base)
-        raise UserError(
-            f"{folder} is no workdir and no sweep (it has neither {CONFIG_FILE} nor {SUMMARY}), "
-            "and holds no workdirs: train there first"
-        )
-    run = _read_run(folder, folder.absolute().name, {})
-    return Reading(run.options.get("name") or run.name, [run], False, "")
+    if any((folder / name).exists() for name in (CONFIG_FILE, METRICS_FILE)):
+        run = _read_run(folder, {"name": folder.absolute().name})
+        return Contents(run.options.get("name") or run.name, [run], False)
+    if workdirs := sorted(path.parent for path in folder.glob(f"*/{CONFIG_FILE}")):
+        return _read_workdirs(folder, workdirs, base)
+    raise UserError(
+        f"{folder} is not a workdir, a sweep or a folder of workdirs (it has no {CONFIG_FILE}, no "
+        f"{SUMMARY}, and no */{CONFIG_FILE}): train there first"
+    )
 
 
-def _read_sweep(folder: Path) -> Reading:
+def _read_sweep(folder: Path) -> Contents:
     path = folder / SUMMARY
     try:
-        summary = json.loads(path.read_bytes().decode())
-        points, experiment = summary["points"], str(summary.get("config", ""))
-        good = all(_is_point(point) for point in points)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        good = False
-    except OSError as e:
-        raise UserError(f"cannot read {path}: {e.strerror or e}") from None
-    if not good:
-        raise UserError(f"{path} is damaged: run the sweep again, which rewrites it")
-    runs = [_read_point(folder, point) for point in points]
-    return Reading(folder.absolute().name, runs, True, experiment)
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise UserError(f"{path} is damaged: run the sweep again, which rewrites it") from None
+    runs = [_read_run(folder / point["name"], point) for point in summary["points"]]
+    return Contents(folder.absolute().name, runs, True, summary.get("config", ""))
 
 
-def _read_workdirs(folder: Path, workdirs: Sequence[Path], base: Config | None) -> Reading:
-    runs = [_read_point(folder, {"name": workdir.name}) for workdir in workdirs]
-    usual = flatten(base) if base else _usual([run.options for run in runs if run.options])
-    names = [run.options.get("name", run.name) for run in runs]
+def _read_workdirs(folder: Path, workdirs: Sequence[Path], base: Config | None) -> Contents:
+    runs = [_read_run(workdir, {"name": workdir.name}) for workdir in workdirs]
+    usual = flatten(base) if base else _usual([run.options for run in runs])
+    names = [run.options["name"] for run in runs]
     points = []
     for run, name in zip(runs, names, strict=True):
-        changed = {
-            option: value
-            for option, value in run.options.items()
-            if option != "name" and repr(value) != repr(usual.get(option))
-        }
-        # A task of an array is called 3, and its run after what it is.
+        changed = {o: v for o, v in run.options.items() if o != "name" and v != usual[o]}
+        # The folder of an array's task is called 3; its configuration has the better name.
         name = name if names.count(name) == 1 else run.name
         points.append(dataclasses.replace(run, name=name, overrides=changed))
     of_what = "the experiment" if base else "most runs"
-    note = f"A folder of workdirs: what a point changes is what differs from {of_what}."
+    note = f"A folder of workdirs: a point changes the options that differ from {of_what}."
     sweeps = sorted(path.parent.name for path in folder.glob(f"*/{SUMMARY}"))
-    left_out = f" Left out, being sweeps: {', '.join(sweeps)}." if sweeps else ""
-    return Reading(folder.absolute().name, points, True, "", note + left_out)
+    left_out = f" Sweeps in this folder are left out: {', '.join(sweeps)}." if sweeps else ""
+    return Contents(folder.absolute().name, points, True, note=note + left_out)
 
 
 def _usual(listed: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The commonest value of each option, the default among equally common ones.
 
-    Runs that differ in the seed alone count once.
+    Runs that differ only in the seed count once.
     """
     once = {repr({**options, _SEED: 0, "name": ""}): options for options in listed}.values()
-    found = flatten(Config())
-    for option in found:
-        values = [options[option] for options in once if option in options]
-        counts = collections.Counter(map(repr, values))
-        counts[repr(found[option])] += 0.5
-        most = max(counts, key=counts.__getitem__) if values else None
-        found[option] = next((v for v in values if repr(v) == most), found[option])
-    return found
+    usual = flatten(Config())
+    for option, default in usual.items():
+        values = [options[option] for options in once]
+        usual[option] = max([default, *values], key=values.count)
+    return usual
 
 
-def _read_point(folder: Path, point: dict[str, Any]) -> Run:
-    """A point's run; of one that is damaged, what the sweep knows: the others have a page."""
-    try:
-        return _read_run(folder / point["name"], point["name"], point)
-    except UserError as e:
-        damaged = {"state": "damaged", "reason": str(e)}
-        return _read_run(folder / point["name"] / "nothing", point["name"], point | damaged)
-
-
-def _is_point(point: Any) -> bool:
-    return (
-        isinstance(point, dict)
-        and isinstance(point["name"], str)
-        and re.fullmatch(r"\w[\w.+-]*", point["name"]) is not None  # it stays in the folder
-        and isinstance(point["overrides"], dict)
-        and all(isinstance(v, bool | str) or is_number(v) for v in point["overrides"].values())
-        and isinstance(point["state"], str)
-        and isinstance(point.get("reason", ""), str)
-        and type(point.get("seconds", 0)) in (int, float)
-        and (point.get("value") is None or is_number(point["value"]))
-    )
-
-
-def _read_run(workdir: Path, name: str, point: dict[str, Any]) -> Run:
+def _read_run(workdir: Path, point: dict[str, Any]) -> Run:
+    """The run of a point, {"name": …, "overrides": …, …} as in sweep.json."""
     saved = workdir / CONFIG_FILE
-    options = flatten(load_config(saved)) if saved.exists() else {}
-    found = workdir_card.read(workdir) or {}
-    seconds = found.get("wall_seconds", point.get("seconds"))
+    card = workdir_card.read(workdir) or {}
     return Run(
-        name=name,
+        name=point["name"],
         workdir=workdir,
-        state=point.get("state") or str(found.get("state", "not known")),
+        state=point.get("state") or card.get("state", "not known"),
         reason=point.get("reason", ""),
         overrides=point.get("overrides", {}),
-        options=options,
-        card=found,
+        options=flatten(load_config(saved)) if saved.exists() else {},
+        card=card,
         rows=read_metrics(workdir / METRICS_FILE),
-        samples=_samples(workdir / SAMPLES_FILE),
-        seconds=seconds if isinstance(seconds, int | float) else None,
+        samples=read_metrics(workdir / SAMPLES_FILE),
+        seconds=card.get("wall_seconds", point.get("seconds")),
         value=point.get("value"),
     )
 
 
-def _samples(path: Path) -> list[dict[str, Any]]:
-    rows = read_metrics(path)
-    names = ("source", "reference", "translation")
-    if not all(isinstance(row.get(name), str) for row in rows for name in names):
-        raise UserError(f"{path} is damaged: remove it, and the run continues without it")
-    return rows
-
-
 def groups(runs: Sequence[Run]) -> list[Group]:
-    """The runs, those together that differ in nothing but the seed, in their first one's order."""
-    together: dict[str, list[Run]] = {}
+    """Groups the runs that differ in nothing but the seed, in the order of their first ones."""
+    together = collections.defaultdict(list)
     for run in runs:
-        rest = {name: value for name, value in run.overrides.items() if name != _SEED}
-        together.setdefault(json.dumps(rest, sort_keys=True), []).append(run)
+        together[json.dumps(_without_seed(run.overrides), sort_keys=True)].append(run)
     return [Group(_name(members), members) for members in together.values()]
 
 
+def _without_seed(overrides: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in overrides.items() if name != _SEED}
+
+
 def _name(runs: Sequence[Run]) -> str:
-    """What the runs' names have in common: table3_base of table3_base_seed_0 and …_seed_1."""
+    """What the names share: table3_base for table3_base_seed_0 and table3_base_seed_1."""
     if len(runs) == 1:
         return runs[0].name
     common = {re.sub(rf"(^|_)seed_{r.seed}(?=_|$)", "", r.name) for r in runs}
@@ -267,7 +230,6 @@ def baseline(groups: Sequence[Group]) -> Group:
     return next((group for group in groups if not group.overrides), groups[0])
 
 
-def best(groups: Sequence[Group]) -> Group | None:
-    """The group whose mean validation loss is least; None if none is finished."""
-    losses = [(sum(v) / len(v), n) for n, g in enumerate(groups) if (v := g.values("loss"))]
-    return groups[min(losses)[1]] if losses else None
+def ranking(groups: Sequence[Group]) -> list[Group]:
+    """The groups by mean validation loss, the best first; those without a loss are last."""
+    return sorted(groups, key=lambda g: statistics.fmean(g.values("loss") or [math.inf]))
