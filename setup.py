@@ -1,4 +1,4 @@
-"""Puts experiments/ into the wheel, as the package transformer_jax.experiments."""
+"""Puts experiments/ into the wheel as transformer_jax.experiments, and the template of a report."""
 
 from setuptools import find_packages, setup
 
@@ -6,5 +6,5 @@ EXPERIMENTS = "transformer_jax.experiments"
 setup(
     packages=[*find_packages(include=["transformer_jax*"]), EXPERIMENTS],
     package_dir={EXPERIMENTS: "experiments"},
-    package_data={"transformer_jax.report": ["*.html", "*.md"]},
+    package_data={"transformer_jax.report": ["*.html"]},
 )
