@@ -56,7 +56,7 @@ from launching import evaluate
 
 from transformer_jax.config.files import load_config
 from transformer_jax.config.options import BOS_ID, PAD_ID, Config, ModelConfig
-from transformer_jax.data import corpora
+from transformer_jax.data import corpora, held_out
 from transformer_jax.data.packing import pack
 from transformer_jax.data.tokens import TokenizedPairs
 from transformer_jax.inference.translator import search_batch
@@ -203,7 +203,7 @@ def test_other_references_leave_translations_as_they_are(workdir, monkeypatch):
     found = {}
     for name, texts in references.items():
         split = corpora.Corpus(list(zip([s for s, _ in pairs], texts, strict=True)), 0)
-        monkeypatch.setattr(corpora, "load_split", lambda *_, split=split: split)
+        monkeypatch.setattr(held_out, "load_split", lambda *_, split=split: (split, None))
         config = load_config(workdir / "config.json")
         evaluate(config, workdir, split="test", weights="average")
         table = (workdir / "evaluation/test/translations.tsv").read_text(encoding="utf-8")

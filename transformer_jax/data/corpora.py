@@ -81,6 +81,26 @@ def load_split(data: DataConfig, split: str) -> Corpus:
     return load_splits(data, [split])[split]
 
 
+def is_cut(data: DataConfig, split: str) -> bool:
+    """Whether a split is cut out of the training text."""
+    given = data.corpus == "files" and getattr(data, split, "")
+    return data.corpus in ("hsk", "files") and split != "train" and not given
+
+
+def files(data: DataConfig, option: str) -> list[Path]:
+    """The user's files that data.train, data.valid or data.test names; none for other corpora.
+
+    Raises:
+      UserError: if they are more than two, or one cannot be reached.
+    """
+    value = getattr(data, option, "") if data.corpus == "files" else ""
+    names = [name.strip() for name in value.split(",")] if value else []
+    if len(names) > 2 or not all(names):
+        raise UserError(f"data.{option}={value!r} must be {_FILES_HINT}")
+    folder = os.path.expanduser(data.path)
+    return [storage.path(os.path.expanduser(name), folder=folder) for name in names]
+
+
 def hold_out(pairs: Sequence[Pair], size: int, names: Sequence[str]) -> dict[str, list[Pair]]:
     """Takes `size` pairs, or a few more, for each of `names`; the rest is "train".
 
@@ -243,12 +263,7 @@ def _files(data: DataConfig, names: Sequence[str]) -> dict[str, Corpus]:
 
 
 def _read_pairs(data: DataConfig, option: str) -> Corpus:
-    value = getattr(data, option)
-    names = [name.strip() for name in value.split(",")]
-    if len(names) > 2 or not all(names):
-        raise UserError(f"data.{option}={value!r} must be {_FILES_HINT}")
-    folder = os.path.expanduser(data.path)
-    paths = [storage.path(os.path.expanduser(name), folder=folder) for name in names]
+    paths = files(data, option)
     lost = next((path for path in paths if not data.path and not path.is_absolute()), None)
     if lost and not lost.exists():
         near = nearest_sibling(lost)

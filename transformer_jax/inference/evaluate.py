@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from transformer_jax.data import corpora
+from transformer_jax.data import corpora, held_out
 from transformer_jax.evaluation.scores import Scores, corpus_scores
 from transformer_jax.inference.trained import Model
 from transformer_jax.inference.translator import Hypothesis, first_best
@@ -46,16 +46,18 @@ class TranslatedSplit:
 
 
 def evaluate(model: Model, split: str = "test") -> Scores:
-    """Translates a split of the text that the model's configuration names, and scores it.
+    """Translates a split, as held out when the model was trained, and scores it.
 
     Args:
       model: a trained one.
       split: "valid", "test", …; see `corpora.split_names`.
 
     Raises:
-      UserError: if there is no such split, or its text is missing or cannot be read.
+      UserError: if there is no such split, its text cannot be read, or it was trained on; see
+        `held_out.load_split`.
     """
-    return translate_corpus(model, corpora.load_split(model.config.data, split)).scores()
+    corpus, _ = held_out.load_split(model.workdirs, model.config.data, split)
+    return translate_corpus(model, corpus).scores()
 
 
 def translate_corpus(

@@ -36,6 +36,7 @@ class Model:
     """Everything to translate with; of several workdirs, an ensemble.
 
     Attributes:
+      workdirs: where the models were trained.
       config: of the first workdir, whose decode options are used.
       tokenizers: of the first workdir; the others have the same vocabularies.
       transformers: one module for each workdir.
@@ -43,6 +44,7 @@ class Model:
       steps: for each, the steps of the checkpoints that its parameters are the mean of.
     """
 
+    workdirs: tuple[Path, ...]
     config: Config
     tokenizers: Tokenizers
     transformers: tuple[Transformer, ...]
@@ -206,7 +208,7 @@ def load(
                 f"{workdir} and {other} cannot be an ensemble: their vocabularies differ"
             )
     tokenizers, transformers, params, steps = zip(*members, strict=True)
-    return Model(config, tokenizers[0], transformers, params, steps)
+    return Model((workdir, *others), config, tokenizers[0], transformers, params, steps)
 
 
 def _load_member(

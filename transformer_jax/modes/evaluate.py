@@ -56,7 +56,7 @@ def evaluate(
     run lists the scores, too.
     """
     from transformer_jax.console import progress_bar
-    from transformer_jax.data import corpora
+    from transformer_jax.data import held_out
     from transformer_jax.evaluation.degenerate import measure_degeneracy
     from transformer_jax.evaluation.translations import write_translations
     from transformer_jax.inference.evaluate import translate_corpus
@@ -64,7 +64,7 @@ def evaluate(
     from transformer_jax.workdir import card
 
     card.read(workdir)  # a damaged card is an error now, and not after the translation
-    corpus = corpora.load_split(model.config.data, split)
+    corpus, overlap = held_out.load_split(model.workdirs, model.config.data, split)
     with progress_bar(len(corpus.pairs), f"translating {split}") as bar:
         found = translate_corpus(model, corpus, progress=bar.update)
     sources, translations, references = found.sources, found.translations, found.references
@@ -83,6 +83,7 @@ def evaluate(
         references,
         split=split,
         text_hash=corpus.text_hash(),
+        trained_on=overlap and overlap._asdict(),
         weights=weights,
         steps=model.steps if ensemble else model.steps[0],
         **about,

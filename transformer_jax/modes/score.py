@@ -62,11 +62,13 @@ def run(launch: Launch) -> int:
 
 
 def _pairs(launch: Launch) -> list[tuple[str, str]]:
-    from transformer_jax.data import corpora
+    from transformer_jax.data import held_out
 
     files = launch["input"], launch["translations"]
     if not any(files):
-        return corpora.load_split(launch.config.data, launch["split"]).pairs
+        workdirs = [launch.workdir, *launch.ensemble]
+        corpus, _ = held_out.load_split(workdirs, launch.config.data, launch["split"])
+        return corpus.pairs
     if not all(files):
         raise UserError("--mode=score takes --input=SOURCES --translations=FILE, or neither")
     sources, targets = (text.read_lines(storage.path(file)) for file in files)

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformer_jax.config.options import Config
 from transformer_jax.console import log, progress_bar
-from transformer_jax.data import corpora
+from transformer_jax.data import corpora, held_out
 from transformer_jax.data import tokens as data_tokens
 from transformer_jax.data.batches import PackedDataset
 from transformer_jax.data.packing import plan_packing
@@ -55,6 +55,7 @@ class Prepared:
         return {
             "training_text": text.read_text().strip() if text.exists() else None,
             "validation_text": self.valid.text_hash(),
+            "trained_on": held_out.recorded_overlaps(self.workdir),
             "tokenizer": {
                 path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:16]
                 for path in Tokenizers.files(self.workdir)

@@ -25,7 +25,7 @@ from transformer_jax.config.files import (
 from transformer_jax.config.metadata import Change
 from transformer_jax.config.options import Config, TrainConfig, flatten
 from transformer_jax.console import log
-from transformer_jax.data import corpora, word_vectors
+from transformer_jax.data import corpora, held_out, word_vectors
 from transformer_jax.errors import Preempted, UserError
 from transformer_jax.evaluation.scores import bleu_signature, warn_of_wrong_language
 from transformer_jax.inference.trained import Model, load
@@ -83,16 +83,15 @@ def train(
     saved_config(config, workdir)  # a mistake is reported before anything is read
     devices = choose_devices(config)
     with processes.writer_first():
-        # The test split, too: a missing file is reported now, and not after the training.
-        splits = corpora.load_splits(config.data, ["train", "valid", "test"])
-    warn_of_wrong_language(
-        [target for _, target in splits["valid"].pairs], config.data.target_language
-    )
+        splits = _splits(config, workdir)
     with lock.held(workdir):
         saved = saved_config(config, workdir)
-        train_text, valid = splits.pop("train"), splits.pop("valid")
-        prepared = prepare(config, workdir, devices, train_text, valid, resuming=saved is not None)
-        del train_text  # millions of strings, which only the tokenizer reads
+        prepared = prepare(
+            config, workdir, devices, splits["train"], splits["valid"], resuming=saved is not None
+        )
+        if "test" in splits and processes.is_writer():
+            held_out.record(workdir, config.data, splits)
+        del splits  # millions of strings, which only the tokenizer reads
         driver = Driver(prepared, card.Card(workdir, since=started))
         try:
             with preemption.deferred(), driver.card, driver.checkpoints:
@@ -110,6 +109,18 @@ def train(
     return TrainedRun(model, read_metrics(workdir / METRICS_FILE))
 
 
+def _splits(config: Config, workdir: Path) -> dict[str, corpora.Corpus]:
+    """The training text and the validation text, and also the test text if it is not recorded."""
+    if (workdir / CONFIG_FILE).exists() and held_out.exists(workdir):
+        valid, _ = held_out.load_split([workdir], config.data, "valid")
+        splits = {"train": corpora.load_split(config.data, "train"), "valid": valid}
+    else:
+        splits = corpora.load_splits(config.data, ["train", "valid", "test"])
+    references = [target for _, target in splits["valid"].pairs]
+    warn_of_wrong_language(references, config.data.target_language)
+    return splits
+
+
 def replay_step(config: Config, workdir: Path, step: int) -> str:
     """The report on one step (see `replay.report`), from the state that it started from.
 
@@ -123,7 +134,7 @@ def replay_step(config: Config, workdir: Path, step: int) -> str:
         load_config(workdir / CONFIG_FILE)  # says that it is not a workdir
     if not 1 <= step <= config.train.steps:
         raise UserError(f"--step={step} is none of 1 … train.steps={config.train.steps}")
-    splits = corpora.load_splits(config.data, ["train", "valid"])
+    splits = _splits(config, workdir)
     corpus, devices = splits["train"], choose_devices(config)
     prepared = prepare(config, workdir, devices, corpus, splits["valid"], resuming=True)
     data, state = prepared.data, prepared.create_state()

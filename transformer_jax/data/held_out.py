@@ -1,0 +1,198 @@
+"""What a run trained on, and what it held out: recorded in its workdir when the training begins.
+
+The text that lies on the disk may change later, and options may cut other pairs out of it. So
+validation and evaluation read the pairs recorded here, and any other text is compared with the
+fingerprints of the training text.
+"""
+
+import hashlib
+import io
+import json
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from transformer_jax.config.options import DataConfig
+from transformer_jax.console import log
+from transformer_jax.data import corpora
+from transformer_jax.errors import UserError
+from transformer_jax.storage import is_remote, make_folder, write_whole
+from transformer_jax.workdir import manifest
+
+FOLDER = "held_out"  # in a workdir
+_ABOUT_FILE = "about.json"
+# The options that decide what a split contains.
+_OPTIONS = (
+    *("corpus", "path", "train", "valid", "test", "train_size", "held_out_size"),
+    *("source_language", "target_language"),
+)
+
+
+class Overlap(NamedTuple):
+    """How many of a split's pairs, and how many of its sources, were trained on."""
+
+    pairs: int
+    sources: int
+    of: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.pairs:,} of {self.of:,} pairs, and {self.sources:,} sources, are in the "
+            "training text"
+        )
+
+
+def record(workdir: Path, data: DataConfig, splits: Mapping[str, corpora.Corpus]) -> None:
+    """Writes the held-out pairs, and fingerprints of the training text, into `workdir`.
+
+    Args:
+      workdir: of the run that begins.
+      data: the options that the splits were read with.
+      splits: "train" and the held-out ones.
+    """
+    folder = workdir / FOLDER
+    make_folder(folder)
+    for name, prints in _fingerprints(splits["train"].pairs).items():
+        content = io.BytesIO()
+        np.save(content, np.unique(prints))
+        write_whole(folder / f"{name}.npy", content.getvalue())
+    overlaps = {}
+    for split in (name for name in splits if name != "train"):
+        pairs = splits[split].pairs
+        lines = [json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs]
+        write_whole(folder / f"{split}.jsonl", "".join(lines))
+        overlaps[split] = overlap = count_overlap(workdir, pairs)
+        log(f"{'warning: ' if overlap.sources else ''}{split}: {overlap}")
+    about = {
+        "data": _options(data),
+        "files": {name: _file_hashes(data, name) for name in splits},
+        "overlap": {split: overlap._asdict() for split, overlap in overlaps.items()},
+    }
+    write_whole(folder / _ABOUT_FILE, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
+    manifest.write(folder)
+
+
+def exists(workdir: Path) -> bool:
+    """Whether `workdir` has a record."""
+    return manifest.exists(workdir / FOLDER)
+
+
+def recorded_overlaps(workdir: Path) -> dict[str, Any]:
+    """{"test": {"pairs": 0, "sources": 2, "of": 1000}, …}, as counted when training began."""
+    return _about(workdir)["overlap"] if exists(workdir) else {}
+
+
+def load_split(
+    workdirs: Sequence[Path], data: DataConfig, split: str
+) -> tuple[corpora.Corpus, Overlap | None]:
+    """A split to evaluate the models of `workdirs` on, and how much of it they were trained on.
+
+    With the options of the first workdir it is the one that was recorded there, whatever has become
+    of the text; with other options it is read. Overlap is logged as a warning; so is a workdir that
+    does not record its training text, for which the overlap is None.
+
+    Raises:
+      UserError: if there is no such split, its text cannot be read, the record is damaged, or
+        the options cut the split out of the training text anew, and pairs of it were trained on.
+    """
+    recorded = _recorded(workdirs[0], data, split) if exists(workdirs[0]) else None
+    corpus, worst = recorded or corpora.load_split(data, split), None
+    for workdir in workdirs:
+        if not exists(workdir):
+            log(
+                f"warning: {workdir} does not record its training text: whether it was trained on "
+                f"the {split} text cannot be checked"
+            )
+            continue
+        overlap = count_overlap(workdir, corpus.pairs)
+        if overlap.pairs and not recorded and corpora.is_cut(data, split):
+            _refuse_cutting_again(workdir, data, split, overlap)
+        if overlap.sources:
+            log(f"warning: {split}: {overlap} of {workdir}")
+        worst = max(worst or overlap, overlap)
+    return corpus, worst
+
+
+def _recorded(workdir: Path, data: DataConfig, split: str) -> corpora.Corpus | None:
+    """The recorded split; None if there is none, or `data` has other options."""
+    about, path = _about(workdir), workdir / FOLDER / f"{split}.jsonl"
+    if about["data"] != _options(data) or not path.exists():
+        return None
+    source = "train" if corpora.is_cut(data, split) else split
+    for name, digest in about["files"][source].items():
+        file = Path(name)
+        if not file.exists() or _digest(file) != digest:
+            changed = "has changed" if file.exists() else "is no longer there"
+            log(
+                f"warning: {name} {changed} since the training began; the {split} split is the one "
+                f"recorded then, in {workdir / FOLDER}"
+            )
+    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    return corpora.Corpus([tuple(json.loads(line)) for line in lines], 0)
+
+
+def _about(workdir: Path) -> dict[str, Any]:
+    folder = workdir / FOLDER
+    damage = manifest.damaged(folder)
+    if damage:
+        raise UserError(f"{folder} is damaged ({damage[0]}): restore it from a copy")
+    return json.loads((folder / _ABOUT_FILE).read_text(encoding="utf-8"))
+
+
+def _refuse_cutting_again(workdir: Path, data: DataConfig, split: str, overlap: Overlap) -> None:
+    saved, now = _about(workdir)["data"], _options(data)
+    changed = ", ".join(f"data.{name}" for name in _OPTIONS if saved[name] != now[name])
+    if saved["corpus"] == data.corpus:
+        raise UserError(
+            f"with other options than in training ({changed}), the {split} split is not the one "
+            f"that was held out: {overlap} of {workdir}; leave these options out, or give "
+            f"held-out text: --config.data.{split}=FILE"
+        )
+
+
+def _options(data: DataConfig) -> dict[str, Any]:
+    return {name: getattr(data, name) for name in _OPTIONS}
+
+
+def _file_hashes(data: DataConfig, split: str) -> dict[str, str]:
+    """The SHA-256 of each file of this machine that a split is read from, by its absolute path."""
+    files = [file for file in corpora.files(data, split) if not is_remote(file)]
+    return {str(file.absolute()): _digest(file) for file in files}
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def count_overlap(workdir: Path, pairs: Sequence[corpora.Pair]) -> Overlap:
+    """How many of `pairs` the run of `workdir`, which has a record, was trained on."""
+    trained = {}
+    for name, prints in _fingerprints(pairs).items():
+        path = workdir / FOLDER / f"{name}.npy"
+        remote = is_remote(path)
+        known = np.load(io.BytesIO(path.read_bytes())) if remote else np.load(path, mmap_mode="r")
+        place = np.minimum(np.searchsorted(known, prints), len(known) - 1)
+        trained[name] = int((known[place] == prints).sum())
+    return Overlap(trained["training_pairs"], trained["training_sources"], len(pairs))
+
+
+def _fingerprints(pairs: Sequence[corpora.Pair]) -> dict[str, np.ndarray]:
+    """64 bits of a hash of each source and each pair, whatever their white space and NFC form."""
+
+    def fingerprint(text: str) -> int:
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8)
+        return int.from_bytes(digest.digest())
+
+    def normal(text: str) -> str:
+        return " ".join(unicodedata.normalize("NFC", text).split())
+
+    sides = [(normal(source), normal(target)) for source, target in pairs]
+    texts = {
+        "training_sources": [source for source, _ in sides],
+        "training_pairs": ["\t".join(pair) for pair in sides],
+    }
+    return {name: np.array([*map(fingerprint, each)], np.uint64) for name, each in texts.items()}
