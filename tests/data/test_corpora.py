@@ -341,7 +341,6 @@ UNREADABLE = {
     "p.tsv": "…/p.tsv, line 3 has no tab: give ",
     "train.en": "…/train.en, line 1 has no tab: give ",
     "cut.gz": "…/cut.gz cannot be read: ",
-    "no.gz": "…/no.gz cannot be read: ",
     "blank.de,blank.de": "…/blank.de with …/blank.de has no pairs (2 dropped: a side is blank)",
 }
 
@@ -350,7 +349,6 @@ UNREADABLE = {
 def test_what_cannot_be_read_is_named(tmp_path, train):
     write(tmp_path, train_en="one\n", empty_de="", blank_de=" \n\n", three_en="1\n2\n3\n4")
     write(tmp_path, p_tsv="one\teins\n\ntwo zwei\n", cut_gz=gzip.compress(b"one\n")[:-9])
-    write(tmp_path, no_gz=b"one\n")
     (tmp_path / "folder").mkdir()
     message = refusal(file_config(tmp_path, train)).replace(str(tmp_path), "…")
     assert message.startswith(UNREADABLE[train])

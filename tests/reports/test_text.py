@@ -1,7 +1,13 @@
 """Text as users of other toolkits reported it: each kind of report is a small test."""
 
+import bz2
+import gzip
 import io
+import lzma
+import sys
+import tarfile
 import unicodedata
+import zipfile
 
 import pytest
 import sentencepiece
@@ -11,10 +17,11 @@ from launching import in_process, refused
 
 import transformer_jax as tj
 from transformer_jax.config.options import DataConfig
-from transformer_jax.data import corpora
+from transformer_jax.data import corpora, word_vectors
+from transformer_jax.data.compression import compressor, decompressed
 from transformer_jax.data.normalization import normalize, rules
 from transformer_jax.data.small_world import grammar
-from transformer_jax.data.text import is_blank
+from transformer_jax.data.text import is_blank, lines_of, read_lines, split_lines
 from transformer_jax.data.tokenizer import Tokenizer, train_tokenizer
 
 TEXTS = [text for pair in grammar.pairs("train", size=101) for text in pair]
@@ -224,3 +231,78 @@ def test_lines_that_shape_no_vocabulary_are_counted(capsys, unlearnable):
     assert "2 lines" in capsys.readouterr().err
     message = refused(train_tokenizer, [unlearnable], vocab_size=701)
     assert "data.vocab_size=701" in message and "10,000 bytes" in message and ".cc" not in message
+
+
+# ---------------------------------------------------------------------------------- compressed text
+def zstd(content):
+    return pytest.importorskip("zstandard").compress(content)
+
+
+COMPRESS = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zst": zstd}
+
+
+@pytest.mark.parametrize("kind", COMPRESS)
+@pytest.mark.parametrize("name", ["text", "text.txt", "text.gz"])
+def test_compressed_text_is_known_by_its_first_bytes(tmp_path, kind, name):
+    streams = COMPRESS[kind]("\ufeffein\nzwei\n".encode()) + COMPRESS[kind](b"\ndrei")
+    (tmp_path / name).write_bytes(streams)
+    assert read_lines(tmp_path / name) == ["ein", "zwei", "", "drei"]
+    assert lines_of(io.BytesIO(streams), "standard input") == ["ein", "zwei", "", "drei"]
+    for damaged in streams[:-9], streams[:25] + bytes(9) + streams[34:]:
+        (tmp_path / name).write_bytes(damaged)
+        assert "cannot be read" in refused(read_lines, tmp_path / name)
+
+
+@pytest.mark.parametrize("text", ["plain", "BZh is an acronym", "PK", "é", ""])
+def test_text_that_is_not_compressed_is_read_whatever_its_name(tmp_path, text):
+    (tmp_path / "text.gz").write_text(text, encoding="utf-8")
+    assert read_lines(tmp_path / "text.gz") == ([text] if text else [])
+
+
+def test_an_archive_is_not_a_text(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.en", "w") as archive:
+        archive.writestr("a.en", "one\n")
+    assert "is an archive (zip)" in refused(read_lines, tmp_path / "a.en")
+    with tarfile.open(tmp_path / "a.de", "w:xz") as archive:
+        archive.add(tmp_path / "a.en")
+    assert "is an archive (tar)" in refused(read_lines, tmp_path / "a.de")
+
+
+def test_a_format_without_its_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    monkeypatch.setitem(sys.modules, "compression.zstd", None)
+    (tmp_path / "a.en").write_bytes(b"\x28\xb5\x2f\xfd")
+    assert "a.en is zstd, which needs: pip install zstandard" in refused(
+        read_lines, tmp_path / "a.en"
+    )
+    assert "pip install zstandard" in refused(compressor, "out.zst")
+
+
+@pytest.mark.parametrize("kind", COMPRESS)
+def test_translations_are_compressed_by_the_name_of_the_output(workdir, tmp_path, kind):
+    COMPRESS[kind](b"")
+    (tmp_path / "in").write_bytes(COMPRESS[kind]("我有一只猫\n猫\n".encode()))
+    for name in "out", f"out.{kind}":
+        in_process("translate", workdir, input=tmp_path / "in", output=tmp_path / name)
+    packed = (tmp_path / f"out.{kind}").read_bytes()
+    assert packed != (tmp_path / "out").read_bytes()
+    assert decompressed(io.BytesIO(packed), "out").read() == (tmp_path / "out").read_bytes()
+
+
+def test_word_vectors_are_known_by_their_first_bytes(tmp_path):
+    (tmp_path / "vectors").write_bytes(bz2.compress(b"cat 1 2 3\n"))
+    vectors, found = word_vectors.load(tmp_path / "vectors", ["cat"], dimension=3)
+    assert vectors.tolist() == [[1, 2, 3]] and found.tolist() == [True]
+
+
+# --------------------------------------------------------------------------------- carriage returns
+def test_lines_that_end_in_carriage_returns_alone_are_refused_with_counts(tmp_path):
+    (tmp_path / "a.en").write_bytes(b"one\rtwo\rthree\r" * 577)
+    message = refused(read_lines, tmp_path / "a.en")
+    assert "a.en has 1,731 carriage returns and 1 lines" in message
+    assert "standard input has 2 " in refused(lines_of, io.BytesIO(b"a\rb\rc"), "standard input")
+
+
+@pytest.mark.parametrize("content", [b"one\r\ntwo\r\n", b"one\r\ntwo\r", b"on\re\ntwo\n"])
+def test_other_carriage_returns_are_read(content):
+    assert len(split_lines(content, "here")) == 2

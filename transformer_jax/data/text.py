@@ -2,13 +2,15 @@
 
 import contextlib
 import functools
-import gzip
+import lzma
 import re
 import unicodedata
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
+from transformer_jax.data.compression import decompressed
 from transformer_jax.errors import UserError, nearest
 
 # Invisible, though Unicode does not file them under Z, Cc or Cf: the grapheme joiner, fillers of
@@ -36,15 +38,16 @@ def _is_invisible(character: str) -> bool:
 
 
 @contextlib.contextmanager
-def readable(path: Path) -> Iterator[None]:
+def readable(path: Path | str) -> Iterator[None]:
     """Within the block, a failure to read `path` is a UserError that names it."""
     try:
         yield
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist{nearest_sibling(path)}") from None
+        near = "" if isinstance(path, str) else nearest_sibling(path)
+        raise UserError(f"{path} does not exist{near}") from None
     except IsADirectoryError:
         raise UserError(f"{path} is a directory: give a file") from None
-    except (OSError, EOFError, zlib.error) as e:
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as e:
         raise UserError(f"{path} cannot be read: {e}") from None
 
 
@@ -55,16 +58,19 @@ def nearest_sibling(path: Path) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Reads the lines of a UTF-8 file, which may be gzipped.
+    """Reads the lines of a UTF-8 file, which may be compressed.
 
     Raises:
       UserError: if the file cannot be read, or is not UTF-8.
     """
-    with readable(path):
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
-        return split_lines(content, str(path))
+    with readable(path), path.open("rb") as file:
+        return lines_of(file, str(path))
+
+
+def lines_of(file: BinaryIO, name: str) -> list[str]:
+    """As `read_lines`, of an open file, which errors call `name`."""
+    with readable(name):
+        return split_lines(decompressed(file, name).read(), name)
 
 
 def split_lines(content: bytes, name: str) -> list[str]:
@@ -76,4 +82,11 @@ def split_lines(content: bytes, name: str) -> list[str]:
         raise UserError(f"{name}, line {number} is not UTF-8: convert it (iconv)") from None
     # str.splitlines would also end a line at U+2028 or a form feed, and shift all later lines.
     lines = text.removesuffix("\n").split("\n") if text else []
-    return [line.removesuffix("\r") for line in lines]
+    lines = [line.removesuffix("\r") for line in lines]
+    returns = text.count("\r") - text.count("\r\n") if "\r" in text else 0
+    if returns > len(lines):
+        raise UserError(
+            f"{name} has {returns:,} carriage returns and {len(lines):,} lines, which end in line "
+            "feeds: convert it (tr '\\r' '\\n')"
+        )
+    return lines

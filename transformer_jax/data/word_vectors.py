@@ -1,6 +1,5 @@
 """Embeddings that start from the vectors of word2vec or GloVe, in text form."""
 
-import gzip
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from transformer_jax.data.compression import decompressed
 from transformer_jax.data.text import readable
 from transformer_jax.data.tokenizer import Tokenizers
 from transformer_jax.errors import UserError
@@ -78,8 +78,9 @@ def load(path: Path, vocabulary: Sequence[str], *, dimension: int) -> tuple[np.n
     parsed: damage elsewhere goes unnoticed, and `head -n` may shorten a file.
 
     Args:
-      path: UTF-8 lines "word number number …", which may be gzipped; a first line "count dimension"
-        (word2vec) is skipped. A word may contain spaces (GloVe 840B); such a word matches nothing.
+      path: UTF-8 lines "word number number …", which may be compressed; a first line "count
+        dimension" (word2vec) is skipped. A word may contain spaces (GloVe 840B); such a word
+        matches nothing.
       vocabulary: V pieces.
       dimension: D.
 
@@ -120,14 +121,14 @@ def load(path: Path, vocabulary: Sequence[str], *, dimension: int) -> tuple[np.n
 
 def _lines(path: Path) -> Iterator[str]:
     """Yields the lines of a text; only a line feed ends a line."""
-    with readable(path), (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
+    with readable(path), path.open("rb") as file:
+        for number, line in enumerate(decompressed(file, str(path)), start=1):
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError:
                 raise UserError(
                     f"{path}, line {number} is not UTF-8: give word vectors in text form, "
-                    "unpacked or as .gz"
+                    "compressed or not"
                 ) from None
             yield text.rstrip(" \r\n")
 

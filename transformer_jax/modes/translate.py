@@ -78,7 +78,7 @@ def _sentences(input_file: str | None) -> list[str]:
         return text.read_lines(storage.path(input_file))
     if processes.joined():  # each would read its own, and wait for the others' sentences
         raise UserError("several processes cannot share standard input: give --input=FILE")
-    return text.split_lines(sys.stdin.buffer.read(), "standard input")
+    return text.lines_of(sys.stdin.buffer, "standard input")
 
 
 def _prompt(model: "Model", n_best: int) -> None:
