@@ -44,7 +44,7 @@ diverges = given.get("config.demo") == "diverge"
 metrics = workdir / "metrics.jsonl"
 done = len(metrics.read_text().splitlines()) if metrics.exists() else 0
 for step in range(done + 1, (steps := int(given.get("config.train.steps", 11))) + 1):
-    time.sleep(0.02)
+    time.sleep(float(os.environ.get("SECONDS_PER_STEP", 0.02)))
     row = {"step": step, "time": time.time(), "train": {"loss": 1}}
     if step % 7 == 0 or step == steps:
         loss = float(given.get("config.optimizer.learning_rate_scale", 1)) + 1 / step

@@ -77,9 +77,11 @@ def test_two_launchers_share_the_points(folder, shared):
         assert {p["state"] for p in points(workdir).values()} == {"finished"}
 
 
-def test_a_signal_is_passed_on_and_the_same_command_resumes(folder):
+def test_a_signal_is_passed_on_and_the_same_command_resumes(folder, monkeypatch):
     file = seeds(5)
+    monkeypatch.setenv("SECONDS_PER_STEP", "7")
     launcher = start(file)
+    monkeypatch.delenv("SECONDS_PER_STEP")
     wait_for(lambda: events("seed_0") and events("seed_1"))
     launcher.send_signal(signal.SIGINT)
     status, printed = finish(launcher)
@@ -94,38 +96,26 @@ def test_a_signal_is_passed_on_and_the_same_command_resumes(folder):
 
 
 def test_a_point_that_fails_is_named_and_retried(folder):
-    file = experiment("def sweep(): return grid({'demo': ['fail', 'a'], 'seed': [3, 5]})\n")
+    file = experiment("def sweep(): return grid({'demo': ['fail', 'diverge', 'a']})\n")
     status, printed = finish(start(file))
     assert status == 1
-    assert "2 of 4 points failed: demo_fail_seed_3, demo_fail_seed_5" in printed.splitlines()[-1]
-    assert "demo_fail_seed_3: failed: error: this point cannot be" in printed
-    found = points()
-    assert {name: p["state"] for name, p in found.items()} == {
-        "demo_fail_seed_3": "failed",
-        "demo_fail_seed_5": "failed",
-        "demo_a_seed_3": "finished",
-        "demo_a_seed_5": "finished",
+    assert "2 of 3 points failed: " in printed.splitlines()[-1]
+    assert printed.splitlines()[-1].endswith("; the same command retries them")
+    assert "demo_fail: failed: error: this point cannot be" in printed
+    reason = "it ended without a finite validation loss"
+    outcomes = {name: (p["state"], p["value"], p["reason"]) for name, p in points().items()}
+    assert outcomes == {
+        "demo_fail": ("failed", None, "error: this point cannot be"),
+        "demo_diverge": ("failed", None, reason),  # the loss of step 7 is not the last
+        "demo_a": ("finished", pytest.approx(1 + 1 / 11), ""),
     }
-    assert found["demo_fail_seed_3"]["reason"] == "error: this point cannot be"
-    assert found["demo_a_seed_3"]["value"] == pytest.approx(1 + 1 / 11)
-    assert found["demo_a_seed_3"]["overrides"] == {"demo": "a", "seed": 3}
-    log = Path("run", "demo_fail_seed_3", child.LOG).read_text().splitlines()
+    assert points()["demo_a"]["overrides"] == {"demo": "a"}
+    log = Path("run", "demo_fail", child.LOG).read_text().splitlines()
     assert log[1:] == ["hello", "error: this point cannot be"]
     Path("mended").touch()
-    assert (finish(start(file))[0], points()["demo_fail_seed_3"]["state"]) == (0, "finished")
-    assert events("demo_a_seed_3") == ["start", "end"]
-    assert trials()["demo_fail_seed_3"] == ["FAIL", "COMPLETE"]
-
-
-def test_a_point_whose_last_loss_is_not_finite_has_failed(folder):
-    status, printed = finish(start(experiment("def sweep(): return grid({'demo': ['diverge']})\n")))
-    assert status == 1
-    point = points()["demo_diverge"]
-    assert (point["state"], point["value"]) == ("failed", None), (
-        "the loss of step 7 is not the last"
-    )
-    assert point["reason"] == "it ended without a finite validation loss"
-    assert printed.splitlines()[-1].endswith("and the same command retries them")
+    assert (finish(start(file))[0], points()["demo_fail"]["state"]) == (1, "finished")
+    assert events("demo_a") == ["start", "end"]
+    assert trials()["demo_fail"] == ["FAIL", "COMPLETE"]
 
 
 SEARCH = """
@@ -159,7 +149,7 @@ def test_a_search_does_not_retry_what_failed(folder):
     for _ in range(2):
         status, printed = finish(start(file, num_trials=1))
         assert status == 1
-        assert printed.splitlines()[-1].endswith("and a greater --sweep_trials adds others")
+        assert printed.splitlines()[-1].endswith("; --sweep_trials=MORE adds others")
         assert events("trial_0000") == ["start"]
 
 

@@ -48,46 +48,30 @@ def test_no_two_workers_share_a_device_while_another_is_free(workers, devices, o
             living[worker] = device
 
 
+def chip(number):
+    bounds = dict.fromkeys(("TPU_CHIPS_PER_PROCESS_BOUNDS", "TPU_PROCESS_BOUNDS"), "1,1,1")
+    return {slots.CHIPS: number} | bounds
+
+
 @pytest.mark.fast
 @pytest.mark.parametrize(
-    ("environment", "taken"),
+    ("workers", "environment", "taken"),
     [
-        (
-            {"CUDA_VISIBLE_DEVICES": "3, GPU-7"},
-            [{"CUDA_VISIBLE_DEVICES": d} for d in ("3", "GPU-7")],
-        ),
-        (
-            {"TPU_VISIBLE_CHIPS": "2,3"},
-            [
-                {
-                    "TPU_VISIBLE_CHIPS": chip,
-                    "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1",
-                    "TPU_PROCESS_BOUNDS": "1,1,1",
-                }
-                for chip in ("2", "3")
-            ],
-        ),
-        ({}, [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]),
-        ({"CUDA_VISIBLE_DEVICES": ""}, [{}, {}]),
-        ({"CUDA_VISIBLE_DEVICES": "-1"}, [{}, {}]),
-        ({"CUDA_VISIBLE_DEVICES": "0,1", "JAX_PLATFORMS": "cpu"}, [{}, {}]),
+        (2, {slots.GPUS: "3, GPU-7"}, [{slots.GPUS: "3"}, {slots.GPUS: "GPU-7"}]),
+        (2, {slots.CHIPS: "2,3"}, [chip("2"), chip("3")]),
+        (2, {}, [{slots.GPUS: "0"}, {slots.GPUS: "1"}]),  # as nvidia-smi lists them
+        (2, {slots.GPUS: ""}, [{}, {}]),
+        (2, {slots.GPUS: "-1"}, [{}, {}]),
+        (2, {slots.GPUS: "0,1", "JAX_PLATFORMS": "cpu"}, [{}, {}]),
+        (1, {slots.GPUS: "0,1"}, [{}]),  # a single worker keeps every device
+        (3, {slots.GPUS: "0,1"}, [{slots.GPUS: n} for n in "010"]),
     ],
 )
-def test_what_the_environment_lists_is_respected(gpus, environment, taken):
-    found = slots.find(2, environment)
-    assert [found.take("a"), found.take("b")] == taken
-
-
-@pytest.mark.fast
-def test_a_single_worker_keeps_every_device():
-    assert slots.find(1, {slots.GPUS: "0,1"}).take("a") == {}
-
-
-@pytest.mark.fast
-def test_more_workers_than_devices_share_them(capsys):
-    found = slots.find(3, {slots.GPUS: "0,1"})
-    assert "3 workers share 2 devices: 0, 1" in capsys.readouterr().err
-    assert [found.take(worker)[slots.GPUS] for worker in "abc"] == ["0", "1", "0"]
+def test_what_the_environment_lists_is_respected(gpus, capsys, workers, environment, taken):
+    found = slots.find(workers, environment)
+    assert [found.take(str(worker)) for worker in range(workers)] == taken
+    shared = "3 workers share 2 devices: 0, 1" in capsys.readouterr().err
+    assert shared == (workers == 3)
 
 
 def test_no_two_living_children_share_a_gpu(folder, gpus):

@@ -183,7 +183,7 @@ def test_points_that_the_launch_line_makes_the_same_are_refused(folder):
     file = Path(experiment("def sweep(): return grid({'seed': [1, 2]})\n"))
     config = experiment_files.load_experiment(file)
     config.seed = 7
-    with pytest.raises(UserError, match="same run as point seed_1: the command line sets seed for"):
+    with pytest.raises(UserError, match="same run as point seed_1: the command line over"):
         sweeps_sweep.load_points(file, config, ["--config.seed=7"])
 
 

@@ -78,28 +78,24 @@ class Runner:
         """
         next_read = next_beat = 0.0
         passed_on = 0
-        with _signals() as received:
-            try:
-                while True:
-                    if self.collect():
-                        next_read = 0.0
-                    if len(received) > passed_on:
-                        passed_on = len(received)
-                        self._stop_all()
-                    if time.monotonic() >= next_beat:
-                        self._beat()
-                        next_beat = time.monotonic() + leases.BEAT_EVERY
-                    if time.monotonic() >= next_read:
-                        points = self.update(start=not received)
-                        next_read = time.monotonic() + _READ_EVERY
-                        ended = all(point.state in ENDED for point in points)
-                        if not self._runs and (received or ended):
-                            return self._conclude(points, interrupted=not ended)
-                    time.sleep(_POLL_EVERY)
-            finally:  # children do not outlive this launcher
-                self._stop_all()
-                for run in self._runs.values():
-                    run.child.wait()
+        with _signals() as received, contextlib.ExitStack() as end:
+            end.callback(self._end_children)
+            while True:
+                if self.collect():
+                    next_read = 0.0
+                if len(received) > passed_on:
+                    passed_on = len(received)
+                    self._stop_children()
+                if time.monotonic() >= next_beat:
+                    self._beat()
+                    next_beat = time.monotonic() + leases.BEAT_EVERY
+                if time.monotonic() >= next_read:
+                    points = self.update(start=not received)
+                    next_read = time.monotonic() + _READ_EVERY
+                    ended = all(point.state in ENDED for point in points)
+                    if not self._runs and (received or ended):
+                        return self._conclude(points, interrupted=not ended)
+                time.sleep(_POLL_EVERY)
 
     def update(self, *, start: bool) -> list[Point]:
         """Starts children if `start`, prunes, and reports; returns the points."""
@@ -111,8 +107,7 @@ class Runner:
         if suggest:
             self._prune()
         summary.write(self._plan.workdir / SUMMARY, self._plan.about, points)
-        lines = [progress.Line(p, self._plan.steps(p), self._progress_of(p)) for p in points]
-        self._table.show(lines)
+        self._table.show([(point, self._progress_of(point)) for point in points])
         return points
 
     def collect(self) -> bool:
@@ -176,9 +171,14 @@ class Runner:
             self._runs[name].lost = True
             self._runs[name].child.stop()
 
-    def _stop_all(self) -> None:
+    def _stop_children(self) -> None:
         for run in self._runs.values():
             run.child.stop()
+
+    def _end_children(self) -> None:
+        self._stop_children()
+        for run in self._runs.values():
+            run.child.wait()
 
     def _conclude(self, points: Sequence[Point], *, interrupted: bool) -> int:
         if interrupted:

@@ -4,7 +4,6 @@ A launcher that is killed leaves its points in sweep.json as "running". The next
 that; the study itself is right at any moment, because it knows which launchers are alive.
 """
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -50,14 +49,11 @@ def conclude(points: Sequence[Point], *, search: bool) -> list[str]:
     """The last lines of a sweep whose points have ended; a `search` does not retry failed ones."""
     failed = [point for point in points if point.state == "failed"]
     if failed:
-        names = ", ".join(point.name for point in failed)
-        retry = (
-            "a greater --sweep_trials adds others" if search else "the same command retries them"
-        )
+        retry = "--sweep_trials=MORE adds others" if search else "the same command retries them"
         return [
             *(f"{point.name}: failed: {point.reason}" for point in failed),
-            f"error: {len(failed)} of {len(points)} points failed: {names}; "
-            f"log.txt in their workdirs shows more, and {retry}",
+            f"error: {len(failed)} of {len(points)} points failed: "
+            f"see log.txt in their workdirs; {retry}",
         ]
     finished = [point for point in points if point.state == "finished"]
     best = min(finished, key=lambda p: p.value, default=None)
@@ -66,7 +62,7 @@ def conclude(points: Sequence[Point], *, search: bool) -> list[str]:
 
 
 def write(path: Path, about: Mapping[str, Any], points: Sequence[Point]) -> None:
-    """Writes sweep.json, `about` and then the points, unless the file is up to date.
+    """Writes sweep.json: `about`, and then the points.
 
     Raises:
       UserError: if it cannot be written.
@@ -74,9 +70,6 @@ def write(path: Path, about: Mapping[str, Any], points: Sequence[Point]) -> None
     fields = ("name", "overrides", "state", "value", "reason")
     listed = [{f: getattr(p, f) for f in fields} | {"workdir": p.name} for p in points]
     text = json.dumps({**about, "points": listed}, indent=2, ensure_ascii=False) + "\n"
-    with contextlib.suppress(OSError, ValueError):
-        if path.read_text(encoding="utf-8") == text:
-            return
     # storage.write_whole has one temporary name for a file, and another launcher may be writing.
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     try:

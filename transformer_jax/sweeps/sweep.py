@@ -49,7 +49,7 @@ def load_points(
     Raises:
       UserError: if there is no sweep(), or a point is not valid.
     """
-    found, runs, given = [], {}, _given(arguments)
+    found, same, given = [], {}, _given(arguments)
     folders = dict.fromkeys(_TAKEN, "a file of the sweep")
     for point in experiment_files.load_sweep(file):
         name, origin = str(point[_OWN]), f"point {point[_OWN]} of sweep() of {file}"
@@ -65,9 +65,14 @@ def load_points(
         try:
             whole = configured(config, name, overrides, origin=origin)
             _check(whole)
-            _refuse_same(runs, name, whole, given=overrides.keys() & given)
         except UserError as e:
             raise UserError(f"{e}" if str(e).startswith(origin) else f"{origin}: {e}") from None
+        options = repr({o: value for o, value in flatten(whole).items() if o != _OWN})
+        if same.setdefault(options, name) != name:
+            raise UserError(
+                f"{origin}: it is the same run as point {same[options]}"
+                + ": the command line overrides what differs" * bool(overrides.keys() & given)
+            )
         found.append((name, overrides))
     if not found:
         raise UserError(f"sweep() of {file} has no points")
@@ -172,18 +177,6 @@ def _checked(
         return overrides
 
     return checked
-
-
-def _refuse_same(runs: dict[str, str], name: str, whole: Config, *, given: set[str]) -> None:
-    """Refuses a point that equals an earlier one; adds it to `runs`, the names by options.
-
-    `given` are the options of the point that the command line overrides.
-    """
-    options = repr({option: v for option, v in flatten(whole).items() if option != _OWN})
-    same = runs.setdefault(options, name)
-    if same != name:
-        why = f": the command line sets {', '.join(sorted(given))} for both" if given else ""
-        raise UserError(f"it is the same run as point {same}{why}")
 
 
 def _effective(point: dict[str, Any], config: Config, given: set[str]) -> dict[str, Any]:
