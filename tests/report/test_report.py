@@ -13,7 +13,7 @@ from launching import ROOT, launch, refusal
 
 from experiments import table3
 from transformer_jax.config import experiment_files
-from transformer_jax.config.files import load_config, save_config
+from transformer_jax.config.files import load_config
 from transformer_jax.errors import UserError
 from transformer_jax.report import document, figures, importance, page, runs, statistics
 from transformer_jax.report.document import (
@@ -127,11 +127,6 @@ def test_a_page_loads_nothing_and_runs_nothing(tmp_path):
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     assert f'<meta http-equiv="Content-Security-Policy" content="{policy}">' in html
     assert "<script" not in html and html.count("&lt;script&gt;") >= 3
-
-
-def test_a_curve_without_points_is_none():
-    assert figures.curves([figures.Line("a", [1, 2], [math.nan, math.inf])], label="x") is None
-    assert figures.curves([], label="x") is None
 
 
 @pytest.mark.parametrize("logarithmic", [True, False])
@@ -309,15 +304,30 @@ def test_a_sweep_that_has_just_started_has_a_page(tmp_path):
 
 
 # -------------------------------------------------------------------------------------- the paper
-@pytest.mark.parametrize("scale", ["", "laptop"])
-def test_every_row_of_table_3_has_the_papers_numbers(scale):
-    rows = [table3.paper(point["name"]) for point in table3.sweep(scale)]
+@pytest.mark.parametrize(
+    ("experiment", "point", "bleu", "flops"),
+    [
+        ("table3", "table3_base", 27.3, 3.3e18),
+        ("table3", "table3_laptop_big_seed_1", 28.4, 2.3e19),
+        ("wmt14_en_de_base", "wmt14_en_de_base", 27.3, 3.3e18),
+        ("wmt14_en_de_big", "wmt14_en_de_big", 28.4, 2.3e19),
+        ("wmt14_en_fr_base", "wmt14_en_fr_base", 38.1, 3.3e18),
+        ("wmt14_en_fr_big", "wmt14_en_fr_big", 41.8, 2.3e19),
+    ],
+)
+def test_experiments_know_the_numbers_of_table_2(experiment, point, bleu, flops):
+    paper = experiment_files.load_paper(ROOT / "experiments" / f"{experiment}.py")
+    assert (paper(point)["test_bleu"], paper(point)["flops"]) == (bleu, flops)
+
+
+def test_every_point_of_table_3_has_the_papers_numbers():
+    rows = [
+        table3.paper(point["name"]) for scale in ("", "laptop") for point in table3.sweep(scale)
+    ]
     expected = [(r.label, r.perplexity, r.bleu, r.millions) for r in table3.TABLE]
-    times = 2 if scale else 1
-    assert [(r["row"], r["perplexity"], r["bleu"], r["millions"]) for r in rows] == expected * times
-    in_table_2 = [(r["row"], r["test_bleu"], r["flops"]) for r in rows if "flops" in r]
-    assert in_table_2 == [("base", 27.3, 3.3e18), ("big", 28.4, 2.3e19)] * times
+    assert [(r["row"], r["perplexity"], r["bleu"], r["millions"]) for r in rows] == expected * 3
     assert table3.paper("quickstart") is None
+    assert experiment_files.load_paper(ROOT / "experiments" / "quickstart.py") is None
 
 
 def test_the_papers_numbers_stand_beside_ours(tmp_path):
@@ -349,21 +359,6 @@ def test_the_papers_numbers_stand_beside_ours(tmp_path):
     searches = {(row[0], row[3]) for row in table_rows(text, "run")}
     assert ("table3_base_seed_1", "beam 4") in searches
     assert ("table3_base", "beam 4, ensemble of 3") in searches
-
-
-@pytest.mark.parametrize(
-    ("name", "bleu", "flops"),
-    [
-        ("wmt14_en_de_base", 27.3, 3.3e18),
-        ("wmt14_en_de_big", 28.4, 2.3e19),
-        ("wmt14_en_fr_base", 38.1, 3.3e18),
-        ("wmt14_en_fr_big", 41.8, 2.3e19),
-    ],
-)
-def test_the_papers_own_experiments_have_table_2(name, bleu, flops):
-    row = experiment_files.load_paper(ROOT / "experiments" / f"{name}.py")(name)
-    assert (row["test_bleu"], row["flops"]) == (bleu, flops)
-    assert experiment_files.load_paper(ROOT / "experiments" / "quickstart.py") is None
 
 
 # ------------------------------------------------------------------ a run, and a folder of workdirs
@@ -399,19 +394,14 @@ def test_uncommitted_changes_are_named(tmp_path, code, shown):
     assert ["commit", shown] in table_rows(report(write_run(tmp_path / "run", code=code)), "fact")
 
 
-@pytest.mark.parametrize("name", ["card.json", "metrics.jsonl", "samples.jsonl", "config.json"])
+@pytest.mark.parametrize(
+    "name", ["card.json", "metrics.jsonl", "samples.jsonl", "config.json", "sweep.json"]
+)
 def test_a_damaged_file_is_named_in_one_line(tmp_path, name):
     workdir = write_run(tmp_path / "run")
     (workdir / name).write_bytes(b"\x00\n")
-    with pytest.raises(UserError, match=re.escape(name)) as raised:
+    with pytest.raises(UserError, match=rf"^[^\n]*{re.escape(name)} is damaged[^\n]*$"):
         runs.read(workdir)
-    assert "\n" not in str(raised.value)
-
-
-def test_a_damaged_summary_of_a_sweep_is_named(tmp_path):
-    (tmp_path / "sweep.json").write_text("{")
-    with pytest.raises(UserError, match=r"sweep\.json is damaged"):
-        runs.read(tmp_path)
 
 
 def test_a_folder_of_workdirs_is_a_sweep(tmp_path):
@@ -464,19 +454,13 @@ def test_the_report_of_a_training(workdir):
     assert (workdir / "report.html").read_text(encoding="utf-8") == written, "the same every time"
 
 
-def test_the_report_of_a_sweep_finds_the_paper(trained, tmp_path):
+def test_the_report_of_a_sweep_finds_the_paper(tmp_path):
     points = [
-        (f"table3_laptop_{label}_seed_{seed}", {"seed": seed, **overrides}, 1.0, 1.0)
+        (f"table3_laptop_{label}_seed_{seed}", {"seed": seed, **overrides}, 2.0, 3.0)
         for label, overrides in (("base", {}), ("C_d_ff_4096", {"model.d_ff": 14}))
         for seed in (0, 1)
     ]
     folder = write_sweep(tmp_path / "sweep", points, config="experiments/table3.py:laptop")
-    for name, overrides, *_ in points:
-        shutil.rmtree(folder / name)
-        shutil.copytree(trained[0], folder / name)
-        config = load_config(folder / name / "config.json")
-        config.seed = overrides["seed"]
-        save_config(config, folder / name / "config.json")
     done = launch("--mode=report", f"--workdir={folder}")
     assert (done.returncode, done.stderr) == (0, "")
     text = (folder / "report.md").read_text(encoding="utf-8")
@@ -498,9 +482,8 @@ def test_a_folder_without_runs_is_refused(tmp_path):
     )
 
 
-@pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
-def test_an_error_names_the_extra_that_is_missing(tmp_path, monkeypatch, package):
-    (tmp_path / f"{package}.py").write_text(f"raise ModuleNotFoundError('x', name='{package}')\n")
+def test_an_error_names_the_extra_that_is_missing(tmp_path, monkeypatch):
+    (tmp_path / "jinja2.py").write_text("raise ModuleNotFoundError('x', name='jinja2')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     error = refusal("--mode=report", f"--workdir={write_run(tmp_path / 'run')}")
-    assert f"--mode=report needs {package}: pip install 'transformer_jax[report]'" in error
+    assert "--mode=report needs jinja2: pip install 'transformer_jax[report]'" in error

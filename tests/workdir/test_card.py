@@ -203,12 +203,8 @@ def test_only_the_writer_writes(tmp_path, monkeypatch):
     assert train(tmp_path, 0, 3) is None
 
 
-@pytest.mark.parametrize(
-    "content",
-    ["", "{", "[]", "{}", '{"results": 3}', '{"results": {"evaluations": [7]}}', b"\xff\xfe"],
-)
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe"])
 def test_a_damaged_card_is_refused_in_one_line(tmp_path, content):
-    content = content.encode() if isinstance(content, str) else content
     (tmp_path / "card.json").write_bytes(content)
     with pytest.raises(UserError, match=r"card\.json is damaged: remove it") as raised:
         card.read(tmp_path)

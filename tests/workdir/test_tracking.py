@@ -90,7 +90,7 @@ def test_without_tensorboardx_the_run_continues_and_logs_why(tmp_path, monkeypat
     run(tmp_path, 0, 3, tensorboard=True)
     assert [row["step"] for row in rows(tmp_path)] == [3]
     error = capsys.readouterr().err
-    assert "pip install tensorboardX" in error
+    assert "pip install 'transformer_jax[tensorboard]'" in error
     assert "--config.train.tensorboard=False" in error
     assert not (tmp_path / "tensorboard").exists()
 

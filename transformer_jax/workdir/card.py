@@ -1,7 +1,7 @@
-"""The card of a run, card.json in its workdir: what computed it, on which text, and how far it is.
+"""The card of a run, card.json: the code, machine and text that made it, and its progress.
 
-It is written when a training starts, at every checkpoint, and when it ends; `--mode=evaluate` adds
-its scores. A run that was killed keeps the state "running" until it is resumed.
+Training writes it at the start, at every checkpoint and at the end; `--mode=evaluate` adds its
+scores. A run that was killed keeps the state "running" until it is resumed.
 """
 
 import contextlib
@@ -22,7 +22,6 @@ from transformer_jax.console import log
 from transformer_jax.errors import Preempted, UserError
 from transformer_jax.parallel import processes
 from transformer_jax.storage import write_whole
-from transformer_jax.workdir.metrics import is_number
 
 CARD_FILE = "card.json"
 _PACKAGES = (
@@ -30,7 +29,7 @@ _PACKAGES = (
     *("nvidia-cudnn-cu12", "nvidia-cudnn-cu13"),
     *("flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece", "sacrebleu"),
 )
-# Two evaluations that agree in these are the same one, repeated.
+# An evaluation that agrees with an earlier one in these replaces it.
 _SAME = ("split", "weights", "decode", "ensemble")
 _GIT_SECONDS = 20
 
@@ -40,11 +39,11 @@ class About:
     """The facts of a training that its card records.
 
     Attributes:
-      seed: of the configuration.
+      seed: the seed of the configuration.
       parameters: the number of parameters.
-      step_flops: what the model needs for a step over a global batch.
-      hashes: of the texts and the tokenizers, by name.
-      tokens_seen: (real source tokens, real target tokens) of the first so many steps.
+      step_flops: the FLOPs that the model needs for one global batch.
+      hashes: the hashes of the texts and the tokenizers, by name.
+      tokens_seen: returns the real (source tokens, target tokens) of that many first steps.
       validation_bleu: how the BLEU of metrics.jsonl is computed, with sacrebleu's signature.
     """
 
@@ -57,15 +56,10 @@ class About:
 
 
 class Card:
-    """The card of a training. Enter it before the training starts; leaving records how it ended."""
+    """The card of a training: a context in which the training runs, and which records its end."""
 
     def __init__(self, workdir: Path, *, since: float) -> None:
-        """Writes nothing yet.
-
-        Args:
-          workdir: of the run.
-          since: the time.monotonic() from which this start's wall time counts.
-        """
+        """`since` is the time.monotonic() from which the wall time of this start counts."""
         self._workdir, self._since = workdir, since
         self._about: About | None = None  # until `begin`
 
@@ -85,7 +79,7 @@ class Card:
         """Writes the card of a training that starts at `step`; 0 = a new one.
 
         Raises:
-          UserError: if there is a card that is damaged.
+          UserError: if the workdir has a damaged card.
         """
         earlier = read(self._workdir) or {}
         resumed = earlier if step else {}
@@ -108,11 +102,11 @@ class Card:
         self._write("running", [e for e in _evaluations(earlier) if _last_step(e) <= step])
 
     def reached(self, step: int) -> None:
-        """The training has reached `step`."""
+        """Records that the training has reached `step`, for the next `update`."""
         self._step = step
 
     def update(self) -> None:
-        """Writes how far the training is."""
+        """Writes the progress of the training."""
         self._write("running")
 
     def _write(self, state: str, evaluations: list[dict[str, Any]] | None = None) -> None:
@@ -139,42 +133,28 @@ class Card:
 
 
 def read(workdir: Path) -> dict[str, Any] | None:
-    """The card of `workdir`; None if it has none. Earlier versions wrote more into it.
+    """The card of `workdir`; None if it has none. Cards of earlier versions hold more.
 
     Raises:
-      UserError: if it is damaged.
+      UserError: if it is damaged or cannot be read.
     """
     path = workdir / CARD_FILE
     if not path.exists():
         return None
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-        card["results"].setdefault("evaluations", [])
-        sound = _is_sane(card) and all(isinstance(e, dict) for e in _evaluations(card))
+        card.setdefault("results", {}).setdefault("evaluations", [])
     except OSError as e:
         raise UserError(f"cannot read {path}: {e.strerror or e}") from None
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        sound = False
-    if not sound:
-        raise UserError(f"{path} is damaged: remove it, and the run continues without it")
+    except (ValueError, AttributeError):
+        raise UserError(f"{path} is damaged: remove it, and the run continues without it") from None
     return card
 
 
-def _is_sane(value: Any) -> bool:
-    """Whether all numbers in it can be computed with."""
-    if isinstance(value, dict | list):
-        return all(map(_is_sane, value.values() if isinstance(value, dict) else value))
-    return type(value) not in (int, float) or is_number(value)
-
-
 def add_evaluation(workdir: Path, evaluation: dict[str, Any]) -> None:
-    """Adds an evaluation to the card, if there is a card.
+    """Adds the content of scores.json to the card of `workdir`, if there is a card.
 
-    It replaces an earlier one of the same split, weights, ensemble and decode options.
-
-    Args:
-      workdir: the one that was evaluated.
-      evaluation: the content of scores.json.
+    It replaces an earlier evaluation of the same split, weights, ensemble and decode options.
 
     Raises:
       UserError: if the card is damaged.
@@ -200,7 +180,7 @@ def _evaluations(card: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _last_step(evaluation: dict[str, Any]) -> float:
-    """The last step of the checkpoints that it used; of an ensemble, of this workdir's."""
+    """The last step among the checkpoints that were evaluated, in an ensemble this workdir's."""
     try:
         steps = evaluation["steps"]
         return max(steps[0] if evaluation.get("ensemble") else steps)
@@ -209,7 +189,7 @@ def _last_step(evaluation: dict[str, Any]) -> float:
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python and of the installed packages that compute and score."""
+    """The versions of Python and of the installed packages that decide the numbers."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -218,7 +198,7 @@ def versions() -> dict[str, str]:
 
 
 def code() -> dict[str, str | None]:
-    """The commit that the code is checked out of: {"commit": "227a21c…", "describe": "v1-3-g…"}.
+    """The commit of the code's checkout: {"commit": "227a21c…", "describe": "v1-3-g227a21c"}.
 
     "describe" is what `git describe` prints; it ends in "-dirty" if tracked files differ from the
     commit. Both are None if the code is in no checkout, or git is missing.

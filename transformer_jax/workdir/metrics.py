@@ -25,37 +25,17 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     Each row has an integer "step"; the groups "train" and "valid" hold numbers or null.
 
     Raises:
-      UserError: if the file is damaged elsewhere, or cannot be read.
+      UserError: if another line is damaged, or the file cannot be read.
     """
     if not path.exists():
         return []
     try:
         # Not by splitlines: JSON strings may hold other characters that end a line for Python.
-        rows = [json.loads(line) for line in path.read_bytes().decode().split("\n")[:-1]]
-    except (ValueError, RecursionError):
-        rows = [None]
+        return [json.loads(line) for line in path.read_bytes().decode().split("\n")[:-1]]
+    except ValueError:
+        raise UserError(f"{path} is damaged: remove it, and the run continues without it") from None
     except OSError as e:
         raise UserError(f"cannot read {path}: {e.strerror or e}") from None
-    if not all(map(_is_row, rows)):
-        raise UserError(f"{path} is damaged: remove it, and the run continues without it")
-    return rows
-
-
-def _is_row(row: Any) -> bool:
-    if not isinstance(row, dict) or type(row.get("step")) is not int:
-        return False
-    if not 0 <= row["step"] < 2**53:
-        return False
-    groups = [row.get(name, {}) for name in ("train", "valid")]
-    return all(
-        isinstance(group, dict) and all(v is None or is_number(v) for v in group.values())
-        for group in groups
-    )
-
-
-def is_number(value: Any) -> bool:
-    """Whether `value` can be computed with: JSON has integers of any length, and nan."""
-    return type(value) in (int, float) and abs(value) < 1e100  # nan is not
 
 
 def bleu_scores(workdir: Path) -> dict[int, float]:
@@ -87,21 +67,21 @@ def _line(row: dict[str, Any]) -> str:
 
 
 class Appender:
-    """Appends rows to a file. While the disk is full they wait, with a warning."""
+    """Appends rows to a file. While the disk is full, rows wait in memory, with a warning."""
 
     def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
-        """Opens `path` for appending; `warn` is called with what goes wrong."""
+        """Opens `path` for appending; `warn` is called with each problem."""
         self._path, self._warn = path, warn
         self._file = _BucketFile(path) if is_remote(path) else _LocalFile(path)
         self._waits = False
 
     def append(self, row: dict[str, Any]) -> None:
-        """Writes a row; inf and nan, which JSON lacks, become null."""
+        """Appends a row; inf and nan, which JSON lacks, become null."""
         self._file.add(_line(_finite(row)))
         self._try(self._file.flush)
 
     def save(self) -> None:
-        """Saves what would be lost if the process were killed now."""
+        """Saves the rows that would be lost if the process were killed now."""
         self._try(self._file.save)
 
     def close(self) -> None:
@@ -129,7 +109,7 @@ def _finite(value: Any) -> Any:
 
 
 class _LocalFile:
-    """Bytes at the end of a file. Those that found no room are kept, and written later."""
+    """Bytes at the end of a file. Those that do not fit on the disk are written later."""
 
     def __init__(self, path: Path) -> None:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
@@ -139,7 +119,7 @@ class _LocalFile:
         self._waiting += line.encode()
 
     def save(self) -> None:
-        while self._waiting:  # a nearly full disk takes a part of it
+        while self._waiting:  # a nearly full disk takes only a part
             self._waiting = self._waiting[os.write(self._file, self._waiting) :]
 
     flush = save
@@ -149,7 +129,7 @@ class _LocalFile:
 
 
 class _BucketFile:
-    """Lines of text at the end of a file in a bucket, which is rewritten now and then."""
+    """Lines at the end of a file in a bucket, where each save rewrites the whole file."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._saved_at = path, time.monotonic()

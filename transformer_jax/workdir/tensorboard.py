@@ -1,7 +1,7 @@
-"""TensorBoard's event files, written by tensorboardX's own writer but without its thread.
+"""TensorBoard's event files, written by tensorboardX's writer without its thread.
 
-That thread dies when the disk is full; then its queue fills up, and the training waits for it for
-ever. Here a failed write is a warning, and the run continues without TensorBoard.
+That thread dies when the disk is full; its queue then fills up, and the training waits forever.
+Here a failed write is a warning, and the run continues without TensorBoard.
 """
 
 import contextlib
@@ -26,9 +26,9 @@ class Board:
         """Starts a file in `workdir`/tensorboard.
 
         Args:
-          workdir: of the run.
-          first_step: the step restored; TensorBoard drops what earlier files hold of later steps.
-          warn: called at most once, with the reason why nothing more is written.
+          workdir: the workdir of the run.
+          first_step: the step restored; TensorBoard drops later steps of earlier files.
+          warn: called at most once, with the reason why writing has stopped.
 
         Raises:
           ImportError: without tensorboardX.
@@ -55,32 +55,32 @@ class Board:
             self.flush()
 
     def options(self, step: int, options: Mapping[str, Any], metrics: Sequence[str]) -> None:
-        """Writes the HParams tab: the run's options, and the scalars that judge it.
+        """Writes the HParams tab.
 
         Args:
-          step: at which the run starts.
-          options: numbers, strings and booleans by name.
-          metrics: tags of `scalars`.
+          step: the step at which the run starts.
+          options: the run's options: numbers, strings and booleans by name.
+          metrics: the tags of the scalars to compare runs by.
         """
         experiment, start, _ = self._summary.hparams(dict(options), dict.fromkeys(metrics))
         self._write(step, summary=experiment)
         self._write(step, summary=start)
 
     def text(self, step: int, tag: str, lines: Sequence[str]) -> None:
-        """Writes lines of text, which the tab shows unformatted."""
+        """Writes lines that the Text tab shows unformatted."""
         # The tab renders Markdown, in which indented text is code.
         markdown = "\n".join("    " + re.sub(r"\s", " ", line) for line in lines)
         self._write(step, summary=self._summary.text(tag, markdown))
 
     def flush(self) -> None:
-        """Puts what was written on the disk."""
+        """Writes buffered events to the disk."""
         with self._ending_on_failure():
             if self._writer:
                 self._writer.flush()
         self._flushed_at = time.monotonic()
 
     def close(self) -> None:
-        """Ends the file."""
+        """Closes the file."""
         with self._ending_on_failure():
             if self._writer:
                 self._writer.close()
@@ -95,8 +95,8 @@ class Board:
     def _ending_on_failure(self) -> Iterator[None]:
         try:
             yield
-        except Exception as e:  # a bucket's client raises its own kinds
-            # TensorBoard reads no further than half a record, so nothing is written after one.
+        except Exception as e:  # a bucket's client has exceptions of its own
+            # TensorBoard stops reading at an incomplete record, so nothing is written after one.
             self._writer = None
             reason = getattr(e, "strerror", None) or one_line(e, 200)
             self._warn(f"warning: TensorBoard's files end here: {reason or type(e).__name__}")

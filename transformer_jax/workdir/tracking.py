@@ -1,4 +1,4 @@
-"""What a run reports: metrics.jsonl, samples.jsonl, a progress bar, TensorBoard's files."""
+"""Tracks a run in metrics.jsonl, samples.jsonl, a progress bar and TensorBoard's files."""
 
 import math
 import os
@@ -26,7 +26,7 @@ class Progress:
     """The progress and the speed of a training: a bar on a terminal, lines elsewhere."""
 
     def __init__(self, *, first_step: int, num_steps: int) -> None:
-        """`first_step` steps have been made already."""
+        """`first_step` is the number of steps already trained."""
         self._bar = tqdm(
             total=num_steps,
             initial=first_step,
@@ -44,7 +44,7 @@ class Progress:
         self._tokens += tokens
 
     def report(self, text: str) -> float:
-        """Shows `text` and the speed since the last report; returns it, in real tokens/s."""
+        """Shows `text` and the speed since the last report, in real tokens/s; returns the speed."""
         seconds = max(time.monotonic() - self._since, 1e-9)
         rate = self._tokens / seconds
         left = (self._num_steps - self._step) * seconds / max(self._step - self._since_step, 1)
@@ -58,11 +58,11 @@ class Progress:
         return rate
 
     def restart_clock(self) -> None:
-        """Measures the speed from here, so that it excludes validation and other pauses."""
+        """Measures the speed from now on, which excludes validation and other pauses."""
         self._tokens, self._since, self._since_step = 0.0, time.monotonic(), self._step
 
     def close(self) -> None:
-        """Ends the bar."""
+        """Closes the bar."""
         self._bar.close()
 
 
@@ -88,9 +88,9 @@ class Tracker:
         self._first_step = first_step
 
     def train_step(self, step: int, metrics: dict[str, float]) -> None:
-        """Takes the metrics of every step; writes and shows those of each `log_every`-th.
+        """Counts a step; writes and shows its metrics if it is a multiple of `log_every`.
 
-        A step that was skipped, whose metrics are not finite, is written whatever its number.
+        Metrics that are not finite, of a skipped step, are always written.
         """
         self._progress.add(step, metrics["source_tokens"] + metrics["target_tokens"])
         due = step % self._log_every == 0 or step == self._num_steps
@@ -130,14 +130,14 @@ class Tracker:
         self._progress.restart_clock()
 
     def flush(self) -> None:
-        """Saves what would be lost if the process were killed now."""
+        """Saves the rows that would be lost if the process were killed now."""
         self._rows.save()
         self._samples.save()
         if self._board:
             self._board.flush()
 
     def close(self) -> None:
-        """Ends the bar and closes the files."""
+        """Closes the bar and the files."""
         self._progress.close()
         self._rows.close()
         self._samples.close()
@@ -149,5 +149,6 @@ def _board(workdir: Path, first_step: int) -> Board | None:
     try:
         return Board(workdir, first_step, log)
     except ImportError:
-        log("no TensorBoard files: `pip install tensorboardX`, or --config.train.tensorboard=False")
+        extra = "pip install 'transformer_jax[tensorboard]', or --config.train.tensorboard=False"
+        log(f"no TensorBoard files without tensorboardX: {extra}")
         return None
