@@ -8,11 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer_jax.config.checks import check_config
-from transformer_jax.config.options import (
-    BOS_ID,
-    EOS_ID,
-    PAD_ID,
+from transformer_jax import (
     Config,
     DataConfig,
     DecodeConfig,
@@ -21,6 +17,8 @@ from transformer_jax.config.options import (
     ParallelConfig,
     TrainConfig,
 )
+from transformer_jax.config.checks import check_config
+from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID
 from transformer_jax.errors import UserError
 from transformer_jax.functional.fused_attention import splash_attention
 from transformer_jax.inference.translator import search_batch
@@ -91,6 +89,9 @@ def test_only_matmuls_and_sums_of_two_are_bfloat16(norm):
     transformer = Transformer(model, V)
     state = jax.eval_shape(lambda: create_state(config, transformer))
     step = make_train_step(config, transformer)
+    after, metrics = jax.eval_shape(step, state, packed_batch(2, 11, 13))
+    kept = jax.tree.leaves((after.params, after.opt_state, metrics))
+    assert {x.dtype.name for x in kept if jnp.issubdtype(x.dtype, jnp.floating)} == {"float32"}
     closed = jax.make_jaxpr(step)(state, packed_batch(2, 11, 13))
     seen = [(e.primitive.name, dtypes_of(e)) for e in equations(closed.jaxpr)]
     names = {name for name, dtypes in seen if dtypes == {"float32"}}
@@ -106,20 +107,6 @@ def test_only_matmuls_and_sums_of_two_are_bfloat16(norm):
     assert sum(e.outvars[0].aval.dtype == jnp.float32 for e in matmuls) == 3 + 1
 
 
-def test_what_a_half_precision_step_keeps_and_reports_is_float32():
-    config = Config(model=HALF)
-    transformer = Transformer(HALF, V)
-
-    def step():
-        state = create_state(config, transformer)
-        return make_train_step(config, transformer)(state, packed_batch(2, 11, 13))
-
-    state, metrics = jax.eval_shape(step)
-    kept = state.params, state.opt_state, metrics
-    floats = {x.dtype for x in jax.tree.leaves(kept) if jnp.issubdtype(x.dtype, jnp.floating)}
-    assert floats == {jnp.dtype("float32")}
-
-
 def test_half_precision_gradients_over_many_positions():
     """A bias's gradient is a sum over all of them, here 3,000, which bfloat16 would stop adding."""
     batch = packed_batch(128, 29, 31)
@@ -129,10 +116,8 @@ def test_half_precision_gradients_over_many_positions():
 
     def check(path, x, y):
         name = path[-1].key
-        if (
-            name == "key_bias"
-        ):  # what is added to all keys alike changes no softmax: 0, but rounding
-            return
+        if name == "key_bias":
+            return  # what is added to all keys alike changes no softmax: 0, but rounding
         error = np.linalg.norm(x - y) / np.linalg.norm(y)
         # Nearly uniform attention depends little on its queries: their gradients are differences.
         assert error < (0.05 if name.startswith("query") else 0.02), (path, error)
@@ -143,16 +128,11 @@ def test_half_precision_gradients_over_many_positions():
 @functools.cache
 def learned(compute_dtype):
     """(losses, params) of 120 steps on 12 pairs, by heart."""
-    model = dataclasses.replace(
-        MODEL, d_model=16, d_ff=32, dropout_rate=0.0, compute_dtype=compute_dtype
-    )
-    config = Config(
-        model=model,
-        optimizer=OptimizerConfig(
-            schedule="cosine", learning_rate_scale=1e-2, warmup_steps=20, label_smoothing=0.0
-        ),
-        train=TrainConfig(steps=120),
-    )
+    sizes = {"d_model": 16, "d_ff": 32, "dropout_rate": 0.0}
+    model = dataclasses.replace(MODEL, compute_dtype=compute_dtype, **sizes)
+    schedule = {"schedule": "cosine", "learning_rate_scale": 1e-2, "warmup_steps": 20}
+    optimizer = OptimizerConfig(label_smoothing=0.0, **schedule)
+    config = Config(model=model, optimizer=optimizer, train=TrainConfig(steps=120))
     transformer = Transformer(model, V)
     state = create_state(config, transformer)
     step = jax.jit(make_train_step(config, transformer))
@@ -187,21 +167,19 @@ def test_half_precision_learns_as_well():
 @pytest.mark.parametrize("method", ["greedy", "beam"])
 def test_half_precision_translates_what_it_learned(method):
     _, transformer, params = learned("bfloat16")
-    decode = DecodeConfig(method=method, extra_length=2)
-    batch = by_heart()
-    free = jnp.zeros((12, 1), jnp.int32)
-    found = jax.jit(
-        lambda params: search_batch(
-            [transformer],
-            decode,
-            [params],
-            batch["source_tokens"],
-            free,
-            jnp.arange(12),
-            jax.random.key(0),
-        )
-    )(params)
+    decode, batch = DecodeConfig(method=method, extra_length=2), by_heart()
+    rest = jnp.zeros((12, 1), jnp.int32), jnp.arange(12), jax.random.key(0)
+    search = functools.partial(search_batch, [transformer], decode)
+    found = jax.jit(lambda params: search([params], batch["source_tokens"], *rest))(params)
     np.testing.assert_array_equal(found.tokens[:, 0, :6], batch["labels"])
+
+
+def starting(transformer, params, source, max_length):
+    """(encoded memory and empty cache, compiled decode_step)."""
+    options = {"max_length": max_length, "method": "start_decoding"}
+    begun = transformer.apply({"params": params}, source, **options)
+    step = jax.jit(functools.partial(transformer.apply, method="decode_step"))
+    return begun, functools.partial(step, {"params": params})
 
 
 def test_half_precision_cached_decoding_equals_the_whole_target_at_once():
@@ -209,14 +187,11 @@ def test_half_precision_cached_decoding_equals_the_whole_target_at_once():
     batch = packed_batch(3, 11, 13)
     source, target = batch["source_tokens"], batch["decoder_input"]
     whole = transformer.apply({"params": params}, source, target)
-    memory, cache = transformer.apply(
-        {"params": params}, source, max_length=17, method="start_decoding"
-    )
+    (memory, cache), step = starting(transformer, params, source, 17)
     kept = {x.dtype.name for x in jax.tree.leaves((memory, cache))}
     assert kept == {"bfloat16", "bool", "int32"}
-    step = jax.jit(functools.partial(transformer.apply, method="decode_step"))
     for t in range(13 * 9 // 10):  # up to the padding
-        logits, cache = step({"params": params}, memory, cache, target[:, t])
+        logits, cache = step(memory, cache, target[:, t])
         assert logits.dtype == jnp.float32
         np.testing.assert_allclose(logits, whole[:, t], atol=0.03)
 
@@ -226,17 +201,19 @@ def test_half_precision_cached_decoding_equals_the_whole_target_at_once():
 REMAT = dataclasses.replace(MODEL, remat=True)
 
 
+def assert_same_loss_and_gradients(configs, params, batch, dropout, *, rtol, atol):
+    (loss, gradients), (expected, others) = (
+        jax.jit(jax.value_and_grad(loss_of(config, batch, dropout)))(params) for config in configs
+    )
+    np.testing.assert_allclose(loss, expected, rtol=rtol)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=atol), gradients, others)
+
+
 def test_remat_changes_neither_loss_nor_gradients_nor_names():
     batch, params = packed_batch(3, 11, 13), create_params(MODEL)
     jax.tree.map(np.testing.assert_array_equal, create_params(REMAT), params)
-    rngs = jax.random.split(jax.random.key(1), 3)
-    dropout = Dropout(rngs, 0.3, 0.2)
-    found, expected = (
-        jax.jit(jax.value_and_grad(loss_of(config, batch, dropout)))(params)
-        for config in (REMAT, MODEL)
-    )
-    np.testing.assert_allclose(found[0], expected[0], rtol=1e-6)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-5), found[1], expected[1])
+    dropout = Dropout(jax.random.split(jax.random.key(1), 3), 0.3, 0.2)
+    assert_same_loss_and_gradients((REMAT, MODEL), params, batch, dropout, rtol=1e-6, atol=2e-5)
 
 
 def test_remat_keeps_what_enters_a_layer_and_no_more():
@@ -273,16 +250,11 @@ def test_remat_takes_less_memory():
 
 
 def test_remat_decodes():
-    batch, params = packed_batch(3, 11, 13), create_params(MODEL)
+    source, params = packed_batch(3, 11, 13)["source_tokens"], create_params(MODEL)
     results = []
     for config in (REMAT, MODEL):
-        transformer = Transformer(config, V)
-        memory, cache = transformer.apply(
-            {"params": params}, batch["source_tokens"], max_length=3, method="start_decoding"
-        )
-        tokens = jnp.full(3, BOS_ID)
-        step = functools.partial(transformer.apply, method="decode_step")
-        results.append(jax.jit(step)({"params": params}, memory, cache, tokens))
+        begun, step = starting(Transformer(config, V), params, source, 3)
+        results.append(step(*begun, jnp.full(3, BOS_ID)))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), *results)
 
 
@@ -300,22 +272,14 @@ def test_a_model_with_fused_attention_equals_one_with_the_plain_function(monkeyp
         return splash_attention(*args, interpret=True)
 
     monkeypatch.setitem(layers.FUSED, "splash", interpreted)
-    batch = packed_batch(2, 128, 256)
-    fused, plain = (
-        dataclasses.replace(SPLASH, attention=attention, remat=remat)
-        for attention in ("splash", "xla")
-    )
-    params = create_params(plain)
+    batch, fused = packed_batch(2, 128, 256), dataclasses.replace(SPLASH, remat=remat)
+    plain = dataclasses.replace(fused, attention="xla")
+    params = create_params(fused)
     assert not calls  # initialisation, of one token, does not use it
     dropout = Dropout(jax.random.split(jax.random.key(1), 2), 0.3)
-    found, expected = (
-        jax.jit(jax.value_and_grad(loss_of(config, batch, dropout)))(params)
-        for config in (fused, plain)
-    )
+    assert_same_loss_and_gradients((fused, plain), params, batch, dropout, rtol=1e-5, atol=1e-3)
     # In the encoder, in the decoder over its own past, and over the source.
     assert calls[:3] == [False, True, False]
-    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-3), found[1], expected[1])
 
 
 def test_translation_scoring_and_validation_take_the_plain_function():
@@ -329,11 +293,8 @@ def test_translation_scoring_and_validation_take_the_plain_function():
     np.testing.assert_array_equal(*scored)
     validated = [make_loss(model)(params, batch, 0.0, NO_DROPOUT) for model in (transformer, plain)]
     jax.tree.map(np.testing.assert_array_equal, *validated)
-    memory, cache = transformer.apply(
-        {"params": params}, sentences[0], max_length=2, method="start_decoding"
-    )
-    tokens = jnp.full(3, BOS_ID)
-    transformer.apply({"params": params}, memory, cache, tokens, method="decode_step")
+    begun, step = starting(transformer, params, sentences[0], 2)
+    step(*begun, jnp.full(3, BOS_ID))
 
 
 def test_the_training_step_takes_the_fused_function(monkeypatch):
@@ -361,6 +322,8 @@ def test_fused_attention_drops_no_weights_silently():
 
 
 FITTING = {"attention": "cudnn", "compute_dtype": "bfloat16"}
+BLOCKS = {"attention": "splash"}
+LONG_ROWS = DataConfig(source_row_length=128, target_row_length=256)
 
 
 @pytest.mark.parametrize(
@@ -371,24 +334,19 @@ FITTING = {"attention": "cudnn", "compute_dtype": "bfloat16"}
         (FITTING | {"d_key": 32}, {}, "32 and 64 wide"),
         (FITTING | {"num_heads": 2}, {}, "256 and 256 wide"),
         (FITTING, {"data": DataConfig(source_row_length=63)}, "source_row_length=63 .* by 2"),
-        ({"attention": "splash"}, {}, "source_row_length=64 divisible by 128"),
-        (
-            {"attention": "splash"},
-            {"parallel": ParallelConfig(strategy="mesh")},
-            "cannot be sharded over a mesh",
-        ),
+        (BLOCKS, {}, "source_row_length=64 divisible by 128"),
+        (BLOCKS, {"parallel": ParallelConfig(strategy="mesh")}, "cannot be sharded over a mesh"),
+        (FITTING, {}, None),
+        (BLOCKS | {"d_key": 5, "d_value": 7}, {"data": LONG_ROWS}, None),
     ],
 )
-def test_options_that_fused_attention_cannot_do(model, others, message):
+def test_options_that_fused_attention_can_and_cannot_do(model, others, message):
     config = Config(model=ModelConfig(**model), **others)
+    if message is None:
+        check_config(config)
+        return
     with pytest.raises(UserError, match=f"model.attention='{model['attention']}'.*{message}"):
         check_config(config)
-
-
-def test_options_that_fused_attention_can_do():
-    check_config(Config(model=ModelConfig(**FITTING)))
-    long = DataConfig(source_row_length=128, target_row_length=256)
-    check_config(Config(model=ModelConfig(attention="splash", d_key=5, d_value=7), data=long))
 
 
 # --- Random numbers. ---
