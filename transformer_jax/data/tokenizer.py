@@ -19,6 +19,7 @@ from transformer_jax.data.normalization import normalize, rules, whole
 from transformer_jax.data.text import is_blank
 from transformer_jax.errors import UserError
 from transformer_jax.storage import write_whole
+from transformer_jax.workdir.parts import SIDE_FILES, TOKENIZER_FILE, VOCABULARIES_FILE
 
 # SentencePiece learns pieces from no line that is longer, in bytes, or that has its sign for an
 # unknown character; a model is trained on these lines all the same.
@@ -112,11 +113,6 @@ class Tokenizer:
         return tokenizer
 
 
-_SHARED_FILE = "tokenizer.model"
-_SIDE_FILES = ("tokenizer.source.model", "tokenizer.target.model")
-_VOCABULARIES_FILE = "vocabularies.json"
-
-
 class Tokenizers(NamedTuple):
     """The two tokenizers of a translation; the same one twice if the vocabulary is shared."""
 
@@ -126,12 +122,12 @@ class Tokenizers(NamedTuple):
     def save(self, workdir: Path) -> None:
         """Writes tokenizer.model, or one file for each side."""
         if self.source is self.target:
-            self.source.save(workdir / _SHARED_FILE)
+            self.source.save(workdir / TOKENIZER_FILE)
             return
         if self.source.imported:
             vocabularies = [t.vocabulary for t in self]
-            write_whole(workdir / _VOCABULARIES_FILE, json.dumps(vocabularies, ensure_ascii=False))
-        for tokenizer, name in zip(self, _SIDE_FILES, strict=True):
+            write_whole(workdir / VOCABULARIES_FILE, json.dumps(vocabularies, ensure_ascii=False))
+        for tokenizer, name in zip(self, SIDE_FILES, strict=True):
             tokenizer.save(workdir / name)
 
     @classmethod
@@ -141,10 +137,10 @@ class Tokenizers(NamedTuple):
         Raises:
           UserError: if a file is missing or damaged.
         """
-        if not (workdir / _SIDE_FILES[0]).exists():
-            tokenizer = Tokenizer.load(workdir / _SHARED_FILE)
+        if not (workdir / SIDE_FILES[0]).exists():
+            tokenizer = Tokenizer.load(workdir / TOKENIZER_FILE)
             return cls(tokenizer, tokenizer)
-        vocabularies, path = (None, None), workdir / _VOCABULARIES_FILE
+        vocabularies, path = (None, None), workdir / VOCABULARIES_FILE
         if path.exists():
             try:
                 vocabularies = json.loads(path.read_text(encoding="utf-8"))
@@ -152,19 +148,13 @@ class Tokenizers(NamedTuple):
                     raise ValueError("pieces are text")
             except (ValueError, TypeError) as e:
                 raise UserError(f"{path} is damaged: {e}") from None
-        files = zip(_SIDE_FILES, vocabularies, strict=True)
+        files = zip(SIDE_FILES, vocabularies, strict=True)
         return cls(*(Tokenizer.load(workdir / name, vocabulary) for name, vocabulary in files))
 
     @classmethod
     def exist(cls, workdir: Path) -> bool:
         """Whether `workdir` has a tokenizer."""
-        return bool(cls.files(workdir))
-
-    @classmethod
-    def files(cls, workdir: Path) -> list[Path]:
-        """The tokenizers' files that `workdir` has."""
-        paths = [workdir / name for name in (_SHARED_FILE, *_SIDE_FILES)]
-        return [path for path in paths if path.exists()]
+        return any((workdir / name).exists() for name in (TOKENIZER_FILE, *SIDE_FILES))
 
 
 def train_tokenizers(

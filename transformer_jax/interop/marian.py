@@ -94,12 +94,12 @@ def import_marian(source: Path, workdir: Path) -> None:
     make_folder(workdir)
     if tokenizers:
         tokenizers.save(workdir)
+    save_config(config, workdir / CONFIG_FILE)
     # Marian's files have no moments of Adam, and translating needs none.
     state = TrainState(jnp.zeros((), jnp.int32), params, (), None)
     checkpoints = Checkpoints(workdir, keep=1)
     checkpoints.save(0, state)
     checkpoints.close()
-    save_config(config, workdir / CONFIG_FILE)
 
 
 class _Vocabularies:

@@ -1,7 +1,6 @@
 """An experiment's text, tokenized and packed: what training and replaying start from."""
 
 import dataclasses
-import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -23,6 +22,7 @@ from transformer_jax.parallel.devices import Devices, Step
 from transformer_jax.storage import write_whole
 from transformer_jax.training import step as training_step
 from transformer_jax.training.step import TrainState, make_train_step
+from transformer_jax.workdir import manifest, parts
 
 DATA_FILE = "training_data.sha256"
 
@@ -56,10 +56,7 @@ class Prepared:
             "training_text": text.read_text().strip() if text.exists() else None,
             "validation_text": self.valid.text_hash(),
             "trained_on": held_out.recorded_overlaps(self.workdir),
-            "tokenizer": {
-                path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-                for path in Tokenizers.files(self.workdir)
-            },
+            "tokenizer": parts.tokenizer_hashes(self.workdir),
         }
 
     def create_state(self) -> TrainState:
@@ -98,8 +95,10 @@ def prepare(
       resuming: whether the workdir was trained in.
 
     Raises:
-      UserError: if the text, or its vocabulary, is not the one that was trained on.
+      UserError: if the text, or its tokenizer, is not the one that was trained on.
     """
+    for step in manifest.complete(workdir / manifest.FOLDER)[-1:]:
+        parts.check(workdir / manifest.FOLDER / str(step))
     with processes.writer_first():
         tokenizers = _tokenizers(config, workdir, corpus.pairs)
         text = data_tokens.content_hash(corpus.pairs, tokenizers)

@@ -25,7 +25,7 @@ from transformer_jax.console import log
 from transformer_jax.errors import UserError, one_line
 from transformer_jax.parallel import processes
 from transformer_jax.storage import is_remote
-from transformer_jax.workdir import manifest
+from transformer_jax.workdir import manifest, parts
 from transformer_jax.workdir.manifest import FOLDER
 
 DAMAGED_FOLDER = "damaged"
@@ -119,6 +119,7 @@ class Checkpoints:
     def _finish(self, step: int) -> None:
         self._manager.wait_until_finished()
         if processes.is_writer():
+            parts.write(self._folder / str(step))
             manifest.write(self._folder / str(step))
 
     def _guard(self, save: Callable[[], Any]) -> None:
@@ -197,8 +198,14 @@ def restore_before(workdir: Path, step: int, state: StateT) -> StateT:
 
 
 def restore_params(workdir: Path, step: int, like: Any, sharding: jax.sharding.Sharding) -> Any:
-    """The parameters saved at `step`, not verified, with the shapes of `like`."""
-    return _restore_item(_folder(workdir) / str(step), "params", like, sharding)
+    """The parameters saved at `step`, not verified, with the shapes of `like`.
+
+    Raises:
+      UserError: if the tokenizers or the model of `workdir` are not those they were trained with.
+    """
+    folder = _folder(workdir) / str(step)
+    parts.check(folder)
+    return _restore_item(folder, "params", like, sharding)
 
 
 def undamaged(workdir: Path, steps: Sequence[int], number: int, *, below: str = "") -> list[int]:
@@ -258,6 +265,7 @@ def _items(state: State) -> dict[str, Any]:
 
 
 def _restore_state(folder: Path, state: StateT) -> StateT:
+    parts.check(folder)
     restored = {name: _restore_item(folder, name, like) for name, like in _items(state).items()}
     return state.replace(params=restored["params"], **restored["optimizer"])
 
