@@ -122,7 +122,8 @@ def bucket(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("name", "folder", "whole"),
     [
-        ("a.en", "text", "text/a.en"),
+        ("a.en", "/text", "/text/a.en"),
+        ("a.en", "text", f"{os.getcwd()}/text/a.en"),
         ("a.en", "gs://bucket/text", "gs://bucket/text/a.en"),
         ("gs://bucket/a.en", "gs://bucket/text", "gs://bucket/a.en"),
         ("/a.en", "gs://bucket/text", "/a.en"),

@@ -5,7 +5,11 @@ is annotated as Path. A bucket differs in three ways: a write is whole or does n
 can be appended, and there are no folders to create.
 """
 
+import csv
+import io
 import os
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from transformer_jax.errors import UserError, one_line
@@ -13,13 +17,55 @@ from transformer_jax.errors import UserError, one_line
 BUCKET = "gs://"
 
 
+def absolute(name: str, *, folder: str = "") -> str:
+    """The path that a user calls `name`: `~` and `~user` are home folders, and "" stays "".
+
+    A relative name starts from `folder`, which may be relative itself.
+
+    Raises:
+      UserError: if there is no such user, or if it is a URL that is not of a bucket.
+    """
+    expanded = os.path.expanduser(name)
+    if expanded.startswith("~"):
+        raise UserError(f"{name}: there is no user {name[1:].partition('/')[0]!r}: write ./{name}")
+    if not name or name.startswith(BUCKET):
+        return name
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", name):
+        raise UserError(f"{name} is neither a path of this machine nor one in a bucket, {BUCKET}…")
+    start = absolute(folder) or os.getcwd()
+    return os.path.join(start, str(Path(expanded)))
+
+
+def split_paths(names: str) -> list[str]:
+    """The paths in a list with commas; one that has a comma is in double quotes, as in CSV.
+
+    >>> split_paths('a.en, "news, 2020/a.de"')
+    ['a.en', 'news, 2020/a.de']
+
+    Raises:
+      UserError: if a quotation mark is missing.
+    """
+    try:
+        (found,) = csv.reader([names], strict=True, skipinitialspace=True)
+    except csv.Error as e:
+        raise UserError(f"{names!r} is not a list of paths with commas between them: {e}") from None
+    return [name.strip() for name in found]
+
+
+def join_paths(names: Iterable[str]) -> str:
+    """The inverse of `split_paths`."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(names)
+    return text.getvalue()
+
+
 def path(name: str, *, folder: str = "") -> Path:
-    """The path `name`, relative to `folder` unless it is absolute.
+    """The path that a user calls `name`, see `absolute`.
 
     Raises:
       UserError: if it is in a bucket that cannot be reached.
     """
-    name = name if name.startswith(BUCKET) else os.path.join(folder, name)
+    name = absolute(name, folder=folder)
     if not name.startswith(BUCKET):
         return Path(name)
     # Only buckets need them.

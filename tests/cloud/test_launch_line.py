@@ -121,9 +121,9 @@ def test_text_that_is_not_there_is_refused(folder):
         (["--output=z"], "--output goes with --target=tpu-vm or slurm or skypilot"),
         (["--target=slurm", "--keep"], "--keep goes with --target=tpu-vm, not with --target=slurm"),
         ([*TPU, "--nodes=2"], "--nodes goes with --target=slurm, not with --target=tpu-vm"),
-        ([*TPU, "--output=no/x"], "cannot write no/x"),
+        ([*TPU, "--output=no/x"], f"cannot write {ROOT}/no/x"),
         ([*TPU, "--mode=translate"], "--target belongs to --mode=train, evaluate, not translate"),
-        ([*TPU, "--workdir=runs/x"], "needs --workdir=gs://BUCKET/…, not runs/x"),
+        ([*TPU, "--workdir=runs/x"], "needs --workdir=gs://BUCKET/…, not "),
         ([*TPU, "--accelerator=v5e-8"], "is none of v4-N, v5litepod-N"),
         ([*TPU, "--config.model.num_heads=7"], "model.d_model=128 is not divisible"),
         (["--target=tpu-vm", "--accelerator=v4-8", "--workdir=gs://b"], "needs --zone=…"),
@@ -176,7 +176,7 @@ def test_a_job_is_printed_or_written_and_has_the_runs_flags(
         for more in ([], ["--output=job"])
     )
     assert (printed.returncode, written.returncode, written.stdout) == (0, 0, ""), printed.stderr
-    assert written.stderr == f"wrote job; submit it with: {submit} job\n"
+    assert written.stderr == f"wrote {tmp_path}/job; submit it with: {submit} {tmp_path}/job\n"
     text = (tmp_path / "job").read_text()
     assert printed.stdout == text
     assert line.format(" ".join(given)) in text

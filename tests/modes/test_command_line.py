@@ -420,7 +420,7 @@ def test_training_evaluates_and_shows_the_model_that_it_loaded_once(folder, monk
     line = ["launch.py", "--weights=best", "--workdir=x", "--config.demo=a b"]
     assert command_line.run(line, folder / "default.py") == 0
     assert seen[0] == {"weights": "best", "profile": None}
-    assert seen[1] == ((model, Path("x")), {"split": "test", "weights": "best"})
+    assert seen[1] == ((model, folder / "x"), {"split": "test", "weights": "best"})
     printed = capsys.readouterr().out
     assert "a b → <a b>\n" in printed
-    assert "echo a b | python launch.py --mode=translate --workdir=x\n" in printed
+    assert f"echo a b | python launch.py --mode=translate --workdir={folder}/x\n" in printed

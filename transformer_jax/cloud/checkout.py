@@ -1,10 +1,12 @@
 """The checkout, as a machine elsewhere gets it: the files in it, and its installation."""
 
+import itertools
 import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from transformer_jax import storage
 from transformer_jax.config.experiment_files import experiment_file
 from transformer_jax.config.options import DataConfig
 from transformer_jax.errors import UserError
@@ -69,7 +71,8 @@ def check_data(data: DataConfig, folder: Path) -> None:
     if data.corpus != "files":
         return
     known = files(folder)
-    for name in ",".join([data.train, data.valid, data.test]).split(","):
+    texts = [data.train, data.valid, data.test]
+    for name in itertools.chain.from_iterable(map(storage.split_paths, texts)):
         file = os.path.normpath(os.path.join(data.path, name))
         if name and "://" not in os.path.join(data.path, name) and file not in known:
             raise UserError(

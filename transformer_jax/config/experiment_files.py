@@ -13,6 +13,7 @@ from typing import Any
 
 from absl import flags
 
+from transformer_jax import storage
 from transformer_jax.config.metadata import KINDS
 from transformer_jax.config.options import OPTIONS, Config, nearest_option, set_option
 from transformer_jax.errors import UserError, nearest
@@ -34,8 +35,8 @@ def experiments_folder() -> Path:
 
 def experiment_file(name: str) -> Path:
     """The file called `name`; "experiments/NAME.py" is the project's own if there is none here."""
-    file = Path(name)
-    if not file.is_file() and file.parent == Path("experiments"):
+    file = Path(storage.absolute(name))
+    if not file.is_file() and Path(name).parent == Path("experiments"):
         return experiments_folder() / file.name
     return file
 
@@ -184,7 +185,7 @@ def _load_module(path: Path) -> tuple[ModuleType, str, str]:
         known = [str(p) for p in Path(name).parent.glob("*.py")] or [
             str(Path("experiments") / p.name) for p in experiments_folder().glob("*.py")
         ]
-        raise UserError(f"--config={name}: there is no such file{nearest(name, known)}")
+        raise UserError(f"--config={name}: there is no such file as {file}{nearest(name, known)}")
     spec = importlib.util.spec_from_file_location(f"experiments.{file.stem}", file)
     if spec is None or spec.loader is None:
         raise UserError(f"--config={name} is not a Python file")

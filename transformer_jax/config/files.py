@@ -1,13 +1,15 @@
 """config.json in a workdir: writing it, reading it, and comparing it with other options."""
 
+import copy
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from transformer_jax import storage
 from transformer_jax.config.metadata import Change
-from transformer_jax.config.options import OPTIONS, Config, set_option
+from transformer_jax.config.options import OPTIONS, Config, flatten, set_option
 from transformer_jax.errors import UserError
 from transformer_jax.storage import write_whole
 
@@ -50,9 +52,26 @@ def refuse_differences(workdir: Path, differing: Differences) -> None:
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Writes `config` as JSON."""
+    """Writes `config` as JSON, with absolute paths: the run is read from any folder."""
+    config = with_absolute_paths(config)
     text = json.dumps(dataclasses.asdict(config), indent=2, ensure_ascii=False)
     write_whole(path, text + "\n")
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """A copy of `config` whose paths are absolute, except for those that start from data.path."""
+    found = copy.deepcopy(config)
+    for name, value in flatten(config).items():
+        if OPTIONS[name].is_path:
+            set_option(found, name, storage.absolute(value))
+        elif OPTIONS[name].are_paths and value and config.data.corpus == "files":
+            names = storage.split_paths(value)
+            if config.data.path:
+                names = [storage.absolute(n) if n.startswith("~") else n for n in names]
+            else:
+                names = map(storage.absolute, names)
+            set_option(found, name, storage.join_paths(names))
+    return found
 
 
 def load_config(path: Path) -> Config:

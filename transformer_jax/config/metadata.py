@@ -8,9 +8,11 @@ import dataclasses
 import enum
 import math
 import operator
+import os
 from collections.abc import Iterator
 from typing import Any
 
+from transformer_jax import storage
 from transformer_jax.errors import UserError, nearest
 
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
@@ -48,6 +50,9 @@ class Option:
       choices: the values of a text; empty = any text.
       may_change: until when it may get another value.
       may_move: it is the path of a file, which may move at any time, but not come or go.
+      is_path: it is a path, which config.json holds as an absolute one.
+      are_paths: it is a list of paths that start from data.path, if data.corpus is "files"; their
+        files may move, under the same names.
       traced: it is an input of the compiled training step, so another value compiles nothing.
       none_if_zero: 0 leaves its operation out of the compiled step.
     """
@@ -64,6 +69,8 @@ class Option:
     choices: tuple[str, ...] = ()
     may_change: Change
     may_move: bool = False
+    is_path: bool = False
+    are_paths: bool = False
     traced: bool = False
     none_if_zero: bool = False
 
@@ -103,6 +110,7 @@ class Option:
     def allows(self, then: Any, now: Any, moment: Change) -> bool:
         """Whether the option may have been `then` and be `now` at that moment."""
         moved = self.may_move and then and now
+        moved = moved or (self.are_paths and _file_names(then) == _file_names(now))
         return bool(then == now or self.may_change >= moment or moved)
 
     def _limits(self) -> Iterator[tuple[str, float, Any]]:
@@ -110,6 +118,10 @@ class Option:
             limit = getattr(self, name)
             if limit is not None:
                 yield name, limit, compare
+
+
+def _file_names(paths: str) -> list[str]:
+    return [os.path.basename(path) for path in storage.split_paths(paths)]
 
 
 def option(default: Any, help: str, **facts: Any) -> Any:

@@ -33,14 +33,25 @@ class DataConfig:
     # The languages decide how BLEU counts. Reversed, they are another text, which a run recognises.
     source_language: str = option("zh", "Language to translate.", may_change=ON_RESUME)
     target_language: str = option("en", "Language to translate to.", may_change=ON_RESUME)
-    path: str = option("", "Folder that relative names of files start from.", may_change=ANY_TIME)
+    path: str = option(
+        "",
+        "Folder that relative names of files start from; empty = the current one.",
+        may_change=ANY_TIME,
+        is_path=True,
+    )
     train: str = option(
         "",
-        'Training text. For "files": "a.en,a.de" (source first) or "pairs.tsv"; for "tfds": the '
-        "name of a split; the other corpora ignore it.",
+        'Training text. For "files": "a.en,a.de" (source first) or "pairs.tsv", with double quotes '
+        'around a name that has a comma; for "tfds": the name of a split; the other corpora ignore '
+        "it.",
+        are_paths=True,
     )
-    valid: str = option("", "Validation text, likewise; empty = held out of the training text.")
-    test: str = option("", "Test text, likewise; empty = held out of the training text.")
+    valid: str = option(
+        "", "Validation text, likewise; empty = held out of the training text.", are_paths=True
+    )
+    test: str = option(
+        "", "Test text, likewise; empty = held out of the training text.", are_paths=True
+    )
     train_size: int = option(
         0, "Training pairs to generate (small_world; 0 = 60,000) or keep (0 = all).", at_least=0
     )
@@ -147,6 +158,7 @@ class ModelConfig:
         "File of word vectors to start from, in word2vec's or GloVe's text form; empty = none.",
         may_change=AFTER_TRAINING,
         may_move=True,  # The first checkpoint replaces it.
+        is_path=True,
     )
     compute_dtype: str = option(
         "float32",

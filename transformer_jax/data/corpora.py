@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import os
 import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,13 +10,14 @@ from typing import Any
 
 from transformer_jax import storage
 from transformer_jax.config.options import DataConfig
-from transformer_jax.data.text import is_blank, nearest_sibling, read_lines
+from transformer_jax.data.text import is_blank, nearest_sibling, read_lines, readable
 from transformer_jax.errors import UserError, nearest
 
 Pair = tuple[str, str]
 _CORPORA = ["small_world", "hsk", "files", "tfds:<name>"]
 _SMALL_WORLD_TRAIN_SIZE = 60_000
 _TFDS_SPLITS = {"train": "train", "valid": "validation", "test": "test"}
+_COMMA_HINT = """a name that has a comma is written in double quotes: '"a,b.en","a,b.de"'"""
 _FILES_HINT = '"a.en,a.de" (two files, source first) or "pairs.tsv" (source, tab, target)'
 # Glosses that are no translation: "used in 自個兒|自个儿[zi4 ge3 r5]", "surname Du" for 都 (all).
 _NOT_A_TRANSLATION = re.compile(r"[\u4e00-\u9fff\[]|^surname [A-Z]")
@@ -94,11 +94,13 @@ def files(data: DataConfig, option: str) -> list[Path]:
       UserError: if they are more than two, or one cannot be reached.
     """
     value = getattr(data, option, "") if data.corpus == "files" else ""
-    names = [name.strip() for name in value.split(",")] if value else []
+    try:
+        names = storage.split_paths(value) if value else []
+    except UserError as e:
+        raise UserError(f"data.{option}: {e}") from None
     if len(names) > 2 or not all(names):
-        raise UserError(f"data.{option}={value!r} must be {_FILES_HINT}")
-    folder = os.path.expanduser(data.path)
-    return [storage.path(os.path.expanduser(name), folder=folder) for name in names]
+        raise UserError(f"data.{option}={value!r} must be {_FILES_HINT}; {_COMMA_HINT}")
+    return [storage.path(name, folder=data.path) for name in names]
 
 
 def hold_out(pairs: Sequence[Pair], size: int, names: Sequence[str]) -> dict[str, list[Pair]]:
@@ -264,10 +266,8 @@ def _files(data: DataConfig, names: Sequence[str]) -> dict[str, Corpus]:
 
 def _read_pairs(data: DataConfig, option: str) -> Corpus:
     paths = files(data, option)
-    lost = next((path for path in paths if not data.path and not path.is_absolute()), None)
-    if lost and not lost.exists():
-        near = nearest_sibling(lost)
-        raise UserError(f"{lost} does not exist{near}: give its folder, --config.data.path=DIR")
+    for path in paths:
+        _check_exists(path, f"; {_COMMA_HINT}" if len(paths) > 1 else "")
     if len(paths) == 1:
         return _without_blanks(_read_columns(paths[0]), str(paths[0]))
     source, target = map(read_lines, paths)
@@ -277,6 +277,14 @@ def _read_pairs(data: DataConfig, option: str) -> Corpus:
             "each line must translate the same line of the other"
         )
     return _without_blanks(zip(source, target, strict=True), " with ".join(map(str, paths)))
+
+
+def _check_exists(path: Path, hint: str) -> None:
+    with readable(path):
+        if not path.exists():
+            near = nearest_sibling(path)
+            folder = f"give its folder, --config.data.path=DIR{hint}"
+            raise UserError(f"{path} does not exist{near}: {folder}")
 
 
 def _read_columns(path: Path) -> Iterator[Pair]:
@@ -308,7 +316,7 @@ def _tfds_split(data: DataConfig, split: str) -> Corpus:
         records = tfds.data_source(
             data.corpus.removeprefix("tfds:"),
             split=expression,
-            data_dir=os.path.expanduser(data.path) or None,
+            data_dir=storage.absolute(data.path) or None,
             builder_kwargs={"file_format": "array_record"},
         )
     except (ValueError, KeyError) as e:  # no such dataset, configuration or split

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from transformer_jax.config.options import DataConfig
+from transformer_jax.config.files import with_absolute_paths
+from transformer_jax.config.options import Config, DataConfig
 from transformer_jax.console import log
 from transformer_jax.data import corpora
 from transformer_jax.errors import UserError
@@ -154,6 +155,7 @@ def _refuse_cutting_again(workdir: Path, data: DataConfig, split: str, overlap: 
 
 
 def _options(data: DataConfig) -> dict[str, Any]:
+    data = with_absolute_paths(Config(data=data)).data
     return {name: getattr(data, name) for name in _OPTIONS}
 
 

@@ -10,7 +10,7 @@ from transformer_jax.modes.launch import Launch
 
 def define(flags: Flags) -> None:
     """Defines the flags."""
-    flags.text("other", "Workdir to compare --workdir with.")
+    flags.path("other", "Workdir to compare --workdir with.")
     flags.split()
 
 

@@ -13,7 +13,7 @@ def define(flags: Flags) -> None:
     flags.choice("format", "Format to write.", ["marian", "ctranslate2", "safetensors"])
     flags.text("quantization", "Type of the weights, for ctranslate2: int8, float16, ….", "")
     flags.weights()
-    flags.text("output", "Folder to write, which must be empty or not exist.")
+    flags.path("output", "Folder to write, which must be empty or not exist.")
 
 
 def run(launch: Launch) -> int:

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from transformer_jax import storage
 from transformer_jax.config.options import WEIGHTS
+from transformer_jax.errors import UserError
 
 
 class Flags:
@@ -18,12 +20,20 @@ class Flags:
         self.values = flags.FlagValues()
         self._own = {"flag_values": self.values}
         self.text("mode", "Command to run.", "train")
-        self.text("workdir", "Folder of the run (default: runs/NAME of the experiment).")
+        self.path("workdir", "Folder of the run (default: runs/NAME of the experiment).")
         self.whole("sweep_index", "Point of the experiment's sweep() to use, from 0.")
 
     def text(self, name: str, help: str, default: str | None = None) -> None:
         """Defines a flag whose value is text."""
         flags.DEFINE_string(name, default, help, **self._own)
+
+    def path(self, name: str, help: str) -> None:
+        """Defines a flag whose value is a path; it is made absolute."""
+        flags.DEFINE(_Path(), name, None, help, **self._own)
+
+    def paths(self, name: str, help: str) -> None:
+        """Defines a flag whose value is a list of paths, with commas between them."""
+        flags.DEFINE(_Paths(), name, [], help, **self._own)
 
     def whole(
         self, name: str, help: str, default: int | None = None, at_least: int | None = None
@@ -49,7 +59,7 @@ class Flags:
     def ensemble(self) -> None:
         """Defines further models to load."""
         text = "Further workdirs, whose models' probabilities are averaged with the first one's."
-        flags.DEFINE_list("ensemble", [], text, **self._own)
+        self.paths("ensemble", text)
 
     def split(self) -> None:
         """Defines which part of the text to use."""
@@ -67,3 +77,21 @@ class Flags:
         self.whole("num_processes", "Several processes: their number.")
         self.whole("process_id", "Several processes: the number of this one, from 0.")
         self.whole("wait_seconds", "Several processes: time to wait for the others.", 60, 1)
+
+
+class _Path(flags.ArgumentParser):
+    def parse(self, argument: str) -> str:
+        try:
+            return storage.absolute(argument)
+        except UserError as e:
+            raise ValueError(str(e)) from None  # absl adds the flag's name
+
+
+class _Paths(flags.ArgumentParser):
+    def parse(self, argument: str | list[str]) -> list[str]:
+        if isinstance(argument, list):  # the default
+            return argument
+        try:
+            return [storage.absolute(name) for name in storage.split_paths(argument) if name]
+        except UserError as e:
+            raise ValueError(str(e)) from None

@@ -11,7 +11,7 @@ from transformer_jax.modes.launch import Launch
 def define(flags: Flags) -> None:
     """Defines the flags."""
     flags.choice("format", "Format of the model.", ["marian"])
-    flags.text("input", "Folder of the model.")
+    flags.path("input", "Folder of the model.")
 
 
 def run(launch: Launch) -> int:

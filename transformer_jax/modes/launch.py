@@ -53,7 +53,7 @@ class Launch:
     @property
     def workdir_name(self) -> str:
         """`workdir` as it is written, which may be in a bucket that cannot be reached from here."""
-        return self["workdir"] or f"runs/{self.config.name}"
+        return self["workdir"] or storage.absolute(f"runs/{self.config.name}")
 
     def path(self, name: str) -> Path:
         """The path in a flag that this mode cannot do without."""

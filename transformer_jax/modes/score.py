@@ -31,9 +31,9 @@ def define(flags: Flags) -> None:
     flags.weights()
     flags.ensemble()
     flags.processes()
-    flags.text("input", "File of sources, one a line.")
-    flags.text("translations", "File whose line k translates line k of --input.")
-    flags.text("output", "File for the scores (default: standard output).")
+    flags.path("input", "File of sources, one a line.")
+    flags.path("translations", "File whose line k translates line k of --input.")
+    flags.path("output", "File for the scores (default: standard output).")
 
 
 def run(launch: Launch) -> int:

@@ -44,6 +44,8 @@ def define(flags: Flags) -> None:
             flags.switch(name, text)
         elif isinstance(default, int):
             flags.whole(name, text, default, *least)
+        elif name == "output":
+            flags.path(name, text)
         else:
             flags.text(name, text, default)
 

@@ -8,6 +8,7 @@ Examples:
     launch.py --config=experiments/multi30k_en_de.py --config.data.path=DIR --workdir=runs/multi30k
 """
 
+import shlex
 from typing import TYPE_CHECKING
 
 from transformer_jax.modes import targets
@@ -22,7 +23,7 @@ def define(flags: Flags) -> None:
     """Defines the flags."""
     flags.weights()
     flags.processes()
-    flags.text("profile", "Folder for a profiler trace of a few training steps.")
+    flags.path("profile", "Folder for a profiler trace of a few training steps.")
     targets.define(flags)
 
 
@@ -54,4 +55,5 @@ def _translate_demo(model: "Model", launch: Launch) -> None:
     if processes.is_writer():
         print(f"\n{demo} → {translation}")
         print("Translate your own text:")
-        print(f"  echo {demo} | {launch.program} --mode=translate --workdir={launch.workdir}")
+        workdir = shlex.quote(str(launch.workdir))
+        print(f"  echo {demo} | {launch.program} --mode=translate --workdir={workdir}")

@@ -30,9 +30,9 @@ def define(flags: Flags) -> None:
     flags.weights()
     flags.ensemble()
     flags.processes()
-    flags.text("input", "File of sentences, one a line (default: standard input).")
-    flags.text("output", "File for the translations (default: standard output).")
-    flags.text("prefixes", "File whose line k is the text that translation k begins with.")
+    flags.path("input", "File of sentences, one a line (default: standard input).")
+    flags.path("output", "File for the translations (default: standard output).")
+    flags.path("prefixes", "File whose line k is the text that translation k begins with.")
     many = "Translations of each line; more than 1 writes lines of NUMBER<TAB>SCORE<TAB>TEXT."
     flags.whole("n_best", many, default=1, at_least=1)
 

@@ -17,6 +17,7 @@ import optuna
 import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 
+from transformer_jax import storage
 from transformer_jax.config.files import differences, in_words
 from transformer_jax.config.metadata import Change
 from transformer_jax.config.options import Config, flatten
@@ -222,6 +223,18 @@ def shown(url: str) -> str:
         return sqlalchemy.make_url(url).render_as_string(hide_password=True)
     except sqlalchemy.exc.ArgumentError:
         return url
+
+
+def resolved(url: str) -> str:
+    """`url`, of SQLite with the absolute path of its file."""
+    try:
+        parsed = sqlalchemy.make_url(url)
+    except sqlalchemy.exc.ArgumentError:  # which opening it reports
+        return url
+    if not parsed.drivername.startswith("sqlite") or parsed.database in (None, "", ":memory:"):
+        return url
+    whole = parsed.set(database=storage.absolute(parsed.database))
+    return whole.render_as_string(hide_password=False)
 
 
 def sqlite_url(path: Path) -> str:

@@ -119,7 +119,7 @@ def run(
     points = load_points(file, config, arguments) if num_trials is None else []
     search_space = experiment_files.load_search_space(file) if num_trials is not None else None
     storage.make_folder(workdir)
-    url = url or study.sqlite_url(workdir / DATABASE)
+    url = study.resolved(url) if url else study.sqlite_url(workdir / DATABASE)
     try:
         opened = Study(url, workdir.absolute().name)
         opened.check(config, "search_space()" if search_space else "sweep()")

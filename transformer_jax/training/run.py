@@ -291,7 +291,7 @@ def from_word_vectors(prepared: Prepared, state: TrainState) -> TrainState:
         return state
     params, summary = word_vectors.initialise(
         jax.device_get(devices.data_parallel.replicate(state.params)),
-        Path(config.pretrained_embeddings).expanduser(),
+        storage.path(config.pretrained_embeddings),
         prepared.tokenizers,
         stddev=config.embedding_stddev or config.d_model**-0.5,
     )
