@@ -233,77 +233,25 @@ def test_a_validation_that_was_killed_between_samples_and_metrics_is_no_double(t
 
 
 # ----------------------------------------------------------------------------- in TensorBoard
-def fields(message):
-    """The fields of a protocol buffer by number, read without its definition."""
-    found, place = {}, 0
-
-    def varint():
-        nonlocal place
-        value = shift = 0
-        while True:
-            byte = message[place]
-            place, value, shift = place + 1, value | (byte & 127) << shift, shift + 7
-            if byte < 128:
-                return value
-
-    while place < len(message):
-        number, kind = divmod(varint(), 8)
-        length = {0: 0, 1: 8, 2: None, 5: 4}[kind]
-        if kind == 0:
-            value = varint()
-        else:
-            length = varint() if length is None else length
-            value, place = message[place : place + length], place + length
-        found.setdefault(number, []).append(value)
-    return found
-
-
-def plugin_data(workdir):
-    """Of each summary that a plugin reads: (step, tag, plugin's name, its content, tensor)."""
-    found = []
-    for path in sorted((workdir / "tensorboard").iterdir()):
-        content = path.read_bytes()
-        while content:
-            (length,) = struct.unpack("<Q", content[:8])
-            event = fields(content[12 : 12 + length])
-            content = content[16 + length :]
-            for value in fields(event.get(5, [b""])[0]).get(1, []):  # Event.summary, Summary.value
-                value = fields(value)
-                if 9 not in value:  # Value.metadata
-                    continue
-                plugin = fields(fields(value[9][0])[1][0])  # SummaryMetadata.plugin_data
-                tensor = fields(value[8][0])[8][0].decode() if 8 in value else ""  # string_val
-                place = event.get(2, [0])[0], value[1][0].decode()
-                found.append((*place, plugin[1][0].decode(), plugin.get(2, [b""])[0], tensor))
-    return found
-
-
 def test_tensorboard_gets_the_options_and_what_they_are_judged_by(tmp_path):
-    pytest.importorskip("tensorboardX")
+    hparams_pb2 = pytest.importorskip("tensorboardX.proto.plugin_hparams_pb2")
     options = {"model.num_layers": 3, "model.remat": True, "name": "猫", "data.path": ""}
     t = tracker(tmp_path, tensorboard=True, first_step=4)
     t.write_options(options)
     t.close()
-    (step, tag, plugin, experiment, _), (_, start_tag, _, start, _) = plugin_data(tmp_path)
-    assert (step, plugin) == (4, "hparams")
-    assert (tag, start_tag) == ("_hparams_/experiment", "_hparams_/session_start_info")
-    # HParamsPluginData.experiment: its hparam_infos by name, its metric_infos by name.tag.
-    experiment = fields(fields(experiment)[2][0])
-    assert [fields(info)[1][0].decode() for info in experiment[4]] == list(options)
-    metrics = [fields(fields(info)[1][0])[2][0].decode() for info in experiment[5]]
+    written = events(tmp_path)[2:]
+    values = {e.summary.value[0].tag: e.summary.value[0].metadata.plugin_data for e in written}
+    assert [e.step for e in written] == [4, 4]
+    assert list(values) == ["_hparams_/experiment", "_hparams_/session_start_info"]
+    assert {data.plugin_name for data in values.values()} == {"hparams"}
+    experiment, start = (
+        hparams_pb2.HParamsPluginData.FromString(data.content) for data in values.values()
+    )
+    assert [info.name for info in experiment.experiment.hparam_infos] == list(options)
+    metrics = [info.name.tag for info in experiment.experiment.metric_infos]
     assert metrics == ["valid/loss", "valid/bleu"]
-    # HParamsPluginData.session_start_info.hparams: a map to google.protobuf.Value.
-    given = {}
-    for entry in fields(fields(start)[3][0])[1]:
-        name, value = fields(entry)[1][0].decode(), fields(fields(entry)[2][0])
-        kind = next(iter(value))
-        read = {
-            2: lambda v: struct.unpack("<d", v)[0],  # number_value
-            3: lambda v: v.decode(),  # string_value
-            4: bool,  # bool_value
-        }[kind]
-        given[name] = read(value[kind][0])
-    assert given == options
+    given = start.session_start_info.hparams.items()
+    assert {name: getattr(v, v.WhichOneof("kind")) for name, v in given} == options
 
 
 def test_tensorboard_gets_the_samples_as_they_are(tmp_path):
@@ -311,9 +259,12 @@ def test_tensorboard_gets_the_samples_as_they_are(tmp_path):
     t = tracker(tmp_path, tensorboard=True)
     validate(t, 3, "<b>ein</b>\n# *Hund*")
     t.close()
-    ((step, tag, plugin, _, text),) = plugin_data(tmp_path)
-    assert (step, tag, plugin) == (3, "samples/1/text_summary", "text")
-    assert text.splitlines() == [
+    event = next(e for e in events(tmp_path) if "samples" in str(e.summary))
+    (value,) = event.summary.value
+    assert (event.step, value.tag) == (3, "samples/1/text_summary")
+    assert value.metadata.plugin_data.plugin_name == "text"
+    (text,) = value.tensor.string_val
+    assert text.decode().splitlines() == [
         "    source       a dog",
         "    reference    r",
         "    translation  <b>ein</b> # *Hund*",
