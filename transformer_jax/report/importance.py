@@ -22,9 +22,6 @@ def section(runs: Sequence[Run]) -> list[Block]:
         blocks.append(Paragraph(warning, True))
     if not shares:
         return blocks
-    png = figures.bars(
-        list(shares), list(shares.values()), label="share of the differences in validation loss"
-    )
     about = (
         "The share of the differences in validation loss among the finished points that each "
         "option explains: fANOVA (Hutter et al. 2014) on a random forest, by Optuna. Options that "
@@ -34,7 +31,7 @@ def section(runs: Sequence[Run]) -> list[Block]:
     return [
         *blocks,
         Paragraph(about),
-        Figure("importances", png, "Importance of each option"),
+        Figure("importances", _bars(shares), "Importance of each option"),
         Table(["option", "importance"], rows, numbers=[1]),
     ]
 
@@ -65,6 +62,15 @@ def importances(runs: Sequence[Run]) -> tuple[dict[str, float], str]:
         f"train {needed} or more to rely on it."
     )
     return _fanova(options, losses), warning if n < needed else ""
+
+
+def _bars(shares: dict[str, float]) -> bytes:
+    axes = figures.axes(0.9 + 0.34 * len(shares))
+    axes.barh(range(len(shares)), shares.values(), color=figures.COLORS[0], height=0.62)
+    axes.set_yticks(range(len(shares)), map(figures.short, shares))
+    axes.invert_yaxis()
+    axes.set_xlabel("share of the differences in validation loss")
+    return figures.png(axes)
 
 
 def _varied(runs: Sequence[Run]) -> dict[str, list[Any]]:
