@@ -75,6 +75,24 @@ def test_a_workdir_that_goes_with_the_machine_is_refused(workdir):
     launch_line.check_workdir("gs://b/x", "tpu-vm")
 
 
+@pytest.mark.parametrize(
+    ("accelerator", "version"),
+    [
+        ("v6e-8", "v2-alpha-tpuv6e"),
+        ("v5p-8", "v2-alpha-tpuv5"),
+        ("v5litepod-4", "v2-alpha-tpuv5-lite"),
+        ("v4-32", "tpu-ubuntu2204-base"),
+        *((unknown, None) for unknown in ("v5e-16", "v6e", "v6e-", "A100:8", "")),
+    ],
+)
+def test_the_software_follows_the_accelerator(accelerator, version):
+    if version:
+        assert launch_line.runtime_version(accelerator) == version
+        return
+    with pytest.raises(UserError, match="is none of v4-N, v5litepod-N, v5p-N, v6e-N"):
+        launch_line.runtime_version(accelerator)
+
+
 # --------------------------------------------------------------------------------- the checkout
 def test_the_checkouts_files_are_those_that_git_would_commit(folder):
     names = {".gitignore", "changed.py", "experiments/a.py", "experiments/new 'é'.py"}
@@ -156,7 +174,7 @@ def test_what_cannot_work_there_is_refused_before_anything_is_made(given, messag
 @pytest.mark.parametrize(
     ("target", "submit", "line"),
     [
-        ("tpu-vm", "bash", "launch='.venv/bin/python launch.py {}'\n"),
+        ("tpu-vm", "bash", ".venv/bin/python launch.py {}\n"),
         ("skypilot", "sky jobs launch", "  .venv/bin/python launch.py {}\n"),
         ("slurm", "sbatch", "/launch.py {} &\n"),
     ],

@@ -59,10 +59,9 @@ def batch(tmp_path, monkeypatch):
 
 
 def test_one_task_per_gpu_on_every_node_all_of_which_see_its_gpus():
-    text = slurm.script(job(nodes=2, gpus_per_node=7, partition="long", time="1-12:00:00"))
+    text = slurm.script(job(nodes=2, gpus_per_node=7, time="1-12:00:00"))
     assert directives(text) == {
         "job-name": "a_run",
-        "partition": "long",
         "time": "1-12:00:00",
         "nodes": "2",
         "ntasks-per-node": "7",
@@ -82,7 +81,7 @@ def test_one_task_per_gpu_on_every_node_all_of_which_see_its_gpus():
 def test_cpus_alone_are_one_task_per_node_and_what_is_not_asked_for_is_left_to_the_cluster():
     options = directives(slurm.script(job(gpus_per_node=0)))
     assert options["ntasks-per-node"] == "1"
-    assert not {"gres", "partition", "time"} & set(options)
+    assert not {"gres", "time"} & set(options)
 
 
 def test_the_script_runs_the_launch_line_as_it_is(batch, tmp_path):
@@ -111,7 +110,7 @@ def test_before_the_time_limit_the_job_is_requeued_and_the_run_still_waited_for(
     assert running.returncode == 5
 
 
-@pytest.mark.parametrize("option", ["name", "partition", "time"])
+@pytest.mark.parametrize("option", ["name", "time"])
 @pytest.mark.parametrize("value", ["a b", "a\n#SBATCH --nodes=99", "$(a)", "a'b"])
 def test_a_value_that_would_be_misread_is_refused(option, value):
     with pytest.raises(UserError, match=f"--{option}="):

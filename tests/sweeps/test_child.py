@@ -14,13 +14,13 @@ def test_a_second_child_is_not_started_while_the_first_lives(tmp_path):
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
     first = child.start(sleep, tmp_path / "a")
     assert child.start(sleep, tmp_path / "a") is None
-    assert first.status() is None
-    first.stop()
+    assert first.poll() is None
+    first.terminate()
     first.wait()
-    assert first.status() in child.INTERRUPTED
+    assert first.poll() in child.INTERRUPTED
     second = child.start([sys.executable, "-c", "print(1/0)"], tmp_path / "a")
     second.wait()
-    assert second.status() == 1
+    assert second.poll() == 1
     assert second.reason() == "ZeroDivisionError: division by zero"
     third = child.start(
         [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], tmp_path / "a"

@@ -156,8 +156,7 @@ def test_a_search_does_not_retry_what_failed(folder):
 def running(opened, **options):
     """A launcher in this process."""
     command = lambda point: [sys.executable, "stand_in.py", f"--workdir=run/{point.name}"]  # noqa: E731
-    plan = runner.Plan(Path("run"), 1, command, steps=lambda _: 11, about={}, **options)
-    return runner.Runner(opened, plan)
+    return runner.Runner(opened, Path("run"), 1, command, lambda _: 11, {}, **options)
 
 
 def test_a_point_that_another_launcher_took_over_is_left_to_it(folder):

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from transformer_jax.errors import UserError
 
-_RUNTIME_VERSIONS = {
+RUNTIME_VERSIONS = {
     "v4": "tpu-ubuntu2204-base",
     "v5litepod": "v2-alpha-tpuv5-lite",
     "v5p": "v2-alpha-tpuv5",
@@ -58,14 +58,10 @@ def check_workdir(workdir: str | None, target: str) -> None:
         )
 
 
-def is_tpu(accelerator: str) -> bool:
-    """Whether it has the name of a Cloud TPU: v5litepod-16, and not A100:8."""
-    return re.fullmatch(r"v\d\w*-\d+", accelerator) is not None
-
-
-def is_known(accelerator: str) -> bool:
-    """Whether it is a Cloud TPU with a known runtime version."""
-    return is_tpu(accelerator) and accelerator.rpartition("-")[0] in _RUNTIME_VERSIONS
+def tpu_kind(accelerator: str) -> str:
+    """The kind of a Cloud TPU: "v5litepod" for v5litepod-16; "" for what is none, as A100:8."""
+    match = re.fullmatch(r"(v\d\w*)-\d+", accelerator)
+    return match[1] if match else ""
 
 
 def runtime_version(accelerator: str) -> str:
@@ -74,10 +70,11 @@ def runtime_version(accelerator: str) -> str:
     Raises:
       UserError: if the kind of accelerator is unknown; the message lists the known kinds.
     """
-    if not is_known(accelerator):
-        known = ", ".join(f"{kind}-N" for kind in _RUNTIME_VERSIONS)
+    kind = tpu_kind(accelerator)
+    if kind not in RUNTIME_VERSIONS:
+        known = ", ".join(f"{kind}-N" for kind in RUNTIME_VERSIONS)
         raise UserError(
             f"--accelerator={accelerator} is none of {known}: "
             "for another Cloud TPU give --runtime_version=… as well"
         )
-    return _RUNTIME_VERSIONS[accelerator.rpartition("-")[0]]
+    return RUNTIME_VERSIONS[kind]

@@ -28,7 +28,7 @@ def task(sky: SkyTask) -> str:
       UserError: if the name or the kind of Cloud TPU is invalid.
     """
     launch_line.check_name(sky.name)
-    tpu = launch_line.is_tpu(sky.accelerator)
+    tpu = launch_line.tpu_kind(sky.accelerator)
     if not tpu and sky.runtime_version:
         raise UserError(
             f"--runtime_version is for Cloud TPUs, and --accelerator={sky.accelerator} is not one"

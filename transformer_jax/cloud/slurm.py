@@ -16,7 +16,6 @@ class SlurmJob:
     folder: str  # where the command runs, on a file system that all nodes share
     nodes: int = 1
     gpus_per_node: int = 1  # 0 = CPUs only
-    partition: str = ""  # as for sbatch; "" = the cluster's default
     time: str = ""  # as for sbatch; "" = the cluster's default
 
 
@@ -31,16 +30,15 @@ def script(job: SlurmJob) -> str:
     """
     options = {
         "job-name": job.name,
-        "partition": job.partition,
         "time": job.time,
         "nodes": str(job.nodes),
         "ntasks-per-node": str(max(job.gpus_per_node, 1)),
         "gres": f"gpu:{job.gpus_per_node}" if job.gpus_per_node else "",
         "output": f"{job.name}-%j.log",
     }
-    for name, flag in (("job-name", "name"), ("partition", "partition"), ("time", "time")):
-        if not re.fullmatch(r"[\w.,:+-]*", options[name]):
-            raise UserError(f"--{flag}={options[name]!r} has a character that sbatch would misread")
+    for flag, value in (("name", job.name), ("time", job.time)):
+        if not re.fullmatch(r"[\w.,:+-]*", value):
+            raise UserError(f"--{flag}={value!r} has a character that sbatch would misread")
     directives = [f"#SBATCH --{name}={value}" for name, value in options.items() if value]
     return _SCRIPT.format(
         directives="\n".join(directives),
@@ -51,7 +49,7 @@ def script(job: SlurmJob) -> str:
 
 _SCRIPT = """\
 #!/bin/bash
-# sbatch THIS_FILE. Options of sbatch override these: sbatch --account=… --cpus-per-task=8 THIS_FILE
+# sbatch THIS_FILE. Options of sbatch override these: sbatch --partition=… --account=… THIS_FILE
 {directives}
 #SBATCH --open-mode=append
 #SBATCH --requeue

@@ -15,49 +15,47 @@ class TpuVm:
     arguments: tuple[str, ...]  # of launch.py
     folder: str  # the checkout to copy
     zone: str
-    project: str = ""  # "" = gcloud's own setting
     runtime_version: str = ""  # the VM's software; "" = chosen by the accelerator
     spot: bool = False  # cheaper, but Google may reclaim the VM
-    wait_hours: int = 24  # how long to queue; Google then drops the request
-    max_preemptions: int = 20  # reclaimed VMs after which to give up
     keep: bool = False  # whether to leave the VM running at the end
 
 
 def script(vm: TpuVm) -> str:
-    """The script: the settings of `vm`, then the same text for every run.
+    """The script: the settings of `vm`, and the same text for every run.
 
     Raises:
       UserError: if the name or the accelerator is invalid.
     """
     launch_line.check_name(vm.name)
-    version = vm.runtime_version or launch_line.runtime_version(vm.accelerator)
-    where = [f"--zone={vm.zone}", *([f"--project={vm.project}"] if vm.project else [])]
-    request = [
-        f"--node-id={vm.name}",
-        f"--accelerator-type={vm.accelerator}",
-        f"--runtime-version={version}",
-        f"--valid-until-duration={vm.wait_hours}h",
-        *(["--spot"] if vm.spot else []),
-    ]
     settings = {
         "name": vm.name,
-        "where": f"({shlex.join(where)})",
-        "request": f"({shlex.join(request)})",
-        "folder": shlex.quote(vm.folder),
-        "install": shlex.quote("\n".join(checkout.install_commands("tpu"))),
-        "launch": shlex.quote(shlex.join([".venv/bin/python", "launch.py", *vm.arguments])),
-        "max_preemptions": vm.max_preemptions,
+        "zone": vm.zone,
+        "accelerator": vm.accelerator,
+        "version": vm.runtime_version or launch_line.runtime_version(vm.accelerator),
+        "spot": "--spot" if vm.spot else "",
+        "wait": "24h",  # Google then drops the request
+        "max_reclaimed": "20",
         "keep": "yes" if vm.keep else "",
+        "folder": vm.folder,
     }
-    lines = [f"{name}={value}" for name, value in settings.items()]
-    return "\n".join([_ABOUT, *lines, _BODY])
+    lines = [f"{name}={value and shlex.quote(value)}" for name, value in settings.items()]
+    launch = shlex.join([".venv/bin/python", "launch.py", *vm.arguments])
+    install = "\n".join(checkout.install_commands("tpu"))
+    texts = [_variable("launch", launch), _variable("install", install)]
+    return "\n".join([_ABOUT, *lines, *texts, _BODY])
+
+
+def _variable(name: str, text: str) -> str:
+    """Sets a variable of bash to a text without more quotes, so that it can be read."""
+    return f"read -rd '' {name} << 'END'\n{text}\nEND"
 
 
 _ABOUT = """\
 #!/bin/bash
 # bash THIS_FILE. It requests the TPU, copies the checkout, runs the command on every worker, shows
 # the log, deletes the TPU (after Ctrl-C, too), and exits with the run's status. A TPU that Google
-# reclaims is replaced, and the run resumes from its workdir."""
+# reclaims is replaced, and the run resumes from its workdir. Change the settings as you like:
+"""
 
 # gcloud runs in the background: bash handles a signal during `wait` at once, and otherwise only
 # after the command. The option of the version is --runtime-version for a queued resource, and
@@ -65,7 +63,7 @@ _ABOUT = """\
 _BODY = r"""
 log() { echo "$*" >&2; }
 pause() { sleep "$1" & wait $!; }
-tpus() { gcloud compute tpus "$@" "${where[@]}" --quiet & wait $!; }
+tpus() { gcloud compute tpus "$@" --zone="$zone" --quiet & wait $!; }
 on_workers() {
     tpus tpu-vm ssh "$name" --worker=all --command="$1" \
         --ssh-flag=-oConnectTimeout=20 --ssh-flag=-oServerAliveInterval=30
@@ -82,7 +80,7 @@ at_exit() {
         tpus "${delete[@]}" && return
     fi
     log "$name may still exist, and cost money; delete it with:"
-    log "  gcloud compute tpus ${delete[*]} ${where[*]}"
+    log "  gcloud compute tpus ${delete[*]} --zone=$zone"
 }
 
 state() {
@@ -153,14 +151,15 @@ trap 'exit 130' INT TERM HUP
 (cd "$folder" && export GIT_INDEX_FILE=$temporary/index && git add --all &&
     git archive --output="$temporary/checkout.tar.gz" "$(git write-tree)") || exit
 
-for ((reclaimed = 0; reclaimed <= max_preemptions; reclaimed++)); do
+for ((reclaimed = 0; reclaimed <= max_reclaimed; reclaimed++)); do
     if tpus queued-resources describe "$name" > /dev/null 2>&1; then
         log "$name exists; wait for its run, delete it, or give another --name"
         exit 1
     fi
     log "requesting $name"
     requested=yes
-    tpus queued-resources create "$name" "${request[@]}" || { requested=; exit 1; }
+    tpus queued-resources create "$name" --node-id="$name" --accelerator-type="$accelerator" \
+        --runtime-version="$version" --valid-until-duration="$wait" $spot || { requested=; exit 1; }
     work && exit
     status=$?
     pause 40  # a run fails a little before its TPU is reported as reclaimed
@@ -169,6 +168,6 @@ for ((reclaimed = 0; reclaimed <= max_preemptions; reclaimed++)); do
     tpus "${delete[@]}"
     requested=
 done
-log "giving up after --max_preemptions=$max_preemptions; run this file again to resume"
+log "giving up; run this file again to resume"
 exit 1
 """

@@ -24,13 +24,9 @@ _FLAGS: dict[str, tuple] = {
     "zone": (_CLOUDS, "Google Cloud zone, e.g. us-west4-a.", ""),
     "runtime_version": (_CLOUDS, "software of a Cloud TPU (default: by the accelerator).", ""),
     "spot": (_CLOUDS, "use spot capacity: cheaper, but it may be reclaimed.", False),
-    "project": (("tpu-vm",), "Google Cloud project (default: gcloud's).", ""),
-    "wait_hours": (("tpu-vm",), "hours to queue for the TPU.", 24, 1),
-    "max_preemptions": (("tpu-vm",), "number of reclaimed TPUs after which to give up.", 20, 0),
     "keep": (("tpu-vm",), "keep the TPU at the end.", False),
     "nodes": (("slurm",), "number of machines.", 1, 1),
     "gpus_per_node": (("slurm",), "GPUs of each machine; 0 = CPUs only.", 1, 0),
-    "partition": (("slurm",), "partition (default: the cluster's).", ""),
     "time": (("slurm",), "time limit, e.g. 24:00:00; the job is requeued after it.", ""),
 }
 
@@ -104,7 +100,7 @@ def _check_cloud(launch: Launch, folder: Path) -> None:
         raise UserError(f"--target={target} needs --accelerator=…, e.g. --accelerator=v5litepod-16")
     launch_line.check_workdir(launch["workdir"], target)
     checkout.check_data(launch.config.data, folder)
-    if launch_line.is_known(accelerator):
+    if launch_line.tpu_kind(accelerator) in launch_line.RUNTIME_VERSIONS:
         layout.check_batch(launch.config, accelerators.find(accelerator).num_chips)
     if target == "tpu-vm" and not launch["zone"]:
         raise UserError("--target=tpu-vm needs --zone=…, e.g. --zone=us-west4-a")

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from transformer_jax import storage
 from transformer_jax.errors import PREEMPTED_STATUS
@@ -21,33 +22,38 @@ from transformer_jax.errors import PREEMPTED_STATUS
 LOG = "log.txt"
 # Exit statuses after SIGTERM: the state is saved, or signals were not handled yet.
 INTERRUPTED = (PREEMPTED_STATUS, -signal.SIGTERM)
+_PROMPT = "$ "  # before the command, in the log
 _PR_SET_PDEATHSIG = 1
 
 
-class Child:
-    """A run in the background."""
+class Child(subprocess.Popen):
+    """A run in the background; SIGTERM makes it save its state and exit."""
 
-    def __init__(self, process: subprocess.Popen, log: Path) -> None:
-        self._process, self._log = process, log
-
-    def status(self) -> int | None:
-        """The exit status, or minus the number of the signal; None while the child runs."""
-        return self._process.poll()
-
-    def stop(self) -> None:
-        """Sends SIGTERM: the child saves its state and exits."""
-        if self._process.poll() is None:
-            self._process.terminate()
-
-    def wait(self) -> None:
-        self._process.wait()
+    def __init__(
+        self, command: Sequence[str], log: BinaryIO, environment: Mapping[str, str]
+    ) -> None:
+        super().__init__(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            # Unbuffered, so that the log keeps the order of the two streams.
+            env=os.environ | {"PYTHONUNBUFFERED": "1"} | dict(environment),
+            # Ctrl-C reaches only the launcher, which passes it on once.
+            process_group=0,
+            preexec_fn=_end_with_launcher(),
+        )
+        self._log = Path(log.name)
 
     def reason(self) -> str:
         """Why the child failed: the last line that it printed, or the signal that ended it."""
-        status = self._process.returncode
-        if status < 0:
-            return f"ended by {signal.Signals(-status).name}"
-        return _last_line(self._log) or f"ended with status {status}"
+        if self.returncode < 0:
+            return f"ended by {signal.Signals(-self.returncode).name}"
+        with self._log.open("rb") as file:
+            file.seek(max(0, self._log.stat().st_size - 10_000))
+            lines = file.read().decode(errors="replace").splitlines()
+        last = next((line.strip() for line in reversed(lines) if line.strip()), _PROMPT)
+        return f"ended with status {self.returncode}" if last.startswith(_PROMPT) else last
 
 
 def start(
@@ -58,28 +64,16 @@ def start(
     Returns None while an earlier child is in the workdir. `environment` adds to this process's.
     """
     storage.make_folder(workdir)
-    path = workdir / LOG
-    with path.open("ab") as log:
+    with (workdir / LOG).open("ab") as log:
         try:
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return None
         except OSError:  # a file system without locks: the run's own lock has to do
             pass
-        log.write(f"$ {shlex.join(command)}\n".encode())
+        log.write(f"{_PROMPT}{shlex.join(command)}\n".encode())
         log.flush()
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            # Unbuffered, so that the log keeps the order of the two streams.
-            env=os.environ | {"PYTHONUNBUFFERED": "1"} | dict(environment or {}),
-            # Ctrl-C reaches only the launcher, which passes it on once.
-            process_group=0,
-            preexec_fn=_end_with_launcher(),
-        )
-    return Child(process, path)
+        return Child(command, log, environment or {})
 
 
 def _end_with_launcher() -> Callable[[], None] | None:
@@ -94,11 +88,3 @@ def _end_with_launcher() -> Callable[[], None] | None:
             os._exit(PREEMPTED_STATUS)
 
     return in_child
-
-
-def _last_line(path: Path) -> str:
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 10_000))
-        lines = file.read().decode(errors="replace").splitlines()
-    written = [line.strip() for line in lines if line.strip()]
-    return written[-1] if written and not written[-1].startswith("$ ") else ""

@@ -21,11 +21,22 @@ _POLL_EVERY = 0.1  # seconds; the children
 _READ_EVERY = 1.0  # seconds; the study, which other launchers change, and the metrics of the runs
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What a launcher runs.
+@dataclasses.dataclass
+class _Run:
+    """A point in training."""
+
+    point: Point
+    child: child.Child
+    pruned: bool = False  # it was stopped, because its losses are worse than the median
+    lost: bool = False  # another launcher has taken the point over
+
+
+@dataclasses.dataclass
+class Runner:
+    """One launcher's share of a sweep.
 
     Attributes:
+      study: holds the points.
       workdir: the sweep's; a point's is the folder in it of the point's name.
       workers: the number of children at a time.
       command: returns the command that trains a point.
@@ -38,6 +49,7 @@ class Plan:
         a checkpoint; then it fails.
     """
 
+    study: Study
     workdir: Path
     workers: int
     command: Callable[[Point], list[str]]
@@ -47,23 +59,8 @@ class Plan:
     suggest: Callable[[], bool] | None = None
     restarts: int = 10
 
-
-@dataclasses.dataclass
-class _Run:
-    """A point in training."""
-
-    point: Point
-    child: child.Child
-    pruned: bool = False  # it was stopped, because its losses are worse than the median
-    lost: bool = False  # another launcher has taken the point over
-
-
-class Runner:
-    """One launcher's share of a sweep."""
-
-    def __init__(self, study: Study, plan: Plan) -> None:
-        self._study, self._plan = study, plan
-        self._slots = slots.find(plan.workers)
+    def __post_init__(self) -> None:
+        self._slots = slots.find(self.workers)
         self._runs: dict[str, _Run] = {}
         # How often each point was interrupted while its last checkpoint was of each step.
         self._restarts: collections.Counter[tuple[str, int]] = collections.Counter()
@@ -99,56 +96,56 @@ class Runner:
 
     def update(self, *, start: bool) -> list[Point]:
         """Starts children if `start`, prunes, and reports; returns the points."""
-        points, suggest = self._points(), self._plan.suggest
-        while start and len(self._runs) < self._plan.workers:
+        points, suggest = self._points(), self.suggest
+        while start and len(self._runs) < self.workers:
             if not self._start_one(points) and not (suggest and suggest()):
                 break
             points = self._points()
         if suggest:
             self._prune()
-        summary.write(self._plan.workdir / SUMMARY, self._plan.about, points)
+        summary.write(self.workdir / SUMMARY, self.about, points)
         self._table.show([(point, self._progress_of(point)) for point in points])
         return points
 
     def collect(self) -> bool:
         """Records the children that have ended in the study; returns whether any has."""
-        ended = [run for run in self._runs.values() if run.child.status() is not None]
+        ended = [run for run in self._runs.values() if run.child.poll() is not None]
         for run in ended:
             del self._runs[run.point.name]
             self._slots.give_back(run.point.name)
-            if not run.lost and not self._study.leases.beat([run.point.name]):
-                self._study.end(run.point, **self._outcome(run))
+            if not run.lost and not self.study.leases.beat([run.point.name]):
+                self.study.end(run.point, **self._outcome(run))
         return bool(ended)
 
     def _points(self) -> list[Point]:
-        points, names = self._study.points(), self._plan.names
+        points, names = self.study.points(), self.names
         return [p for p in points if names is None or p.name in names]
 
     def _start_one(self, points: Sequence[Point]) -> bool:
         """Starts the first point that is free; returns False if none is."""
         for point in points:
-            if point.state not in ("waiting", "interrupted") or not self._study.claim(point):
+            if point.state not in ("waiting", "interrupted") or not self.study.claim(point):
                 continue
-            folder, environment = self._plan.workdir / point.name, self._slots.take(point.name)
-            process = child.start(self._plan.command(point), folder, environment)
+            folder, environment = self.workdir / point.name, self._slots.take(point.name)
+            process = child.start(self.command(point), folder, environment)
             if process is not None:
                 self._runs[point.name] = _Run(point, process)
                 return True
             # The child of a launcher that was killed is still saving.
             self._slots.give_back(point.name)
-            self._study.end(point, "interrupted")
+            self.study.end(point, "interrupted")
         return False
 
     def _prune(self) -> None:
         for run in self._runs.values():
             valid = self._progress_of(run.point).valid
-            if not run.lost and self._study.should_prune(run.point, valid):
+            if not run.lost and self.study.should_prune(run.point, valid):
                 run.pruned = True
-                run.child.stop()
+                run.child.terminate()
 
     def _outcome(self, run: _Run) -> dict[str, Any]:
         """The state of a point whose child has ended, with its value or the reason."""
-        status, valid = run.child.status(), self._progress_of(run.point).valid
+        status, valid = run.child.poll(), self._progress_of(run.point).valid
         if status == 0 and valid and math.isfinite(valid[-1][1]):
             return {"state": "finished", "value": valid[-1][1]}
         if status == 0:
@@ -157,23 +154,23 @@ class Runner:
             return {"state": "pruned"}
         if status not in child.INTERRUPTED:
             return {"state": "failed", "reason": run.child.reason()}
-        saved = manifest.complete(self._plan.workdir / run.point.name / manifest.FOLDER)
+        saved = manifest.complete(self.workdir / run.point.name / manifest.FOLDER)
         last = run.point.name, max(saved, default=0)
         self._restarts[last] += 1
-        if self._restarts[last] <= self._plan.restarts:
+        if self._restarts[last] <= self.restarts:
             return {"state": "interrupted"}
         times = f"interrupted {self._restarts[last]} times without a new checkpoint"
         return {"state": "failed", "reason": f"{times}: {run.child.reason()}"}
 
     def _beat(self) -> None:
         """Renews the leases; stops the children of points that another launcher has taken over."""
-        for name in self._study.leases.beat([n for n, run in self._runs.items() if not run.lost]):
+        for name in self.study.leases.beat([n for n, run in self._runs.items() if not run.lost]):
             self._runs[name].lost = True
             self._runs[name].child.stop()
 
     def _stop_children(self) -> None:
         for run in self._runs.values():
-            run.child.stop()
+            run.child.terminate()
 
     def _end_children(self) -> None:
         self._stop_children()
@@ -184,15 +181,15 @@ class Runner:
         if interrupted:
             log(f"interrupted: {summary.count(points)}; run the same command to resume")
             return PREEMPTED_STATUS
-        for line in summary.conclude(points, search=self._plan.suggest is not None):
+        for line in summary.conclude(points, search=self.suggest is not None):
             log(line)
         return int(any(point.state == "failed" for point in points))
 
     def _progress_of(self, point: Point) -> progress.Progress:
         """What the point has logged so far."""
         if point.name not in self._progress:
-            folder = self._plan.workdir / point.name
-            self._progress[point.name] = progress.Progress(folder, self._plan.steps(point))
+            folder = self.workdir / point.name
+            self._progress[point.name] = progress.Progress(folder, self.steps(point))
         self._progress[point.name].refresh()
         return self._progress[point.name]
 

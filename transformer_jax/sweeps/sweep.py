@@ -25,7 +25,7 @@ from transformer_jax.config.checks import check_config
 from transformer_jax.config.options import Config, flatten
 from transformer_jax.errors import UserError
 from transformer_jax.sweeps import study
-from transformer_jax.sweeps.runner import Plan, Runner
+from transformer_jax.sweeps.runner import Runner
 from transformer_jax.sweeps.study import Study
 from transformer_jax.sweeps.summary import SUMMARY, Point
 
@@ -128,7 +128,8 @@ def run(
         if search_space:
             checked = _checked(search_space, file, config, arguments)
             suggest = lambda: opened.suggest(checked, num_trials, seed=config.seed)  # noqa: E731
-        plan = Plan(
+        runner = Runner(
+            opened,
             workdir,
             workers,
             command=partial(_command, file, workdir, arguments, launcher),
@@ -137,7 +138,7 @@ def run(
             names=None if search_space else {name for name, _ in points},
             suggest=suggest,
         )
-        return Runner(opened, plan).run()
+        return runner.run()
     except (optuna.exceptions.OptunaError, sqlalchemy.exc.SQLAlchemyError) as e:
         reason = " ".join(str(e.__cause__ or e).split())[:300]
         raise UserError(f"the study in {study.shown(url)} cannot be used: {reason}") from None
