@@ -50,7 +50,8 @@ def config_of(workdir):
 
 
 def json_lines(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
 
 
 def launch(*arguments, text=None, real=False, variables=()):

@@ -7,13 +7,10 @@ import time
 from importlib.metadata import version
 
 import pytest
-from launching import evaluate, fill, launch, refusal
+from launching import config_of, evaluate, fill, json_lines, launch, refusal, refused
 
-from transformer_jax.config.files import load_config
 from transformer_jax.data import corpora
 from transformer_jax.errors import Preempted, UserError
-from transformer_jax.evaluation.scores import corpus_scores
-from transformer_jax.evaluation.translations import write_translations
 from transformer_jax.model import size
 from transformer_jax.parallel import processes
 from transformer_jax.training import run as training_run
@@ -30,12 +27,8 @@ ABOUT = card.About(
 )
 
 
-def rows(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def tokens_in_rows(workdir):
-    train = [row["train"] for row in rows(workdir / "metrics.jsonl") if "train" in row]
+    train = [row["train"] for row in json_lines(workdir / "metrics.jsonl") if "train" in row]
     return {side: sum(row[f"{side}_tokens"] for row in train) for side in ("source", "target")}
 
 
@@ -56,7 +49,7 @@ def train(workdir, first, last, *, error=None):
 @pytest.mark.fast
 def test_the_card_of_a_training(trained):
     workdir, _ = trained
-    found, config = card.read(workdir), load_config(workdir / "config.json")
+    found, config = card.read(workdir), config_of(workdir)
     assert found["seed"] == config.seed
     assert (found["state"], found["steps"], found["starts"]) == ("finished", 4, 1)
     described = launch("--mode=describe", f"--workdir={workdir}").stdout.split()[-1]
@@ -74,8 +67,7 @@ def test_the_card_of_a_training(trained):
     (digest,) = found["data"]["tokenizer"].values()
     summed = subprocess.run(["sha256sum", workdir / "tokenizer.model"], capture_output=True)
     assert summed.stdout.decode().startswith(digest)
-    devices = {"platform": "cpu", "kind": "cpu", "number": 1, "processes": 1}
-    assert found["devices"] == devices
+    assert found["devices"] == {"platform": "cpu", "kind": "cpu", "number": 1, "processes": 1}
     (measured,) = found["results"]["evaluations"]
     del measured["measured"]
     assert measured == json.loads((workdir / "evaluation/test/scores.json").read_text())
@@ -86,7 +78,7 @@ def test_the_card_of_a_training(trained):
 
 
 def test_a_resumed_run_counts_everything(workdir):
-    before, config = card.read(workdir), load_config(workdir / "config.json")
+    before, config = card.read(workdir), config_of(workdir)
     config.train.steps = 7
     training_run.train(config, workdir)
     found = card.read(workdir)
@@ -99,7 +91,7 @@ def test_a_resumed_run_counts_everything(workdir):
 
 
 def test_evaluating_again_takes_the_place_of_the_same(workdir):
-    config = load_config(workdir / "config.json")
+    config = config_of(workdir)
     for split, weights in (("test", "average"), ("valid", "latest"), ("valid", "latest")):
         evaluate(config, workdir, split=split, weights=weights)
     listed = card.read(workdir)["results"]["evaluations"]
@@ -114,8 +106,8 @@ def test_a_damaged_card_stops_what_would_write_it(workdir):
     (workdir / "card.json").write_text("{")
     error = refusal("--mode=evaluate", f"--workdir={workdir}")
     assert "card.json is damaged: remove it" in error
-    with pytest.raises(UserError, match=r"card\.json is damaged: remove it"):
-        training_run.train(load_config(workdir / "config.json"), workdir)
+    message = refused(training_run.train, config_of(workdir), workdir)
+    assert "card.json is damaged: remove it" in message
 
 
 # ---------------------------------------------------------------------------------- how it ends
@@ -137,20 +129,17 @@ def test_the_state_is_how_the_run_ended(tmp_path, error, state):
 
 
 def test_during_the_run_its_card_shows_how_far_it_is(tmp_path):
-    with card.Card(tmp_path, since=0) as c:
+    with card.Card(tmp_path, since=time.monotonic() - 1000) as c:
         assert card.read(tmp_path) is None, "nothing before it is begun"
         c.begin(0, ABOUT)
         assert card.read(tmp_path)["state"] == "running"
+        card.add_evaluation(tmp_path, EVALUATION)
         c.reached(5)
         c.update()
         assert card.read(tmp_path)["steps"] == 5
-
-
-def test_wall_time_counts_from_the_start_of_the_launch(tmp_path):
-    with card.Card(tmp_path, since=time.monotonic() - 1000) as c:
-        c.begin(0, ABOUT)
     found = card.read(tmp_path)
-    assert 1000 <= found["wall_seconds"] < 1010
+    assert 1000 <= found["wall_seconds"] < 1010, "from the start of the launch"
+    assert [e["steps"] for e in found["results"]["evaluations"]] == [[2, 4]]
 
 
 def test_an_evaluation_of_an_ensemble_does_not_replace_that_of_the_model(tmp_path):
@@ -162,26 +151,13 @@ def test_an_evaluation_of_an_ensemble_does_not_replace_that_of_the_model(tmp_pat
     assert [e.get("ensemble") for e in found] == [None, ["b"]]
 
 
-def test_an_evaluation_made_meanwhile_stays(tmp_path):
-    with card.Card(tmp_path, since=0) as c:
-        c.begin(0, ABOUT)
-        card.add_evaluation(tmp_path, EVALUATION)
-        c.reached(5)
-    (kept,) = card.read(tmp_path)["results"]["evaluations"]
-    assert kept["steps"] == [2, 4]
-
-
-@pytest.mark.parametrize(("step", "kept"), [(4, 1), (3, 0), (0, 0)])
-def test_evaluations_of_steps_that_are_trained_again_are_dropped(tmp_path, step, kept):
+@pytest.mark.parametrize(("step", "kept", "starts"), [(4, 1, 2), (3, 0, 2), (0, 0, 1)])
+def test_evaluations_of_steps_that_are_trained_again_are_dropped(tmp_path, step, kept, starts):
     train(tmp_path, 0, 4)
     card.add_evaluation(tmp_path, EVALUATION)
-    assert len(train(tmp_path, step, 5)["results"]["evaluations"]) == kept
-
-
-def test_a_new_start_counts_from_nothing(tmp_path):
-    train(tmp_path, 0, 4)
-    assert train(tmp_path, 4, 6)["starts"] == 2
-    assert train(tmp_path, 0, 2)["starts"] == 1
+    found = train(tmp_path, step, 5)
+    assert len(found["results"]["evaluations"]) == kept
+    assert found["starts"] == starts, "a run from the start counts from nothing"
 
 
 # --------------------------------------------------------------------------------------- the rest
@@ -198,29 +174,20 @@ def test_a_full_disk_is_a_warning(small_disk, capsys):
     assert card.read(small_disk)["steps"] == 0, "the old one is whole"
 
 
-def test_only_the_writer_writes(tmp_path, monkeypatch):
+def test_nothing_is_written_by_other_processes_or_without_a_training(tmp_path, monkeypatch):
+    card.add_evaluation(tmp_path, EVALUATION)
     monkeypatch.setattr(processes, "is_writer", lambda: False)
     assert train(tmp_path, 0, 3) is None
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe"])
-def test_a_damaged_card_is_refused_in_one_line(tmp_path, content):
-    (tmp_path / "card.json").write_bytes(content)
-    with pytest.raises(UserError, match=r"card\.json is damaged: remove it") as raised:
-        card.read(tmp_path)
-    assert "\n" not in str(raised.value)
-
-
-def test_a_workdir_without_a_card_gets_none_from_an_evaluation(tmp_path):
-    card.add_evaluation(tmp_path, EVALUATION)
     assert not list(tmp_path.iterdir())
 
 
-def test_what_the_card_lists_is_the_content_of_scores_json(tmp_path):
-    scores = corpus_scores(["a cat"], ["a cat"], target_language="en", bootstrap=0)
-    texts = ["x"], ["a cat"], ["a cat"]
-    scores = write_translations(tmp_path, scores, *texts, split="test")
-    assert scores == json.loads((tmp_path / "scores.json").read_text())
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"\xff\xfe"],
+)
+def test_a_damaged_card_is_refused_in_one_line(tmp_path, content):
+    (tmp_path / "card.json").write_bytes(content)
+    assert "card.json is damaged: remove it" in refused(card.read, tmp_path)
 
 
 # ---------------------------------------------------------------------------------------- the code
@@ -257,20 +224,15 @@ def test_the_commit_and_whether_files_differ_from_it(checkout):
     assert card.code() == {"commit": commit, "describe": "v1"}
 
 
-def test_code_that_is_installed_in_another_repository_has_no_commit(checkout, monkeypatch):
-    installed = checkout / "lib"
-    installed.mkdir()
-    (installed / "card.py").write_text("one\n")
-    monkeypatch.setattr(card, "__file__", str(installed / "card.py"))
-    assert card.code() == {"commit": None, "describe": None}
-
-
-def test_without_a_checkout_or_without_git_there_is_no_commit(checkout, tmp_path, monkeypatch):
+def test_code_that_is_in_no_checkout_of_its_own_has_no_commit(checkout, tmp_path, monkeypatch):
     nothing = {"commit": None, "describe": None}
     with monkeypatch.context() as patched:
-        patched.setenv("PATH", str(tmp_path))
+        patched.setenv("PATH", str(tmp_path))  # without git
         assert card.code() == nothing
     assert card.code() != nothing
-    (tmp_path / "card.py").write_text("one\n")
-    monkeypatch.setattr(card, "__file__", str(tmp_path / "card.py"))
-    assert card.code() == nothing
+    installed = checkout / "lib"
+    installed.mkdir()
+    for folder in (installed, tmp_path):  # in another repository, and in none
+        (folder / "card.py").write_text("one\n")
+        monkeypatch.setattr(card, "__file__", str(folder / "card.py"))
+        assert card.code() == nothing

@@ -4,10 +4,9 @@ import json
 import time
 
 import pytest
-from launching import evaluate
+from launching import config_of, evaluate
 
 import transformer_jax as tj
-from transformer_jax.config.files import load_config
 from transformer_jax.parallel.host import host_id
 from transformer_jax.training.run import train
 from transformer_jax.workdir import card, lock
@@ -44,7 +43,7 @@ def old(workdir):
 def test_a_workdir_of_an_earlier_version(old):
     assert card.read(old) == CARD
     assert tj.load(old).translate("我有一只猫") == tj.load(old).translate(["我有一只猫"])[0]
-    config = load_config(old / "config.json")
+    config = config_of(old)
     config.train.steps = 6
     train(config, old)
     steps = [json.loads(line)["step"] for line in (old / "metrics.jsonl").open()]

@@ -5,7 +5,7 @@ import errno
 import fcntl
 import json
 import os
-import signal
+import re
 import socket
 import subprocess
 import sys
@@ -14,7 +14,7 @@ import time
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from launching import ROOT, fill
+from launching import ROOT, fill, refused
 
 from transformer_jax.errors import UserError
 from transformer_jax.parallel.host import alive, boot_id, host_id
@@ -58,33 +58,38 @@ def owner(**what):
     return here | {"pid": os.getppid(), "time": time.time()} | what
 
 
+def read(workdir):
+    return json.loads((workdir / lock.NAME).read_text())
+
+
 def is_free(workdir, content):
     """Whether a workdir with this lock can be held; if not, the error names its owner."""
     (workdir / lock.NAME).write_text(json.dumps(content))
     try:
         with lock.held(workdir):
-            assert json.loads((workdir / lock.NAME).read_text())["pid"] == os.getpid()
+            assert read(workdir)["pid"] == os.getpid()
     except UserError as e:
         assert f"in use by process {content['pid']} on {content['host'].split()[0]}" in str(e)
         return False
     return True
 
 
+def refusal(workdir):
+    """The error of a second run."""
+    return refused(lock.held(workdir).__enter__)
+
+
 def test_the_second_is_refused_and_the_error_names_the_first(holder, tmp_path):
-    host = socket.gethostname()
-    message = f"is in use by process {holder.pid} on {host}"
-    with pytest.raises(UserError, match=message), lock.held(tmp_path):
-        raise AssertionError
-    with pytest.raises(UserError, match=message), lock.held(tmp_path):
-        raise AssertionError("asking takes nothing away")
+    for _ in range(2):  # asking takes nothing away
+        assert f"is in use by process {holder.pid} on {socket.gethostname()}" in refusal(tmp_path)
 
 
 def test_the_lock_of_a_dead_process_is_taken_over_at_once(holder, tmp_path):
-    holder.send_signal(signal.SIGKILL)
+    holder.kill()
     holder.wait()
     assert (tmp_path / lock.NAME).exists()
     with lock.held(tmp_path):
-        assert json.loads((tmp_path / lock.NAME).read_text())["pid"] == os.getpid()
+        assert read(tmp_path)["pid"] == os.getpid()
     assert not (tmp_path / lock.NAME).exists()
 
 
@@ -98,31 +103,28 @@ def test_it_can_be_held_again(tmp_path):
         pass
 
 
-@pytest.mark.parametrize(("age", "refused"), [(0, True), (170, True), (190, False)])
-def test_another_machine_counts_until_its_heartbeat_is_old(tmp_path, age, refused):
+@pytest.mark.parametrize(("age", "free"), [(0, False), (170, False), (190, True)])
+def test_another_machine_counts_until_its_heartbeat_is_old(tmp_path, age, free):
     content = owner(host="elsewhere", boot="another", pid=1, time=time.time() - age)
-    (tmp_path / lock.NAME).write_text(json.dumps(content))
-    if not refused:
-        with lock.held(tmp_path):
-            return
-    message = r"process 1 on elsewhere, last heartbeat \d+ s ago: .* expires 180 s after"
-    with pytest.raises(UserError, match=message), lock.held(tmp_path):
-        raise AssertionError
+    assert is_free(tmp_path, content) == free
+    if not free:
+        message = r"process 1 on elsewhere, last heartbeat \d+ s ago: .* expires 180 s after"
+        assert re.search(message, refusal(tmp_path))
 
 
 def test_the_owner_has_a_heartbeat(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.05)
     with lock.held(tmp_path):
-        first = json.loads((tmp_path / lock.NAME).read_text())["time"]
+        first = read(tmp_path)["time"]
         time.sleep(0.5)
-        assert json.loads((tmp_path / lock.NAME).read_text())["time"] > first
+        assert read(tmp_path)["time"] > first
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "nothing", '{"host": 3}', "x" * 10_000])
 def test_a_lock_without_an_owner_is_free(tmp_path, content):
     (tmp_path / lock.NAME).write_text(content)
     with lock.held(tmp_path):
-        assert json.loads((tmp_path / lock.NAME).read_text())["pid"] == os.getpid()
+        assert read(tmp_path)["pid"] == os.getpid()
 
 
 # Not as a lock is written, in one respect each. A machine elsewhere, so that nothing else frees it.
@@ -153,14 +155,11 @@ FIELDS = {
 OTHERS = {"boot": JSON | st.sampled_from([boot_id()]), "run": JSON}
 
 
+CONTENT = st.fixed_dictionaries(FIELDS, optional=OTHERS) | JSON
+
+
 @pytest.mark.parametrize("flock", [fcntl, None], ids=["locks", "no locks"])
-@given(
-    st.binary()
-    | JSON.map(lambda content: json.dumps(content).encode())
-    | st.fixed_dictionaries(FIELDS, optional=OTHERS).map(
-        lambda content: json.dumps(content).encode()
-    )
-)
+@given(st.binary() | CONTENT.map(lambda content: json.dumps(content).encode()))
 @example(b"[" * 399)
 @example(b"\xff\xfe")
 def test_whatever_the_lock_holds_it_is_taken_or_refused_in_one_line(
@@ -180,8 +179,7 @@ def test_whatever_the_lock_holds_it_is_taken_or_refused_in_one_line(
 def test_a_lock_that_is_a_link_is_not_written_through(tmp_path):
     (tmp_path / "mine").write_text("text")
     (tmp_path / lock.NAME).symlink_to(tmp_path / "mine")
-    with pytest.raises(UserError, match="cannot write"), lock.held(tmp_path):
-        raise AssertionError
+    assert "cannot write" in refusal(tmp_path)
     assert (tmp_path / "mine").read_text() == "text"
 
 
@@ -190,24 +188,15 @@ def test_without_locks_of_the_file_system_the_process_number_decides(tmp_path, n
     dead.wait()
     assert not is_free(tmp_path, owner())
     assert is_free(tmp_path, owner(pid=dead.pid))
-    for elsewhere in ({"host": host_id() + "7"}, {"boot": "another"}):
-        assert not is_free(tmp_path, owner(pid=dead.pid, **elsewhere)), (
-            "its number means nothing here"
-        )
-
-
-def test_without_them_an_old_heartbeat_is_of_a_dead_process(tmp_path, no_locks):
-    """Its process number may be another process's now."""
+    for elsewhere in ({"host": host_id() + "7"}, {"boot": "another"}):  # it means nothing here
+        assert not is_free(tmp_path, owner(pid=dead.pid, **elsewhere))
+    # Its number may be another process's now: an old heartbeat is of a dead one.
     assert not is_free(tmp_path, owner(time=time.time() - 170))
     assert is_free(tmp_path, owner(time=time.time() - 190))
-
-
-def test_without_them_this_process_is_not_the_one_that_had_its_number(tmp_path, no_locks):
-    """A container started again gives the same numbers."""
+    # A container started again gives the same numbers.
     assert is_free(tmp_path, owner(pid=os.getpid()))
-    message = f"in use by process {os.getpid()} "
-    with lock.held(tmp_path), pytest.raises(UserError, match=message), lock.held(tmp_path):
-        raise AssertionError("it is this process that has it")
+    with lock.held(tmp_path):
+        assert f"in use by process {os.getpid()} " in refusal(tmp_path)
 
 
 def test_with_them_a_dead_one_is_known_by_its_machines_name_or_boot(tmp_path, monkeypatch):
@@ -225,18 +214,16 @@ def test_the_machines_boot_has_a_name():
     assert len(boot_id()) == 36
 
 
-@pytest.mark.parametrize("number", [0, -1, 2**31, 10**30])
-def test_what_is_no_process_number_is_no_living_process(number):
-    assert not alive(number)
+def test_which_processes_live(monkeypatch):
+    for number in (0, -1, 2**31, 10**30):
+        assert not alive(number)
     assert alive(os.getpid()) and alive(1)
 
-
-def test_another_users_process_lives(monkeypatch):
     def kill(number, signal):
         raise PermissionError
 
     monkeypatch.setattr(os, "kill", kill)
-    assert alive(7)
+    assert alive(7), "it is another user's"
 
 
 def test_a_lock_file_that_its_last_owner_removes_meanwhile_is_not_used(tmp_path, monkeypatch):
@@ -250,11 +237,8 @@ def test_a_lock_file_that_its_last_owner_removes_meanwhile_is_not_used(tmp_path,
 
     monkeypatch.setattr(lock.fcntl, "flock", after_a_removal)
     with lock.held(tmp_path):
-        assert json.loads((tmp_path / lock.NAME).read_text())["pid"] == os.getpid()
-        with (
-            (tmp_path / lock.NAME).open() as file,
-            pytest.raises(BlockingIOError),
-        ):
+        assert read(tmp_path)["pid"] == os.getpid()
+        with (tmp_path / lock.NAME).open() as file, pytest.raises(BlockingIOError):
             flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
@@ -265,5 +249,4 @@ def test_a_full_disk_is_an_error_at_the_start_and_none_later(small_disk, monkeyp
         time.sleep(0.1)
     filler.unlink()
     fill(small_disk)
-    with pytest.raises(UserError, match=r"cannot write .*/lock: No space"), lock.held(small_disk):
-        raise AssertionError
+    assert f"cannot write {small_disk}/lock: No space" in refusal(small_disk)
