@@ -55,10 +55,11 @@ def evaluated(
     return workdir
 
 
-def pair(tmp_path, a, b, *more, **options):
-    return evaluated(tmp_path / "a", a, *more, **options), evaluated(
-        tmp_path / "b", b, *more, **options
-    )
+def pair(tmp_path, *translations, texts=(REFERENCES, SOURCES), **options):
+    return [
+        evaluated(tmp_path / name, of_name, *texts, **options)
+        for name, of_name in zip("ab", translations, strict=True)
+    ]
 
 
 def table(text):
@@ -122,7 +123,7 @@ def test_systems_that_match_hardly_anything(tmp_path):
     """Of some resamples chrF is a float, of some a float32, which is why `scores.ChrF` exists."""
     references = ["I have a cat"] * 7
     poor = ["I have no dog", *["x y z w"] * 6]
-    a, b = pair(tmp_path, poor, poor[::-1], references, SOURCES[:7])
+    a, b = pair(tmp_path, poor, poor[::-1], texts=(references, SOURCES[:7]))
     text = compare(a, b, split="test")
     assert "7 sentences are too few to rely on p" in text
     assert len(re.findall(r" \+0.0 +- ", text)) == 2, "equal scores have no p"
@@ -142,7 +143,7 @@ def test_the_same_translations_are_not_tested(tmp_path):
 def test_chinese_is_counted_by_characters(tmp_path):
     references = ["她昨天在学校看了两本书。", "我有一只猫。"] * 5
     worse = ["她昨天在学校看了三本书。", "我有一只狗。"] * 5
-    a, b = pair(tmp_path, worse, references, references, SOURCES[:10], language="zh")
+    a, b = pair(tmp_path, worse, references, texts=(references, SOURCES[:10]), language="zh")
     text = compare(a, b, split="test")
     expected = sacrebleu.corpus_bleu(worse, [references], tokenize="zh").score
     assert table(text)["BLEU"][0] == pytest.approx(expected, abs=0.051)
@@ -205,7 +206,7 @@ def test_the_sentences_that_changed_most_are_shown(tmp_path):
 
 def test_line_separators_within_a_sentence(tmp_path):
     odd = ["one\u2028two", "three\u0085", *REFERENCES[2:]]
-    a, b = pair(tmp_path, REFERENCES, spoiled(REFERENCES, 0.2, seed=1), odd)
+    a, b = pair(tmp_path, REFERENCES, spoiled(REFERENCES, 0.2, seed=1), texts=(odd, SOURCES))
     assert "131 sentences" in compare(a, b, split="test")
 
 

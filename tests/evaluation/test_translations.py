@@ -23,7 +23,8 @@ ODD = ["I have\ta cat", "line\nbreak", "\ttab first", '"', "  two  spaces "]
 def test_the_reports_files_agree(tmp_path):
     folder = tmp_path / "evaluation" / "test"
     scores = corpus_scores(ODD, REFERENCES, target_language="en", bootstrap=0)
-    write_translations(folder, scores, SOURCES, ODD, REFERENCES, split="test", steps=[3, 5])
+    about = {"split": "test", "steps": [3, 5]}
+    written = write_translations(folder, scores, SOURCES, ODD, REFERENCES, **about)
     assert sorted(p.name for p in folder.iterdir()) == [
         "scores.json", "translations.jsonl", "translations.tsv",
     ]  # fmt: skip
@@ -35,14 +36,13 @@ def test_the_reports_files_agree(tmp_path):
     rows = list(zip(SOURCES, ODD, REFERENCES, strict=True))
     assert lines == [[" ".join(cell.split()) for cell in row] for row in rows]
 
-    written = (folder / "translations.jsonl").read_text(encoding="utf-8")
-    records = [json.loads(line) for line in written.split("\n")[:-1]]
+    text = (folder / "translations.jsonl").read_text(encoding="utf-8")
+    records = [json.loads(line) for line in text.split("\n")[:-1]]
     assert [tuple(r.values()) for r in records] == rows, "nothing is lost here"
-    assert "我有" in written
+    assert "我有" in text
 
     result = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
-    about = {"split": "test", "steps": [3, 5]}
-    assert result == about | dataclasses.asdict(scores)
+    assert result == about | dataclasses.asdict(scores) == written
 
 
 def test_a_report_of_different_lengths_is_refused(tmp_path):

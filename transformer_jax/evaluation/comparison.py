@@ -1,4 +1,4 @@
-"""Compares two evaluated workdirs: is one better, and in what do they differ?"""
+"""Compares two evaluated workdirs: whether one is better, and how they differ."""
 
 import dataclasses
 import json
@@ -50,13 +50,13 @@ def compare(workdir: Path, other: Path, *, split: str, resamples: int = 1000) ->
 
     Args:
       workdir: a workdir that was evaluated on `split` (--mode=evaluate).
-      other: another one, evaluated on the same sentences.
+      other: another workdir, evaluated on the same sentences.
       split: the name of a folder in evaluation/.
       resamples: the number of bootstrap resamples.
 
     Raises:
-      UserError: if one is not evaluated, or if the two cannot be compared because their sentences
-        or the tokenizers of their BLEU differ.
+      UserError: if one has not been evaluated, or if their sentences or the tokenizers of their
+        BLEU differ.
     """
     a, b = _read_both(workdir, other, split)
     blocks = _significance(a, b, split, resamples)
@@ -66,7 +66,7 @@ def compare(workdir: Path, other: Path, *, split: str, resamples: int = 1000) ->
 
 
 def significance(workdir: Path, other: Path, *, split: str, resamples: int = 1000) -> str:
-    """The first part of `compare`: the scores of both with the paired bootstrap test."""
+    """The first part of `compare`: both scores, with the paired bootstrap test."""
     a, b = _read_both(workdir, other, split)
     return "\n\n".join(_significance(a, b, split, resamples))
 

@@ -1,4 +1,4 @@
-"""Degenerate output: translations that a program can see to be wrong."""
+"""Finds degenerate translations: empty, looping, copied from their source, or shared."""
 
 import collections
 import dataclasses
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 class Degeneracy:
     """Shares of the sentences, 0–1, with each kind of degenerate translation.
 
-    A perfect translation has 0 of each kind: what the reference does as well does not count.
+    What the reference does too does not count, so a perfect translation has 0 of each kind.
 
     Attributes:
       empty: the translation is empty and the reference is not.
@@ -30,7 +30,7 @@ class Degeneracy:
 def measure_degeneracy(
     sources: Sequence[str], translations: Sequence[str], references: Sequence[str]
 ) -> Degeneracy:
-    """Measures each kind of degenerate translation; without sentences, 0 of each."""
+    """The share of each kind of degenerate translation; 0 of each if there are no sentences."""
     count = max(len(sources), 1)
     rows = [
         (source.strip(), translation.strip(), reference.strip())
@@ -60,7 +60,7 @@ def _loops(text: str) -> bool:
 
 
 def _shared(pairs: Iterable[tuple[str, str]]) -> int:
-    """The number of (source, text) pairs whose text another source has, too."""
+    """The number of (source, text) pairs whose text another source has too."""
     pairs = list(pairs)
     sources_of = collections.defaultdict(set)
     for source, text in pairs:
@@ -73,7 +73,7 @@ def _shared(pairs: Iterable[tuple[str, str]]) -> int:
 _USUAL = {
     "empty": (
         0.01,
-        "are empty: the sentences are too long to translate, or the model ends at once",
+        "are empty: the sentences are too long to translate, or the model stops immediately",
     ),
     "loops": (
         0.01,

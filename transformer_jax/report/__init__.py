@@ -1,4 +1,5 @@
-"""A page about runs: HTML and Markdown with figures, from what workdirs and sweeps hold.
+"""Reports of runs and sweeps, as one HTML file and as Markdown with figures.
 
-The room reads workdirs through `workdir` and `sweeps`; it trains and translates nothing.
+May use sweeps, evaluation, workdir and config. It reads what runs recorded, and must not know how
+they are trained.
 """
