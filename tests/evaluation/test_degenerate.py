@@ -116,12 +116,17 @@ def test_evaluating_logs_the_warnings(tmp_path, capsys):
     config.data.target_language = "en"
     translations = [[Hypothesis("the same", -1.0, -1.0)]] * 108 + [[]]
     model = SimpleNamespace(
-        config=config, steps=([3],), hypotheses=lambda sources, progress: translations
+        config=config,
+        workdirs=[tmp_path],
+        steps=([3],),
+        hypotheses=lambda sources, progress: translations,
     )
     evaluate.evaluate(model, tmp_path, split="test", weights="latest")
     found = measure_degeneracy(GOOD_SOURCES, ["the same"] * 108 + [""], GOOD)
     assert degeneracy_warnings(found)
-    assert capsys.readouterr().err.splitlines() == [
+    record, *lines = capsys.readouterr().err.splitlines()
+    assert "does not record its training text" in record
+    assert lines == [
         "1 sentences too long to translate count as empty translations",
         *degeneracy_warnings(found),
     ]
