@@ -6,7 +6,7 @@ import pytest
 import sacrebleu
 
 from transformer_jax.evaluation.paper_bleu import paper_bleu
-from transformer_jax.evaluation.scores import corpus_bleu, corpus_scores, warn_of_wrong_language
+from transformer_jax.evaluation.scores import corpus_bleu, corpus_scores
 
 TRANSLATIONS = [
     "I have a cat.",
@@ -103,15 +103,24 @@ def test_printed_scores_name_what_they_are():
     assert len(printed.splitlines()) == 3
 
 
+NEWSTEST = ["Gutach: Noch mehr Sicherheit für Fußgänger", *["Wir lesen den Rich-Text hier."] * 3002]
+
+
 @pytest.mark.parametrize(
-    ("language", "german"), [("de", True), ("de_AT", True), ("en", False), ("zh", False)]
+    ("language", "references", "given"),
+    [
+        ("de", NEWSTEST, True),
+        ("German", NEWSTEST, True),
+        ("de", NEWSTEST[1:], False),
+        ("de", NEWSTEST[:5], False),
+        ("en", NEWSTEST, False),
+    ],
 )
-def test_the_papers_bleu_is_given_and_printed_for_german_alone(language, german):
-    translations = ["Wir lesen den Rich-Text."]
-    references = ["Wir lesen den Rich-Text hier."]
+def test_the_papers_bleu_is_given_and_printed_for_its_test_set_alone(language, references, given):
+    translations = ["Wir lesen den Rich-Text."] * len(references)
     scores = corpus_scores(translations, references, target_language=language, bootstrap=0)
     lines = str(scores).splitlines()
-    if german:
+    if given:
         assert scores.paper_bleu == paper_bleu(translations, references)
         assert scores.paper_bleu != scores.bleu
         assert lines[3].startswith(f"paper BLEU   {scores.paper_bleu:.1f}   tokenised, compound-")
@@ -122,26 +131,8 @@ def test_the_papers_bleu_is_given_and_printed_for_german_alone(language, german)
 
 def test_without_sacremoses_there_is_no_paper_bleu(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "sacremoses", None)  # importing it raises
-    scores = corpus_scores(REFERENCES, REFERENCES, target_language="de", bootstrap=0)
+    scores = corpus_scores(NEWSTEST, NEWSTEST, target_language="de", bootstrap=0)
     assert scores.paper_bleu is None
     assert scores.bleu == pytest.approx(100)
     error = capsys.readouterr().err
     assert error == "no paper BLEU without sacremoses: pip install 'transformer_jax[de]'\n"
-
-
-@pytest.mark.parametrize(
-    ("references", "language", "wrong"),
-    [
-        (["我有一只猫。", "他是老师。"], "target", True),
-        (["我有一只猫。", "他是老师。"], "zh", False),
-        (["我有一只猫。", "他是老师。"], "zh_TW", False),
-        (["I have a cat.", "猫 means cat.", "He is a teacher."], "en", False),
-    ],
-)
-def test_chinese_references_under_another_language(references, language, wrong, capsys):
-    warn_of_wrong_language(references, language)
-    error = capsys.readouterr().err
-    assert bool(error) == wrong
-    if wrong:
-        assert "data.target_language='target'" in error
-        assert "give --config.data.target_language=zh" in error

@@ -16,6 +16,18 @@ from sacrebleu.metrics import BLEU
 
 # The marks of German text that replace-unicode-punctuation.perl replaces, and „, which it forgets.
 _STRAIGHT = str.maketrans({"„": '"', "“": '"', "”": '"', "’": "'", "…": "..."})
+# First sentences of newstest2014, whole and as filtered for the shared task.
+_NEWSTEST2014 = frozenset(
+    {
+        "Gutach: Noch mehr Sicherheit für Fußgänger",
+        "Orlando Bloom und Miranda Kerr lieben sich noch immer",
+    }
+)
+
+
+def is_newstest2014(references: Sequence[str]) -> bool:
+    """Whether the references are those of the paper's test set, in either of its two sizes."""
+    return len(references) in (2737, 3003) and not _NEWSTEST2014.isdisjoint(references)
 
 
 def paper_bleu(translations: Sequence[str], references: Sequence[str]) -> float:

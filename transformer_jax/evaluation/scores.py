@@ -7,7 +7,8 @@ from typing import Any
 from sacrebleu.metrics import BLEU, CHRF
 
 from transformer_jax.console import log
-from transformer_jax.evaluation.paper_bleu import paper_bleu
+from transformer_jax.evaluation.languages import bleu_tokenizer, is_german
+from transformer_jax.evaluation.paper_bleu import is_newstest2014, paper_bleu
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Scores:
       chrf: chrF2++, 0–100.
       chrf_interval: as for BLEU.
       chrf_signature: as for BLEU.
-      paper_bleu: see `evaluation.paper_bleu`; None unless the target is German.
+      paper_bleu: see `evaluation.paper_bleu`; None unless the test set is newstest2014 in German.
       exact_match: share of translations equal to their reference, 0–1.
       sentences: the number of sentences.
     """
@@ -45,7 +46,7 @@ class Scores:
         if self.paper_bleu is not None:
             lines.append(
                 f"paper BLEU   {self.paper_bleu:.1f}   tokenised, compound-split: compare with the "
-                "27.3 and 28.4 of Vaswani et al. (newstest2014), not with any sacreBLEU"
+                "27.3 and 28.4 of Vaswani et al., not with any sacreBLEU"
             )
         return "\n".join(lines)
 
@@ -76,14 +77,13 @@ def corpus_scores(
     Args:
       translations: one per sentence.
       references: one per sentence.
-      target_language: decides what BLEU counts: for "zh…" the units of sacrebleu's tokenizer for
-        Chinese, for "ja…" characters, else the words of 13a. "de…" adds the paper's BLEU.
+      target_language: decides what BLEU counts; see `bleu_tokenizer`.
       bootstrap: number of resamples for the 95 % intervals; 0 = no intervals.
     """
     metric_bleu, metric_chrf = _bleu(target_language), ChrF(word_order=2)
     b = metric_bleu.corpus_score(translations, [references], n_bootstrap=bootstrap or 1)
     c = metric_chrf.corpus_score(translations, [references], n_bootstrap=bootstrap or 1)
-    german = target_language.startswith("de")
+    newstest = is_german(target_language) and is_newstest2014(references)
     equal = [t == r for t, r in zip(translations, references, strict=True)]
     return Scores(
         bleu=b.score,
@@ -92,7 +92,7 @@ def corpus_scores(
         chrf=c.score,
         chrf_interval=_half_width(c),
         chrf_signature=str(metric_chrf.get_signature()),
-        paper_bleu=_paper_bleu(translations, references) if german else None,
+        paper_bleu=_paper_bleu(translations, references) if newstest else None,
         exact_match=sum(equal) / max(len(equal), 1),
         sentences=len(equal),
     )
@@ -107,16 +107,6 @@ class ChrF(CHRF):
         return super()._compute_score_from_stats([float(number) for number in stats])
 
 
-def warn_of_wrong_language(references: Sequence[str], target_language: str) -> None:
-    """Logs a warning if most references are Chinese and `target_language` splits at spaces."""
-    chinese = sum(any("\u4e00" <= c <= "\u9fff" for c in r) for r in references)
-    if _tokenizer(target_language) == "13a" and chinese > len(references) / 2:
-        log(
-            f"warning: the references are Chinese, but data.target_language={target_language!r}: "
-            "BLEU counts each clause as one word; give --config.data.target_language=zh"
-        )
-
-
 def _paper_bleu(translations: Sequence[str], references: Sequence[str]) -> float | None:
     try:
         return paper_bleu(translations, references)
@@ -125,13 +115,8 @@ def _paper_bleu(translations: Sequence[str], references: Sequence[str]) -> float
         return None
 
 
-def _tokenizer(target_language: str) -> str:
-    # 13a, the default, takes a Chinese clause for one word: 95 where 82 is right.
-    return {"zh": "zh", "cm": "zh", "ja": "char"}.get(target_language[:2], "13a")
-
-
 def _bleu(target_language: str) -> BLEU:
-    return BLEU(tokenize=_tokenizer(target_language))
+    return BLEU(tokenize=bleu_tokenizer(target_language))
 
 
 def _half_width(result: Any) -> float:

@@ -113,13 +113,13 @@ def log_warnings(found: "TranslatedSplit", degeneracy: "Degeneracy") -> None:
     """Logs what makes scores mean less than they seem to, and what is plainly wrong."""
     from transformer_jax.console import log
     from transformer_jax.evaluation.degenerate import degeneracy_warnings
-    from transformer_jax.evaluation.scores import warn_of_wrong_language
+    from transformer_jax.evaluation.languages import reference_warnings
 
     untranslated = sum(not hypotheses for hypotheses in found.hypotheses)
     if found.corpus.empty:
         log(f"{found.corpus.empty:,} pairs with an empty side left out")
     if untranslated:
         log(f"{untranslated:,} sentences too long to translate count as empty translations")
-    warn_of_wrong_language(found.references, found.target_language)
-    for warning in degeneracy_warnings(degeneracy):
+    about_text = reference_warnings(found.references, found.target_language)
+    for warning in [*about_text, *degeneracy_warnings(degeneracy)]:
         log(warning)

@@ -27,7 +27,8 @@ from transformer_jax.config.options import Config, TrainConfig, flatten
 from transformer_jax.console import log
 from transformer_jax.data import corpora, held_out, word_vectors
 from transformer_jax.errors import Preempted, UserError
-from transformer_jax.evaluation.scores import bleu_signature, warn_of_wrong_language
+from transformer_jax.evaluation.languages import reference_warnings
+from transformer_jax.evaluation.scores import bleu_signature
 from transformer_jax.inference.trained import Model, load
 from transformer_jax.model.size import count_parameters, step_flops
 from transformer_jax.parallel import processes
@@ -117,7 +118,8 @@ def _splits(config: Config, workdir: Path) -> dict[str, corpora.Corpus]:
     else:
         splits = corpora.load_splits(config.data, ["train", "valid", "test"])
     references = [target for _, target in splits["valid"].pairs]
-    warn_of_wrong_language(references, config.data.target_language)
+    for warning in reference_warnings(references, config.data.target_language):
+        log(warning)
     return splits
 
 
