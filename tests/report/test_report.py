@@ -381,6 +381,23 @@ def test_the_last_translations_are_shown(tmp_path):
     assert "at step 400" in text
 
 
+def test_held_out_text_that_was_trained_on_is_named(tmp_path):
+    counts = {
+        "valid": {"pairs": 0, "sources": 0, "of": 7},
+        "test": {"pairs": 2, "sources": 3, "of": 11},
+    }
+    workdir = write_run(tmp_path / "run", data={"trained_on": counts})
+    for split in counts:
+        scores = {"split": split, "bleu": 1.0, "trained_on": counts[split]}
+        card.add_evaluation(workdir, scores)
+    card.add_evaluation(workdir, {"split": "older", "bleu": 1.0})
+    text = report(workdir)
+    both = "0 pairs and 0 sources of 7 in valid; 2 pairs and 3 sources of 11 in test"
+    assert ["also in the training text", both] in table_rows(text, "fact")
+    assert "> run was trained on 2 pairs and 3 sources of 11 in test." in text
+    assert text.count("was trained on") == 1
+
+
 @pytest.mark.parametrize(
     ("code", "shown"),
     [

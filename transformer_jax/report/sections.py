@@ -150,7 +150,19 @@ def evaluations(listed: Sequence[Run]) -> list[Block]:
         return [heading, Paragraph("--mode=evaluate has not been run.", True)]
     header = ["run", "split", "weights", "search", "BLEU", "chrF2++", "sentences", "BLEU signature"]
     about = "By --mode=evaluate, ± half of the 95 % bootstrap interval over sentences."
-    return [heading, Paragraph(about), Table(header, rows, numbers=(4, 5, 6))]
+    trained_on = dict.fromkeys(
+        f"{run.name} was trained on {_overlap(e['split'], e['trained_on'])}."
+        for run in listed
+        for e in run.evaluations
+        if (e.get("trained_on") or {}).get("sources")
+    )
+    warnings = [Paragraph(text, True) for text in trained_on]
+    return [heading, Paragraph(about), Table(header, rows, numbers=(4, 5, 6)), *warnings]
+
+
+def _overlap(split: str, counts: dict[str, int]) -> str:
+    pairs, sources, of = (counts[name] for name in ("pairs", "sources", "of"))
+    return f"{pairs:,} pairs and {sources:,} sources of {of:,} in {split}"
 
 
 def _search(evaluation: dict[str, Any]) -> str:
@@ -209,6 +221,10 @@ def _integer(value: Any) -> str:
     return number(value, ",d")
 
 
+def _overlaps(found: dict[str, dict[str, int]] | None) -> str:
+    return "; ".join(_overlap(*item) for item in (found or {}).items()) or NONE
+
+
 def _commit(code: dict[str, Any] | None) -> str:
     """The commit; cards of earlier versions have a hash of the uncommitted changes."""
     code = code or {}
@@ -224,6 +240,7 @@ _FACTS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("devices", "devices", _text),
     ("training text (hash)", "data.training_text", _text),
     ("validation text (hash)", "data.validation_text", _text),
+    ("also in the training text", "data.trained_on", _overlaps),
     ("tokenizer (hash)", "data.tokenizer", _text),
     ("seed", "seed", _text),
     ("parameters", "parameters", _integer),
