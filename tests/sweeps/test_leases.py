@@ -6,9 +6,9 @@ import sys
 import time
 from pathlib import Path
 
-import optuna
 import pytest
 import sqlalchemy
+from sweeping import trials
 
 from transformer_jax.parallel.host import host_id
 from transformer_jax.sweeps.leases import Leases
@@ -31,10 +31,8 @@ def gone():
 
 def test_a_lease_is_one_launchers_until_it_is_released(leasing):
     first, second = leasing(), leasing()
-    assert first.take("a")
-    assert not second.take("a")
-    assert not first.take("a")
-    assert second.take("b")
+    assert first.take("a") and second.take("b")
+    assert not second.take("a") and not first.take("a")
     assert first.living() == second.living() == {"a", "b"}
     second.release("a")  # not its own
     assert not second.take("a")
@@ -55,16 +53,14 @@ def test_a_dead_launchers_lease_is_free_at_once_on_its_machine(leasing, gone):
 def test_a_container_with_this_machines_name_is_elsewhere(leasing, gone):
     name, space = host_id().split()
     assert (name, space[:5]) == (socket.gethostname(), "pid:[")
-    here, there = leasing(), leasing(host=f"{name} {space}7", pid=gone)
-    assert there.take("a")
-    assert not here.take("a"), "a process number of another namespace means nothing here"
+    assert leasing(host=f"{name} {space}7", pid=gone).take("a")
+    assert not leasing().take("a"), "a process number of another namespace means nothing here"
 
 
 def test_elsewhere_it_is_free_after_a_minute_without_a_beat(leasing):
     now = 1000.0
     there, here = leasing(host="there"), leasing(clock=lambda: now)
-    assert there.take("a")
-    assert not here.take("a")
+    assert there.take("a") and not here.take("a")
     for _ in range(9):
         now += 50
         there.beat(["a"])
@@ -85,9 +81,8 @@ def test_of_two_that_find_a_lease_dead_one_takes_it(leasing):
             taken.append(first.take("a"))
         return now
 
-    dead = leasing(host="there")
     first, second = leasing(clock=lambda: now), leasing(clock=clock)
-    assert dead.take("a")
+    assert leasing(host="there").take("a")
     assert not first.take("a") and not second.take("a")
     now += 61
     assert not second.take("a")
@@ -110,14 +105,13 @@ sys.stdin.read()  # a process that is gone has no leases
 
 def test_of_several_that_claim_a_point_at_once_one_gets_it(folder):
     Path("race.py").write_text(RACE)
-    at = str(time.time() + 3)
-    command = [sys.executable, "race.py", at]
+    command = [sys.executable, "race.py", str(time.time() + 3)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     racers = [subprocess.Popen(command, **pipes) for _ in range(3)]
     claimed = [name for racer in racers for name in racer.stdout.readline().split()]
     for racer in racers:
         racer.communicate()
-    assert sorted(claimed) == sorted(f"p{n}" for n in range(13))
-    trials = optuna.load_study(study_name="run", storage="sqlite:///race.db").trials
-    names = [trial.user_attrs["point"]["name"] for trial in trials]
-    assert sorted(names) == sorted(f"p{n}" for n in range(13)), "a point was added twice"
+    names = sorted(f"p{n}" for n in range(13))
+    assert sorted(claimed) == names
+    found = trials("sqlite:///race.db")
+    assert sorted(found) == names and {len(of_point) for of_point in found.values()} == {1}

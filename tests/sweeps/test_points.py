@@ -16,34 +16,22 @@ values = st.lists(st.integers(0, 99) | st.floats(0, 1), unique=True, min_size=1,
 mappings = st.dictionaries(st.sampled_from(OPTIONS), values, max_size=3)
 
 
-def overrides(point):
-    return {option: value for option, value in point.items() if option != "name"}
-
-
 def test_the_docstrings_examples():
-    flags = doctest.NORMALIZE_WHITESPACE
-    failed, tried = doctest.testmod(sweeps_points, optionflags=flags)
+    failed, tried = doctest.testmod(sweeps_points, optionflags=doctest.NORMALIZE_WHITESPACE)
     assert (failed, tried) == (0, 5)
 
 
 @given(mappings)
 def test_a_grid_has_every_choice_once_under_its_own_name(options):
     points = grid(options)
-    assert len(points) == math.prod(map(len, options.values()))
+    assert len({p["name"] for p in points}) == len(points) == math.prod(map(len, options.values()))
     for number, point in enumerate(points):  # the last option varies fastest
         for option in reversed(options):
             number, choice = divmod(number, len(options[option]))
             assert point[option] == options[option][choice]
-        assert set(overrides(point)) == set(options)
-    distinct = {tuple(map(str, overrides(p).values())) for p in points}  # 1 and 1.0 are one number
-    assert len({p["name"] for p in points}) == len(distinct) == len(points)
-
-
-@given(mappings)
-def test_a_grid_of_grids_is_the_grid_of_all(options):
-    parts = [grid({option: choices}) for option, choices in options.items()]
-    assert grid(*parts) == grid(options)
-    assert grid(*({option: choices} for option, choices in options.items())) == grid(options)
+        assert set(point) == {"name", *options}
+    assert grid(*({option: choices} for option, choices in options.items())) == points
+    assert grid(*(grid({option: choices}) for option, choices in options.items())) == points
 
 
 @given(st.lists(st.tuples(st.integers(), st.booleans()), min_size=1, max_size=5))
@@ -55,28 +43,24 @@ def test_zip_goes_through_its_parts_together(pairs):
 
 
 def test_a_chain_keeps_names_and_adds_missing_ones():
-    points = chain([{}], [{"name": "own", "seed": 3}], grid({"seed": [1, 2]}))
-    assert points == [
-        {"name": "base"},
-        {"name": "own", "seed": 3},
-        {"name": "seed_1", "seed": 1},
-        {"name": "seed_2", "seed": 2},
-    ]
+    given = [{"name": "own", "seed": 3}, {"model.d_ff": 17}]
+    points = chain([{}], iter(given), grid({"seed": [1]}))
+    assert [point["name"] for point in points] == ["base", "own", "d_ff_17", "seed_1"]
+    assert [len(point) for point in points] == [1, 2, 2, 2]
+    assert given == [{"name": "own", "seed": 3}, {"model.d_ff": 17}], "they are not changed"
 
 
-def test_a_name_is_made_of_what_changes():
-    (name,) = (p["name"] for p in named([{"model.norm": "pre", "optimizer.epsilon": 1e-9}]))
-    assert name == "norm_pre_epsilon_1e-09"
-    assert named([{"demo": "a/b c"}], "x")[0]["name"] == "x_demo_a-b-c"
-    both = {"data.path": "p", "model.path": "q"}  # of two options with one last name, all of it
-    assert named([both])[0]["name"] == "data.path_p_model.path_q"
-
-
-def test_the_points_given_are_not_changed():
-    given = [{"model.d_ff": 17}]
-    assert named(iter(given)) == named(given)
-    named(given), grid(given, {"seed": [1]}), chain(given), zip_(given)
-    assert given == [{"model.d_ff": 17}]
+@pytest.mark.parametrize(
+    ("point", "prefix", "name"),
+    [
+        ({"model.norm": "pre", "optimizer.epsilon": 1e-9}, "", "norm_pre_epsilon_1e-09"),
+        ({"demo": "a/b c"}, "x", "x_demo_a-b-c"),
+        # Of two options with one last name, all of it.
+        ({"data.path": "p", "model.path": "q"}, "", "data.path_p_model.path_q"),
+    ],
+)
+def test_a_name_is_made_of_what_changes(point, prefix, name):
+    assert named([point], prefix)[0]["name"] == name
 
 
 def test_parts_that_do_not_fit_are_refused():

@@ -1,4 +1,4 @@
-"""The checkout, as a machine elsewhere gets it: the files in it, and its installation."""
+"""The checkout as another machine gets it: which files it has, and how it is installed."""
 
 import itertools
 import os
@@ -11,7 +11,7 @@ from transformer_jax.config.experiment_files import experiment_file
 from transformer_jax.config.options import DataConfig
 from transformer_jax.errors import UserError
 
-# Run in the checkout on a bare machine. uv, because the Python of Cloud TPU's images may be too old
+# For the checkout on a bare machine. uv, because the Python of Cloud TPU's images may be too old
 # (the pip of a newer system installs uv only with that variable); gcsfs, because the workdir is in
 # a bucket.
 _INSTALL = (

@@ -1,4 +1,4 @@
-"""The launch line of a run elsewhere: its flags, its name, its workdir, its accelerator."""
+"""The launch line of a run elsewhere: its flags, name, workdir and accelerator."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -59,7 +59,7 @@ def check_workdir(workdir: str | None, target: str) -> None:
 
 
 def tpu_kind(accelerator: str) -> str:
-    """The kind of a Cloud TPU: "v5litepod" for v5litepod-16; "" for what is none, as A100:8."""
+    """The kind of a Cloud TPU, "v5litepod" for v5litepod-16; "" for another name, as A100:8."""
     match = re.fullmatch(r"(v\d\w*)-\d+", accelerator)
     return match[1] if match else ""
 

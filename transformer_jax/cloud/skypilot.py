@@ -10,7 +10,7 @@ from transformer_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class SkyTask:
-    """The machine that SkyPilot has to find, and the run on it."""
+    """The machine that SkyPilot is to find, and the run on it."""
 
     name: str
     accelerator: str  # Cloud TPU's name (v5litepod-16), or SkyPilot's name of a GPU (A100:8)
@@ -22,7 +22,7 @@ class SkyTask:
 
 
 def task(sky: SkyTask) -> str:
-    """The YAML of the task, which `sky jobs launch` restarts on another machine if need be.
+    """The YAML of the task, which `sky jobs launch` restarts on another machine if necessary.
 
     Raises:
       UserError: if the name or the kind of Cloud TPU is invalid.

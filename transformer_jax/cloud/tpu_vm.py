@@ -46,7 +46,7 @@ def script(vm: TpuVm) -> str:
 
 
 def _variable(name: str, text: str) -> str:
-    """Sets a variable of bash to a text without more quotes, so that it can be read."""
+    """An assignment in bash of a text that stays readable, because it needs no further quotes."""
     return f"read -rd '' {name} << 'END'\n{text}\nEND"
 
 
@@ -57,9 +57,9 @@ _ABOUT = """\
 # reclaims is replaced, and the run resumes from its workdir. Change the settings as you like:
 """
 
-# gcloud runs in the background: bash handles a signal during `wait` at once, and otherwise only
-# after the command. The option of the version is --runtime-version for a queued resource, and
-# --version for a VM. ssh must notice a reclaimed VM, which does not close its connections.
+# gcloud runs in the background, because bash handles a signal at once only during `wait`. A queued
+# resource has --runtime-version where a VM has --version. ssh must notice a reclaimed VM, which
+# does not close its connections.
 _BODY = r"""
 log() { echo "$*" >&2; }
 pause() { sleep "$1" & wait $!; }

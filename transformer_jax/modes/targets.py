@@ -1,5 +1,6 @@
 """--target: the same command elsewhere, as a job that the user submits."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def write_job(launch: Launch) -> int:
         print(job, end="")
         return 0
     write_whole(Path(file), job)
-    log(f"wrote {file}; submit it with: {_SUBMIT[target]} {file}")
+    log(f"wrote {file}; submit it with: {_SUBMIT[target]} {shlex.quote(file)}")
     return 0
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from transformer_jax.errors import UserError, nearest
 
-# The environment in which jax compiles for a TPU that is not there: libtpu must look neither for a
-# TPU nor for Cloud TPU's metadata service.
+# The environment in which jax compiles for a TPU that is not attached: libtpu must not look for a
+# TPU or for Cloud TPU's metadata service.
 COMPILE_ONLY = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
@@ -28,7 +28,7 @@ COMPILE_ONLY = {
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What one chip can do."""
+    """The published peaks of one chip."""
 
     name: str
     bfloat16_flops: float  # per second, in matmuls of bfloat16 arrays

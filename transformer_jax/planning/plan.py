@@ -1,4 +1,4 @@
-"""What training an experiment needs on a machine that is not here: `--mode=plan`.
+"""What training an experiment needs on another machine: `--mode=plan`.
 
 libtpu compiles the training step for a TPU without one, and jax compiles it for this machine's CPU;
 memory and exchange are read from the compiled program. FLOPs are counted from shapes, and times
@@ -65,7 +65,7 @@ def _fitting_program(config: Config, accelerator: Accelerator) -> Program:
 
 
 def _too_large(config: Config, accelerator: Accelerator, problem: str) -> str:
-    """The report on a batch that does not fit, with the number of micro-batches that do."""
+    """The report on a batch that does not fit, and how many micro-batches would."""
     rows, chips, accumulate = config.data.batch_rows, accelerator.num_chips, config.train.accumulate
     most = rows * layout.sizes(config.parallel, chips).get(layout.TENSOR, 1) // (chips * accumulate)
     parts = [n for n in range(2, most + 1) if most % n == 0]

@@ -1,4 +1,4 @@
-"""The training step on an accelerator that is not here: compiled for a TPU, estimated for a GPU."""
+"""The training step on another machine: compiled for a TPU or CPU, estimated for a GPU."""
 
 import dataclasses
 import importlib.util
@@ -29,8 +29,8 @@ from transformer_jax.training.step import create_state, make_train_step
 class Program:
     """A training step on one chip, compiled or estimated."""
 
-    devices: str  # the devices and the strategy, for a person
-    origin: str  # where memory and exchange come from, for a person
+    devices: str  # human-readable: the devices and the strategy
+    origin: str  # human-readable: where memory and exchange come from
     memory: dict[str, float]  # bytes by what they hold
     estimate: roofline.Memory  # the same, estimated from shapes
     exchanged: list[Collective]
@@ -105,7 +105,7 @@ def estimate_program(config: Config, accelerator: Accelerator) -> Program:
 
 
 def _memory(estimate: roofline.Memory, made: float) -> dict[str, float]:
-    """The state of training, and the bytes that a step makes."""
+    """The bytes of the state, and those that a step `made`."""
     return {
         "parameters": estimate.parameters,
         "optimiser state": estimate.optimizer_state,

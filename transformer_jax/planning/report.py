@@ -1,4 +1,4 @@
-"""The plan as text for a person. Estimates are called estimates."""
+"""The plan as text, which marks every estimate as one."""
 
 from transformer_jax.config.options import Config
 from transformer_jax.model import size as model_size

@@ -1,9 +1,9 @@
-"""Which launcher holds which point: a table of its own in the database of the study.
+"""Leases record which launcher holds which point, in a table of the study's database.
 
 Optuna cannot do this: where the database is SQLite, which ignores SELECT … FOR UPDATE, `ask` gives
 one waiting trial to two processes now and then, and no call takes over the trial of a process that
 died. Here every change is one INSERT, or one UPDATE or DELETE that names what it expects to find:
-of several launchers that try, the database lets one succeed.
+of several launchers that try, one succeeds.
 
 The lease of a dead launcher is free again: at once on the same machine, where its process is seen
 to be gone; elsewhere after a minute without a heartbeat. Clocks of two machines are never compared.

@@ -59,7 +59,7 @@ def chain(*sweeps: Iterable[Point]) -> list[Point]:
     >>> [p["name"] for p in chain([{}], grid({"seed": [1, 2]}))]
     ['base', 'seed_1', 'seed_2']
     """
-    return [point for sweep in sweeps for point in named(sweep)]
+    return named(itertools.chain.from_iterable(sweeps))
 
 
 def named(points: Iterable[Point], prefix: str = "") -> list[Point]:
@@ -93,8 +93,7 @@ def _merge(points: Iterable[Point]) -> Point:
     names = []
     for point in points:
         overrides = _overrides(point)
-        twice = merged.keys() & overrides.keys()
-        if twice:
+        if twice := merged.keys() & overrides.keys():
             raise UserError(f"two parts of a sweep set {', '.join(sorted(twice))}")
         merged |= overrides
         names.append(point.get("name") or (_name(overrides) if overrides else ""))

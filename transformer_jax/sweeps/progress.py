@@ -1,4 +1,4 @@
-"""How far the points of a sweep are, from the metrics.jsonl of each run, as a table."""
+"""The progress of a sweep's points, read from the metrics.jsonl of each run, as a table."""
 
 import contextlib
 import math
@@ -125,7 +125,7 @@ def render(lines: Sequence[Line], *, height: int, width: int) -> list[str]:
 
 
 def _shortened(name: str, width: int) -> str:
-    """ "table3…_seed_0": the ends tell more than the middle."""
+    """ "table3…_seed_0": its ends distinguish a name better than its middle."""
     if len(name) <= width:
         return name
     end = (width - 1) * 2 // 3

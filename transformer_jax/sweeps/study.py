@@ -112,7 +112,7 @@ class Study:
         """Adds a point that `search_space` and Optuna's TPE choose; False if there are `number`.
 
         A trial for which it raises optuna.TrialPruned counts, but is no point. What else it raises
-        is passed on, and that trial does not count.
+        propagates, and that trial does not count.
 
         Args:
           search_space: of the experiment file.
@@ -180,8 +180,8 @@ class Study:
             self._storage.set_trial_user_attr(point.trial_id, "reason", reason)
         if state in ENDED:
             number = self._storage.get_trial_number_from_id(point.trial_id)
-            of_name = {name: trial_state for trial_state, name in _STATES.items()}
-            self._study.tell(number, value, state=of_name[state])
+            (ended,) = (found for found, name in _STATES.items() if name == state)
+            self._study.tell(number, value, state=ended)
         self.leases.release(point.name)
 
 
