@@ -70,9 +70,7 @@ def test_ordinary_references_are_no_warning(text, language):
     assert reference_warnings([text] * 7, language) == []
 
 
-@pytest.mark.parametrize(
-    "text", ["I have a cat .", "a cat , he said", "it &apos;s", "a@@ b"]
-)
+@pytest.mark.parametrize("text", ["I have a cat .", "a cat , he said", "it &apos;s", "a@@ b"])
 def test_tokenised_references_are_a_warning(text):
     (warning,) = reference_warnings([text] * 4 + ["I have a cat."] * 3, "en")
     assert "4 of 7 references look tokenised" in warning
