@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from transformer_jax.config.files import CONFIG_FILE
+from transformer_jax.config.metadata import Change
+from transformer_jax.config.options import OPTIONS
 from transformer_jax.errors import UserError
 from transformer_jax.storage import write_whole
 
@@ -55,11 +57,12 @@ def check(checkpoint: Path) -> None:
                 f"with (SHA-256 {old} then, {new} now): restore it from a copy"
             )
     for name in then["model"].keys() & now["model"].keys():
-        if then["model"][name] != now["model"][name]:
+        old, new = (parts["model"][name] for parts in (then, now))
+        # The file of word vectors may have moved since.
+        if old != new and not OPTIONS[f"model.{name}"].allows(old, new, Change.ON_RESUME):
             raise UserError(
-                f"{workdir / CONFIG_FILE} has model.{name}={now['model'][name]!r}, but checkpoint "
-                f"{checkpoint.name} was trained with {then['model'][name]!r}: restore it from a "
-                "copy"
+                f"{workdir / CONFIG_FILE} has model.{name}={new!r}, but checkpoint "
+                f"{checkpoint.name} was trained with {old!r}: restore it from a copy"
             )
 
 
