@@ -34,6 +34,13 @@ def packed_mask(target_length, source_length, causal):
     return SegmentMask(target, source, causal)
 
 
+def inputs(target_length, source_length, causal, *, widths=(H, H, HV), dtype=jnp.float32):
+    """A mask, query, key and value."""
+    lengths = target_length, source_length, source_length
+    qkv = [normal(n, B, lengths[n], N, widths[n], dtype=dtype) for n in range(3)]
+    return packed_mask(target_length, source_length, causal), *qkv
+
+
 def output_and_gradients(function, query, key, value):
     """Of a random sum of the output, so that padding counts as much as the rest."""
     weighting = normal(3, *query.shape[:3], value.shape[-1])
@@ -80,14 +87,12 @@ def test_segment_mask_by_loops(causal):
     ids=["decoder", "longer target", "five blocks"],
 )
 def test_splash_equals_the_plain_function(target_length, source_length, causal):
-    mask = packed_mask(target_length, source_length, causal)
-    query, key = normal(0, B, target_length, N, H), normal(1, B, source_length, N, H)
-    value = normal(2, B, source_length, N, HV)
+    mask, *qkv = inputs(target_length, source_length, causal)
 
     def interpreted(*args):
         return splash_attention(*args, interpret=True)
 
-    assert_equals_plain(interpreted, mask, query, key, value, atol=1e-5)
+    assert_equals_plain(interpreted, mask, *qkv, atol=1e-5)
 
 
 def test_splash_is_made_for_tpus():
@@ -123,8 +128,7 @@ def test_splash_keeps_no_weights_for_the_gradient():
 
 
 def test_splash_refuses_a_length_that_no_block_divides():
-    mask = packed_mask(192, 192, causal=True)
-    qkv = [normal(seed, B, 192, N, H) for seed in range(3)]
+    mask, *qkv = inputs(192, 192, True)
     with pytest.raises(ValueError, match="128 divides, not 192"):
         splash_attention(*qkv, mask, interpret=True)
 
@@ -132,24 +136,17 @@ def test_splash_refuses_a_length_that_no_block_divides():
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_call_of_cudnn_by_its_xla_implementation(causal):
     """Mask, scale, layout, and what blind queries give."""
-    target_length, source_length = 26, 26 if causal else 34
-    mask = packed_mask(target_length, source_length, causal)
-    query, key = normal(0, B, target_length, N, 8), normal(1, B, source_length, N, 8)
-    value = normal(2, B, source_length, N, 8)
+    mask, *qkv = inputs(26, 26 if causal else 34, causal, widths=(8, 8, 8))
 
     def by_xla(*args):
         return cudnn_attention(*args, implementation="xla")
 
-    assert_equals_plain(by_xla, mask, query, key, value, atol=1e-5)
+    assert_equals_plain(by_xla, mask, *qkv, atol=1e-5)
 
 
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN's attention needs an NVIDIA GPU")
 @pytest.mark.parametrize("causal", [False, True])
 def test_cudnn_equals_the_plain_function(causal):
-    target_length, source_length = 64, 64 if causal else 96
-    mask = packed_mask(target_length, source_length, causal)
-    query, key, value = (
-        normal(seed, B, length, N, 64, dtype=jnp.bfloat16)
-        for seed, length in enumerate((target_length, source_length, source_length))
-    )
-    assert_equals_plain(cudnn_attention, mask, query, key, value, atol=0.06)
+    options = {"widths": (64, 64, 64), "dtype": jnp.bfloat16}
+    mask, *qkv = inputs(64, 64 if causal else 96, causal, **options)
+    assert_equals_plain(cudnn_attention, mask, *qkv, atol=0.06)

@@ -39,14 +39,11 @@ def test_layer_norm(epsilon):
     np.testing.assert_allclose(layer_norm(x, scale, bias, epsilon=epsilon), expected, atol=1e-5)
 
 
-def test_layer_norm_gives_mean_0_and_variance_1():
+def test_layer_norm_gives_mean_0_and_variance_1_and_of_a_constant_row_0():
     x = normal(0, B, T, D) * 100 + 1000
     y = np.asarray(layer_norm(x, np.ones(D), np.zeros(D), epsilon=1e-6))
     np.testing.assert_allclose(y.mean(-1), 0, atol=1e-5)
     np.testing.assert_allclose(y.var(-1), 1, atol=1e-5)
-
-
-def test_layer_norm_of_a_constant_row_is_finite():
     y = layer_norm(jnp.full((1, D), 3.0), jnp.ones(D), jnp.zeros(D), epsilon=1e-6)
     np.testing.assert_allclose(y, 0, atol=1e-3)  # a rounding error over √ε
 
@@ -131,14 +128,6 @@ def test_dropout_masks_of_rows_and_entries_are_independent():
         assert abs((centred[0, lag:] * centred[0, :-lag]).mean()) < limit, lag
 
 
-def test_dropout_of_one_entry_over_many_keys():
-    x = normal(0, 1, 3)
-    count = 4001
-    y = np.asarray(dropout(jnp.broadcast_to(x[0], (count, 3)), keys(count, 1), 0.4))
-    np.testing.assert_allclose(y.mean(0), x[0], atol=5 * np.sqrt(0.4 / 0.6 / count) * 2.0)
-    np.testing.assert_allclose((y == 0).mean(0), 0.4, atol=5 * np.sqrt(0.24 / count))
-
-
 def test_dropout_of_a_row_depends_on_its_key_alone():
     x, rngs = normal(0, 5, 7, 3), keys(5)
     y = np.asarray(dropout(x, rngs, 0.5))
@@ -150,7 +139,7 @@ def test_dropout_of_a_row_depends_on_its_key_alone():
     np.testing.assert_array_equal(dropout(x[:1] * 9, rngs[:1], 0.5) == 0, y[:1] == 0)
 
 
-def test_dropout_rate_may_be_traced_without_compiling_again():
+def test_dropout_rate_may_be_traced_and_without_it_dropout_is_the_identity():
     traces = []
 
     @jax.jit
@@ -162,12 +151,8 @@ def test_dropout_rate_may_be_traced_without_compiling_again():
     for rate in (0.0, 0.1, 0.5):
         np.testing.assert_array_equal(f(x, rngs, jnp.float32(rate)), dropout(x, rngs, rate))
     assert len(traces) == 1
-
-
-def test_no_rngs_or_no_rate_is_the_identity():
-    x = jnp.ones((B, T, D))
     assert dropout(x, None, 0.5) is x
-    assert dropout(x, keys(B), None) is x
+    assert dropout(x, rngs, None) is x
     assert fold_in_rows(None, 3) is None
 
 

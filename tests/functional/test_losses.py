@@ -44,12 +44,6 @@ def test_against_the_whole_distribution(epsilon):
     assert count == COUNT
 
 
-def test_without_smoothing_it_is_the_log_probability():
-    total, _ = loss(LOGITS, LABELS, 0.0)
-    nats = [log_probs()[b, t, LABELS[b, t]] for b, t in np.argwhere(LABELS != PAD)]
-    np.testing.assert_allclose(total, -sum(nats), rtol=1e-6)
-
-
 def test_gradient_is_softmax_minus_labels_and_nothing_on_padding():
     grad = jax.grad(lambda x: loss(x, LABELS, 0.1)[0])(jnp.asarray(LOGITS))
     real = LABELS != PAD
@@ -73,15 +67,11 @@ def test_sums_and_counts_add_up_over_any_split(axis):
     assert sum(p[1] for p in parts) == whole[1]
 
 
-def test_bfloat16_logits_are_summed_in_float32():
+def test_bfloat16_logits_are_summed_in_float32_and_large_ones_stay_finite():
     rounded = jnp.asarray(LOGITS, jnp.bfloat16)
     total, _ = loss(rounded, LABELS, 0.1)
     assert total == loss(rounded.astype(jnp.float32), LABELS, 0.1)[0]
-
-
-def test_large_logits_stay_finite():
-    total, _ = loss(LOGITS * 1e4, LABELS, 0.1)
-    assert np.isfinite(total)
+    assert np.isfinite(loss(LOGITS * 1e4, LABELS, 0.1)[0])
 
 
 def test_smoothing_may_be_traced():

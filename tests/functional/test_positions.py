@@ -22,32 +22,27 @@ def article(position, d_model):
     return np.array(row)
 
 
-def in_layout(layout, d_model):
-    """Which entry of the article's order each entry of `layout` is."""
-    order = np.arange(d_model)
-    return np.concatenate([order[0::2], order[1::2]]) if layout == "halves" else order
+def table(positions, d_model, layout):
+    """The article's formula, in float64, with its entries in the order of a layout."""
+    rows = np.stack([article(position, d_model) for position in positions])
+    return np.concatenate([rows[:, 0::2], rows[:, 1::2]], 1) if layout == "halves" else rows
 
 
+LAYOUTS = pytest.mark.parametrize("layout", ["interleaved", "halves"])
+
+
+@LAYOUTS
 @pytest.mark.fast
-def test_interleaved_is_the_formula():
-    encoding = sinusoidal_positions(jnp.array(POSITIONS), D)
+def test_sinusoids_are_the_formula(layout):
+    encoding = sinusoidal_positions(jnp.array(POSITIONS), D, layout=layout)
     assert encoding.dtype == jnp.float32
-    expected = np.stack([article(p, D) for p in POSITIONS])
+    expected = table(POSITIONS, D, layout)
     # float32 angles: an error of 1e-7 of the angle, which for position 1009 is 1e-4.
     np.testing.assert_allclose(encoding[:6], expected[:6], atol=1e-5)
     np.testing.assert_allclose(encoding, expected, atol=2e-4)
 
 
-def test_halves_are_sines_then_cosines():
-    encoding = sinusoidal_positions(jnp.array(POSITIONS), D, layout="halves")
-    expected = np.stack([article(p, D) for p in POSITIONS])
-    np.testing.assert_allclose(encoding[:, : D // 2], expected[:, 0::2], atol=2e-4)
-    np.testing.assert_allclose(encoding[:, D // 2 :], expected[:, 1::2], atol=2e-4)
-
-
 # --- Section 3.5: PE(pos + k) is a linear function of PE(pos) that does not depend on pos. ---
-
-LAYOUTS = pytest.mark.parametrize("layout", ["interleaved", "halves"])
 
 
 def fitted_rotation(offset, d_model, layout):
@@ -55,9 +50,8 @@ def fitted_rotation(offset, d_model, layout):
 
     Nothing here knows that it is a rotation. That all positions agree on it is part of the claim.
     """
-    order = in_layout(layout, d_model)
-    before = np.stack([article(pos, d_model)[order] for pos in range(0, 40_009, 83)])
-    after = np.stack([article(pos + offset, d_model)[order] for pos in range(0, 40_009, 83)])
+    positions = np.arange(0, 40_009, 83)
+    before, after = (table(positions + k, d_model, layout) for k in (0, offset))
     solution, _, rank, _ = np.linalg.lstsq(before, after, rcond=None)
     assert rank == d_model
     np.testing.assert_allclose(before @ solution, after, atol=1e-9)
@@ -111,12 +105,9 @@ def test_any_shape_of_positions():
         np.testing.assert_allclose(encoding[b, t], article(positions[b, t], D), atol=2e-5)
 
 
-def test_errors():
+@pytest.mark.parametrize("function", [sinusoidal_positions, position_rotation])
+def test_errors(function):
     with pytest.raises(ValueError, match="d_model=7"):
-        sinusoidal_positions(jnp.arange(3), 7)
+        function(jnp.int32(3), 7)
     with pytest.raises(ValueError, match="'mixed' is none of: interleaved, halves"):
-        sinusoidal_positions(jnp.arange(3), 8, layout="mixed")
-    with pytest.raises(ValueError, match="d_model=7"):
-        position_rotation(3, 7)
-    with pytest.raises(ValueError, match="'mixed' is none of: interleaved, halves"):
-        position_rotation(3, 8, layout="mixed")
+        function(jnp.int32(3), 8, layout="mixed")

@@ -21,7 +21,7 @@ Elsewhere in tests/:
          functional/test_layers.py::test_embed_scales_by_root_d_model
          functional/test_layers.py::test_logits_are_tied_to_the_table_and_float32
   3.5    The sinusoids are the formula; PE(pos + k) is R(k) PE(pos), whatever pos is:
-         functional/test_positions.py::test_interleaved_is_the_formula
+         functional/test_positions.py::test_sinusoids_are_the_formula
          functional/test_positions.py::test_position_rotation_is_the_linear_function_of_the_article
          functional/test_positions.py::test_one_rotation_serves_every_position
   5.1    The decoder reads <bos> and the target, and predicts the target and <eos>:
