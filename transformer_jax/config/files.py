@@ -42,13 +42,20 @@ def in_words(differing: Differences, then: str = "in the workdir") -> str:
     return "; ".join(f"{name}: {a!r} {then}, {b!r} now" for name, (a, b) in differing.items())
 
 
-def refuse_differences(workdir: Path, differing: Differences) -> None:
-    """Raises UserError, naming them, if there are differences between `workdir` and now."""
-    if differing:
-        raise UserError(
-            f"{workdir} holds another experiment ({in_words(differing)}): choose another "
-            "--workdir, or leave out --config to use the workdir's own options"
+class OtherExperimentError(UserError):
+    """A workdir holds another experiment; `options` are those that differ, by dotted name."""
+
+    def __init__(self, workdir: Path, differing: Differences) -> None:
+        self.options = set(differing)
+        super().__init__(
+            f"{workdir} holds another experiment ({in_words(differing)}): choose another --workdir"
         )
+
+
+def refuse_differences(workdir: Path, differing: Differences) -> None:
+    """Raises OtherExperimentError if there are differences between `workdir` and now."""
+    if differing:
+        raise OtherExperimentError(workdir, differing)
 
 
 def save_config(config: Config, path: Path) -> None:

@@ -41,6 +41,14 @@ class Corpus:
         return digest.hexdigest()[:16]
 
 
+class NothingToTrainOnError(UserError):
+    """The held-out pairs are all that there are; `fitting` is a size that leaves some, or 0."""
+
+    def __init__(self, message: str, fitting: int) -> None:
+        super().__init__(message)
+        self.fitting = fitting
+
+
 def split_names(data: DataConfig) -> list[str]:
     """The names of the splits of `data.corpus`.
 
@@ -113,25 +121,36 @@ def hold_out(pairs: Sequence[Pair], size: int, names: Sequence[str]) -> dict[str
     {'test': [('狗', 'a dog')], 'train': [('猫', 'a cat'), ('猫', 'cats'), ('猫儿', 'cats')]}
 
     Raises:
-      UserError: if nothing is left to train on.
+      NothingToTrainOnError: if nothing is left.
     """
     groups = _groups(pairs)
     random.Random(0).shuffle(groups)
+    parts = _cut(groups, size, names)
+    if not parts["train"]:
+        # A tenth of the pairs, or less where they are linked.
+        sizes = (len(pairs) // 10 >> n for n in range(len(pairs).bit_length()))
+        fitting = next((s for s in sizes if s and _cut(groups, s, names)["train"]), 0)
+        lower = f"lower it to {fitting}" if fitting else "give the other texts, or more text"
+        message = (
+            f"data.held_out_size={size} for each of {', '.join(names)} leaves nothing to train on "
+            f"of {len(pairs)} pairs, in {len(groups)} groups that share no sentence: {lower}"
+        )
+        raise NothingToTrainOnError(message, fitting)
+    return {name: [pairs[i] for i in part] for name, part in parts.items()}
+
+
+def _cut(groups: Sequence[Sequence[int]], size: int, names: Sequence[str]) -> dict[str, list[int]]:
+    """Takes at least `size` of the indices for each of `names`, in whole groups."""
     # A large group (all pairs linked to "Yes.") would be most of a split: it comes last.
-    groups.sort(key=lambda group: len(group) > max(1, size // 10))
-    remaining, parts = iter(groups), {}
+    remaining = iter(sorted(groups, key=lambda group: len(group) > max(1, size // 10)))
+    parts: dict[str, list[int]] = {}
     for name in names:
         part = parts[name] = []
         while len(part) < size and (group := next(remaining, None)):
             part += group
     # Held-out pairs stay shuffled: validation may translate only the first of them.
     parts["train"] = sorted(i for group in remaining for i in group)
-    if not parts["train"]:
-        raise UserError(
-            f"data.held_out_size={size} for each of {', '.join(names)} leaves nothing to train on "
-            f"of {len(pairs)} pairs, in {len(groups)} groups that share no sentence: lower it"
-        )
-    return {name: [pairs[i] for i in part] for name, part in parts.items()}
+    return parts
 
 
 def _groups(pairs: Sequence[Pair]) -> list[list[int]]:

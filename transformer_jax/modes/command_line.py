@@ -24,8 +24,9 @@ from transformer_jax.config.experiment_files import (
     experiments_folder,
     load_experiment,
     load_point,
+    overrides_in,
 )
-from transformer_jax.config.files import CONFIG_FILE, load_config
+from transformer_jax.config.files import CONFIG_FILE, OtherExperimentError, load_config
 from transformer_jax.config.options import Config
 from transformer_jax.errors import PREEMPTED_STATUS, Preempted, UserError, nearest, one_line
 from transformer_jax.modes.flags import Flags
@@ -61,6 +62,8 @@ def main(argv: Sequence[str] | None = None, *, default_experiment: Path | None =
     except KeyboardInterrupt:
         _stop("\ninterrupted", 130)
     except Exception:
+        if failure := _start_failure():
+            _stop(f"error: {failure}", 2)
         if not _joined():
             raise
         _stop(
@@ -153,16 +156,22 @@ def run(argv: list[str], default_experiment: Path) -> int:
     os.environ.update(getattr(module, "BEFORE_JAX", {}))
     silence_libraries()
     files = [a.partition("=")[2] for a in arguments if flag_name(a) == "config"]
-    return module.run(
-        Launch(
-            mode=mode,
-            config=check_config(values["config"].value),
-            flags=values,
-            arguments=tuple(arguments),
-            experiment=Path(files[-1]) if files else None,
-            program=_program(argv[0]),
-        )
+    launch = Launch(
+        mode=mode,
+        config=check_config(values["config"].value),
+        flags=values,
+        arguments=tuple(arguments),
+        experiment=Path(files[-1]) if files else None,
+        program=_program(argv[0]),
     )
+    try:
+        return module.run(launch)
+    except OtherExperimentError as e:
+        own = {name for name, _ in overrides_in(arguments)} & e.options
+        given = sorted(f"--config.{name}" for name in own)
+        given = ["--config", *given] if files and own != e.options else given
+        leave = f", or leave out {', '.join(given)} to use the workdir's own options"
+        raise UserError(f"{e}{leave if given else ''}") from None
 
 
 def _parse(values: flags.FlagValues, argv: list[str], mode: str) -> list[str]:
@@ -190,6 +199,15 @@ def _stop(message: str, status: int) -> NoReturn:
         sys.stdout.flush()
         os._exit(status)
     sys.exit(status)
+
+
+def _start_failure() -> str | None:
+    """Why jax has no devices, if that is what went wrong; without importing jax to find out."""
+    if "jax" not in sys.modules:
+        return None
+    from transformer_jax.parallel import start
+
+    return start.failure()
 
 
 def _joined() -> bool:

@@ -59,9 +59,9 @@ def initialize(peers: Peers | None, *, wait_seconds: float) -> None:
         except (RuntimeError, ValueError) as e:
             reason = str(e).splitlines()[0]
             raise UserError(f"the processes of this run cannot join: {reason}") from None
-    _joined = True
     if not is_writer():
         console.silence()
+    _joined = True
 
 
 @contextlib.contextmanager

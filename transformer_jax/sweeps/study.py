@@ -8,6 +8,7 @@ in nats per token without label smoothing; less is better.
 
 import random
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from transformer_jax import storage
 from transformer_jax.config.files import differences, in_words
 from transformer_jax.config.metadata import Change
 from transformer_jax.config.options import Config, flatten
-from transformer_jax.errors import UserError
+from transformer_jax.errors import UserError, one_line
 from transformer_jax.sweeps.leases import Leases
 from transformer_jax.sweeps.summary import ENDED, Point
 
@@ -31,6 +32,9 @@ _STATES = {
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
 }
+# What Optuna raises for other choices than an earlier trial had, and for another kind of parameter.
+_CHANGED = ("dynamic value space", "different distribution kind")
+_CORRECT = "correct the experiment file"
 _ELSEWHERE = "choose another --workdir"
 SearchSpace = Callable[[optuna.Trial], dict[str, Any]]
 
@@ -143,9 +147,12 @@ class Study:
                 return True
             except Exception as e:
                 self._study.tell(trial, state=TrialState.FAIL)
-                if "dynamic value space" in str(e):  # other choices than an earlier trial had
-                    raise UserError(f"search_space() has changed ({e}): {_ELSEWHERE}") from None
-                raise
+                if not _is_optunas(e):
+                    raise
+                reason = one_line(e, 300)
+                changed = any(text in reason for text in _CHANGED)
+                what, change = ("has changed", _ELSEWHERE) if changed else ("is refused", _CORRECT)
+                raise UserError(f"search_space() {what} ({reason}): {change}") from None
             name = f"trial_{trial.number:04}"
             trial.set_user_attr("point", {"name": name, "overrides": overrides})
             return True
@@ -183,6 +190,12 @@ class Study:
             (ended,) = (found for found, name in _STATES.items() if name == state)
             self._study.tell(number, value, state=ended)
         self.leases.release(point.name)
+
+
+def _is_optunas(error: BaseException) -> bool:
+    """Whether Optuna raised it, or what Optuna called, and not the search space itself."""
+    modules = (frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(module.partition(".")[0] == "optuna" for module in modules)
 
 
 def _point(name: str, trial: FrozenTrial, living: set[str]) -> Point:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformer_jax.config.options import Config
+from transformer_jax.config.options import Config, DataConfig
 from transformer_jax.console import log, progress_bar
 from transformer_jax.data import corpora, held_out
 from transformer_jax.data import tokens as data_tokens
@@ -127,12 +127,21 @@ def _check_text(workdir: Path, content_hash: str, *, resuming: bool) -> None:
         write_whole(path, content_hash + "\n")
 
 
+def new_tokenizers(data: DataConfig, pairs: Sequence[tuple[str, str]]) -> Tokenizers:
+    """Tokenizers trained on `pairs` with the options of `data`."""
+    return train_tokenizers(
+        pairs,
+        vocab_size=data.vocab_size,
+        shared=data.shared_vocabulary,
+        normalization=data.normalization,
+    )
+
+
 def _tokenizers(config: Config, workdir: Path, pairs: Sequence[tuple[str, str]]) -> Tokenizers:
     """The workdir's tokenizers, or new ones, which `train` saves."""
     size, shared = config.data.vocab_size, config.data.shared_vocabulary
     if not Tokenizers.exist(workdir):
-        rule = config.data.normalization
-        return train_tokenizers(pairs, vocab_size=size, shared=shared, normalization=rule)
+        return new_tokenizers(config.data, pairs)
     tokenizers = Tokenizers.load(workdir)
     for tokenizer in tokenizers:
         if tokenizer.vocab_size != size:

@@ -23,7 +23,7 @@ from transformer_jax.config.files import (
     save_config,
 )
 from transformer_jax.config.metadata import Change
-from transformer_jax.config.options import Config, TrainConfig, flatten
+from transformer_jax.config.options import Config, DataConfig, TrainConfig, flatten
 from transformer_jax.console import log
 from transformer_jax.data import corpora, held_out, word_vectors
 from transformer_jax.errors import Preempted, UserError
@@ -35,7 +35,7 @@ from transformer_jax.parallel import processes
 from transformer_jax.parallel.devices import choose_devices
 from transformer_jax.training import health, preemption, replay
 from transformer_jax.training.loop import run_steps
-from transformer_jax.training.prepared import Prepared, prepare
+from transformer_jax.training.prepared import Prepared, new_tokenizers, prepare
 from transformer_jax.training.profile import PROFILED_CALLS, profiled
 from transformer_jax.training.step import TrainState
 from transformer_jax.training.validation import Validation
@@ -116,11 +116,26 @@ def _splits(config: Config, workdir: Path) -> dict[str, corpora.Corpus]:
         valid, _ = held_out.load_split([workdir], config.data, "valid")
         splits = {"train": corpora.load_split(config.data, "train"), "valid": valid}
     else:
-        splits = corpora.load_splits(config.data, ["train", "valid", "test"])
+        try:
+            splits = corpora.load_splits(config.data, ["train", "valid", "test"])
+        except corpora.NothingToTrainOnError as e:
+            raise UserError(f"{e}{_too_large_vocabulary(config.data, e.fitting)}") from None
     references = [target for _, target in splits["valid"].pairs]
     for warning in reference_warnings(references, config.data.target_language):
         log(warning)
     return splits
+
+
+def _too_large_vocabulary(data: DataConfig, held_out_size: int) -> str:
+    """ "; …", what is wrong with data.vocab_size too, if fewer pairs were held out; or ""."""
+    if not held_out_size:
+        return ""
+    smaller = dataclasses.replace(data, held_out_size=held_out_size)
+    try:
+        new_tokenizers(data, corpora.load_split(smaller, "train").pairs)
+    except UserError as e:
+        return f"; {e}"
+    return ""
 
 
 def replay_step(config: Config, workdir: Path, step: int) -> str:
