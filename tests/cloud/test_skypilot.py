@@ -14,8 +14,7 @@ HOSTILE = "--config.demo=我 'a' \"b\" $(touch pwned): - # {c} \\ %d"
 
 def task(**options):
     defaults = {"name": "a-run", "accelerator": "v5litepod-16", "folder": "/a: checkout"}
-    sky = skypilot.SkyTask(arguments=("--workdir=gs://b", HOSTILE), **defaults | options)
-    return yaml.safe_load(skypilot.task(sky))
+    return yaml.safe_load(skypilot.task(["--workdir=gs://b", HOSTILE], **defaults | options))
 
 
 @pytest.mark.parametrize(

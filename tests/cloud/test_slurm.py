@@ -21,8 +21,8 @@ LAUNCH = "import json, sys; print(json.dumps(sys.argv[1:]), flush=True)\n"
 
 
 def script(**options):
-    defaults = {"name": "a_run", "command": ("python", "launch.py"), "folder": "/some where"}
-    return slurm.script(slurm.SlurmJob(**defaults | options))
+    defaults = {"name": "a_run", "command": ["python", "launch.py"], "folder": "/some where"}
+    return slurm.script(**defaults | options)
 
 
 def directives(text):

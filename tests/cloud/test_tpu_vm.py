@@ -30,6 +30,11 @@ ONCE = ["create", "describe", "scp", "ssh"]
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+def script(arguments, **options):
+    defaults = {"name": "a-run", "accelerator": "v5litepod-16", "zone": "us-west4-a"}
+    return tpu_vm.script(arguments, **defaults | options)
+
+
 class World:
     """A checkout, a bucket and the stand-in for gcloud, in which a job's script runs."""
 
@@ -52,10 +57,9 @@ class World:
         (self.bucket / "then.py").write_text(code)
 
     def start(self, **options):
-        file, arguments = self.folder / "job.sh", ("--workdir=gs://b/x", HOSTILE)
-        place = {"folder": str(self.checkout), "zone": "us-west4-a"}
-        vm = tpu_vm.TpuVm("a-run", "v5litepod-16", arguments, **place, **options)
-        file.write_text(tpu_vm.script(vm).replace("reclaimed=20", "reclaimed=2"), encoding="utf-8")
+        file, folder = self.folder / "job.sh", str(self.checkout)
+        job = script(["--workdir=gs://b/x", HOSTILE], folder=folder, **options)
+        file.write_text(job.replace("reclaimed=20", "reclaimed=2"), encoding="utf-8")
         assert subprocess.run(["bash", "-n", file]).returncode == 0
         environment = os.environ | {
             "PATH": f"{Path(__file__).with_name('stand_in')}:{os.environ['PATH']}",
@@ -97,20 +101,19 @@ def world(tmp_path):
 
 
 LIST = """
-files = [name for name in sorted(os.listdir()) if not name.startswith("run.")]
+files = [n for n in sorted([*os.listdir(), *os.listdir("runs")]) if not n.startswith("run.")]
 installed = (Path.home() / "installed").read_text().splitlines()
 (bucket / host).write_text(json.dumps([files, installed]))
 """
 
 
 def test_a_run_from_the_request_to_the_deletion(world):
-    (world.checkout / "gone.py").touch()
-    subprocess.run(["git", "add", "--all"], cwd=world.checkout, check=True)
+    (world.checkout / "runs").mkdir()
+    for name in ("gone.py", "runs/added", "runs/ignored", "new 'é'.py"):
+        (world.checkout / name).touch()
+    subprocess.run(["git", "add", "gone.py", "runs/added"], cwd=world.checkout, check=True)
     (world.checkout / "gone.py").unlink()
     (world.checkout / ".gitignore").write_text("runs/\n")
-    (world.checkout / "runs").mkdir()
-    (world.checkout / "runs" / "ignored").touch()
-    (world.checkout / "new 'é'.py").touch()
     world.then(LIST)
     status, out, error = world.run()
     assert status == 0, error
@@ -120,7 +123,7 @@ def test_a_run_from_the_request_to_the_deletion(world):
     for host in ("host0", "host1"):
         assert world.runs(host) == [["--workdir=gs://b/x", HOSTILE]]
         files, installed = json.loads((world.bucket / host).read_text())
-        assert files == [".gitignore", ".venv", "launch.py", "new 'é'.py"]
+        assert files == [".gitignore", ".venv", "added", "launch.py", "new 'é'.py", "runs"]
         assert [line.split()[1] for line in installed] == ["pip", "uv", "uv"]
         assert installed[-1].endswith("-e . jax[tpu] gcsfs")
         assert f"step 1 on {host}\nthe end on {host}\n" in out
@@ -249,4 +252,4 @@ def test_the_parser_of_gcloud_accepts_every_command(world):
 @pytest.mark.parametrize("name", ["", "-a", "a-", "A", "a b", "a;b", "--zone=x", "1a", "a" * 64])
 def test_a_name_that_google_would_refuse_is_refused(name):
     with pytest.raises(UserError, match="--name="):
-        tpu_vm.script(tpu_vm.TpuVm(name, "v4-8", (), folder="/", zone="z"))
+        script([], name=name, folder="/")

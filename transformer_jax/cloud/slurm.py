@@ -1,49 +1,51 @@
 """A run as a Slurm job for `sbatch`, which is requeued when it is preempted or out of time."""
 
-import dataclasses
 import re
 import shlex
+from collections.abc import Sequence
 
 from transformer_jax.errors import UserError
 
 
-@dataclasses.dataclass(frozen=True)
-class SlurmJob:
-    """The resources of a job, and its command."""
-
-    name: str
-    command: tuple[str, ...]  # Python, launch.py, its flags
-    folder: str  # where the command runs, on a file system that all nodes share
-    nodes: int = 1
-    gpus_per_node: int = 1  # 0 = CPUs only
-    time: str = ""  # as for sbatch; "" = the cluster's default
-
-
-def script(job: SlurmJob) -> str:
+def script(
+    command: Sequence[str],
+    *,
+    name: str,
+    folder: str,
+    nodes: int = 1,
+    gpus_per_node: int = 1,
+    time: str = "",
+) -> str:
     """The batch script.
 
     There is one task per GPU, and every task sees all GPUs of its node: jax.distributed gives task
     i of a node its device i, which --gpus-per-task would hide.
 
+    Args:
+      command: Python, launch.py, its flags.
+      name: of the job.
+      folder: where the command runs, on a file system that all nodes share.
+      nodes: the number of machines.
+      gpus_per_node: 0 = CPUs only.
+      time: the limit, as for sbatch; "" = the cluster's default.
+
     Raises:
       UserError: if a value cannot be written on an #SBATCH line.
     """
-    options = {
-        "job-name": job.name,
-        "time": job.time,
-        "nodes": str(job.nodes),
-        "ntasks-per-node": str(max(job.gpus_per_node, 1)),
-        "gres": f"gpu:{job.gpus_per_node}" if job.gpus_per_node else "",
-        "output": f"{job.name}-%j.log",
-    }
-    for flag, value in (("name", job.name), ("time", job.time)):
+    for flag, value in (("name", name), ("time", time)):
         if not re.fullmatch(r"[\w.,:+-]*", value):
             raise UserError(f"--{flag}={value!r} has a character that sbatch would misread")
-    directives = [f"#SBATCH --{name}={value}" for name, value in options.items() if value]
+    options = {
+        "job-name": name,
+        "time": time,
+        "nodes": nodes,
+        "ntasks-per-node": max(gpus_per_node, 1),
+        "gres": f"gpu:{gpus_per_node}" if gpus_per_node else "",
+        "output": f"{name}-%j.log",
+    }
+    lines = [f"#SBATCH --{option}={value}" for option, value in options.items() if value]
     return _SCRIPT.format(
-        directives="\n".join(directives),
-        folder=shlex.quote(job.folder),
-        command=shlex.join(job.command),
+        directives="\n".join(lines), folder=shlex.quote(folder), command=shlex.join(command)
     )
 
 

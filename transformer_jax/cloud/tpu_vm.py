@@ -1,45 +1,51 @@
 """A run on a Cloud TPU as a bash script, which requests the TPU and deletes it at the end."""
 
-import dataclasses
 import shlex
+from collections.abc import Sequence
 
 from transformer_jax.cloud import checkout, launch_line
 
 
-@dataclasses.dataclass(frozen=True)
-class TpuVm:
-    """The Cloud TPU to request, and the run on it."""
+def script(
+    arguments: Sequence[str],
+    *,
+    name: str,
+    folder: str,
+    accelerator: str,
+    zone: str,
+    runtime_version: str = "",
+    spot: bool = False,
+    keep: bool = False,
+) -> str:
+    """The script: settings, and then the same text for every run.
 
-    name: str  # of the queued resource and of the VM
-    accelerator: str  # v5litepod-16, …
-    arguments: tuple[str, ...]  # of launch.py
-    folder: str  # the checkout to copy
-    zone: str
-    runtime_version: str = ""  # the VM's software; "" = chosen by the accelerator
-    spot: bool = False  # cheaper, but Google may reclaim the VM
-    keep: bool = False  # whether to leave the VM running at the end
-
-
-def script(vm: TpuVm) -> str:
-    """The script: the settings of `vm`, and the same text for every run.
+    Args:
+      arguments: of launch.py.
+      name: of the queued resource and of the VM.
+      folder: the checkout to copy.
+      accelerator: v5litepod-16, ….
+      zone: Google Cloud's.
+      runtime_version: the VM's software; "" = chosen by the accelerator.
+      spot: whether Google may reclaim the VM, which is cheaper.
+      keep: whether to leave the VM running at the end.
 
     Raises:
       UserError: if the name or the accelerator is invalid.
     """
-    launch_line.check_name(vm.name)
+    launch_line.check_name(name)
     settings = {
-        "name": vm.name,
-        "zone": vm.zone,
-        "accelerator": vm.accelerator,
-        "version": vm.runtime_version or launch_line.runtime_version(vm.accelerator),
-        "spot": "--spot" if vm.spot else "",
+        "name": name,
+        "zone": zone,
+        "accelerator": accelerator,
+        "version": runtime_version or launch_line.runtime_version(accelerator),
+        "spot": "--spot" if spot else "",
         "wait": "24h",  # Google then drops the request
         "max_reclaimed": "20",
-        "keep": "yes" if vm.keep else "",
-        "folder": vm.folder,
+        "keep": "yes" if keep else "",
+        "folder": folder,
     }
     lines = [f"{name}={value and shlex.quote(value)}" for name, value in settings.items()]
-    launch = shlex.join([".venv/bin/python", "launch.py", *vm.arguments])
+    launch = shlex.join([".venv/bin/python", "launch.py", *arguments])
     install = "\n".join(checkout.install_commands("tpu"))
     texts = [_variable("launch", launch), _variable("install", install)]
     return "\n".join([_ABOUT, *lines, *texts, _BODY])
@@ -147,9 +153,13 @@ requested=
 temporary=$(mktemp -d)
 trap at_exit EXIT
 trap 'exit 130' INT TERM HUP
-# What git would commit now, new files included.
-(cd "$folder" && export GIT_INDEX_FILE=$temporary/index && git add --all &&
-    git archive --output="$temporary/checkout.tar.gz" "$(git write-tree)") || exit
+# What git would commit after `git add --all`, which a copy of the index leaves undone.
+(
+    cd "$folder" || exit
+    cp "$(git rev-parse --git-path index)" "$temporary/index"
+    export GIT_INDEX_FILE=$temporary/index
+    git add --all && git archive --output="$temporary/checkout.tar.gz" "$(git write-tree)"
+) || exit
 
 for ((reclaimed = 0; reclaimed <= max_reclaimed; reclaimed++)); do
     if tpus queued-resources describe "$name" > /dev/null 2>&1; then

@@ -76,17 +76,12 @@ def write_job(launch: Launch) -> int:
     del given["output"]
     given["name"] = given["name"] or launch_line.default_name(launch.config.name)
     if target == "slurm":
-        line = (*command(), *arguments)
-        job = slurm.script(slurm.SlurmJob(**given, command=line, folder=str(Path.cwd())))
+        job = slurm.script((*command(), *arguments), folder=str(Path.cwd()), **given)
     else:
         folder = checkout_folder()
         _check_cloud(launch, folder)
-        given["folder"] = str(folder)
-        given["arguments"] = tuple(checkout.relative_config(arguments, folder))
-        if target == "skypilot":
-            job = skypilot.task(skypilot.SkyTask(**given))
-        else:
-            job = tpu_vm.script(tpu_vm.TpuVm(**given))
+        write = skypilot.task if target == "skypilot" else tpu_vm.script
+        job = write(checkout.relative_config(arguments, folder), folder=str(folder), **given)
     if not file:
         print(job, end="")
         return 0
