@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 import threading
 import time
 
@@ -11,6 +12,7 @@ from launching import launch, refused
 from transformer_jax.errors import UserError
 from transformer_jax.parallel import peers
 from transformer_jax.parallel.roll_call import roll_call
+from transformer_jax.sweeps import child
 
 SRUN = {
     "SLURM_JOB_ID": "4242",
@@ -129,6 +131,13 @@ def test_what_srun_and_mpirun_describe(started):
     assert (found.coordinator, found.number, found.index) == ("other:1234", 5, 3)
     started(MPIRUN | {"JAX_COORDINATOR_PORT": ""})
     assert peers.find(*NO_FLAGS).coordinator == "10.96.0.1:61447"  # 28672 / 4096 = 7
+
+
+def test_a_point_of_a_sweep_is_a_run_of_its_own(started, tmp_path):
+    started(SRUN | MPIRUN)
+    print_peers = "from transformer_jax.parallel import peers; print(peers.find(None, None, None))"
+    point = child.start([sys.executable, "-c", print_peers], tmp_path)
+    assert point.wait() == 0 and point.reason() == "None"
 
 
 def test_half_of_the_flags(started):

@@ -91,6 +91,12 @@ def find(
     )
 
 
+def alone(environment: Mapping[str, str]) -> dict[str, str]:
+    """`environment` for a child process that is a run of its own, whatever started its parent."""
+    described = {name for starter in _STARTERS for name in (*starter.numbers, starter.index)}
+    return {name: value for name, value in environment.items() if name not in described}
+
+
 @dataclasses.dataclass(frozen=True)
 class _Starter:
     """A program that starts processes, and the variables by which it describes them.

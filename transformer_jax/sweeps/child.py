@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 from transformer_jax import storage
 from transformer_jax.errors import PREEMPTED_STATUS
+from transformer_jax.parallel import peers
 
 LOG = "log.txt"
 # Exit statuses after SIGTERM: the state is saved, or signals were not handled yet.
@@ -38,7 +39,7 @@ class Child(subprocess.Popen):
             stdout=log,
             stderr=log,
             # Unbuffered, so that the log keeps the order of the two streams.
-            env=os.environ | {"PYTHONUNBUFFERED": "1"} | dict(environment),
+            env=peers.alone(os.environ) | {"PYTHONUNBUFFERED": "1"} | dict(environment),
             # Ctrl-C reaches only the launcher, which passes it on once.
             process_group=0,
             preexec_fn=_end_with_launcher(),

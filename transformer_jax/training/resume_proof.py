@@ -8,6 +8,7 @@ the last checkpoints are compared bit for bit.
 
 import dataclasses
 import json
+import os
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ import orbax.checkpoint as ocp
 from transformer_jax.config.options import Config
 from transformer_jax.console import log
 from transformer_jax.errors import UserError
+from transformer_jax.parallel import peers
 from transformer_jax.parallel.host import signals_interrupt
 from transformer_jax.storage import write_whole
 from transformer_jax.workdir import manifest
@@ -114,7 +116,7 @@ class _Run:
         with self._log.open("a") as log:
             self._from = log.tell()
             streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
-            self._process = subprocess.Popen(line, **streams)
+            self._process = subprocess.Popen(line, env=peers.alone(os.environ), **streams)
 
     def __enter__(self) -> Self:
         return self
