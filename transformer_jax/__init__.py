@@ -1,8 +1,8 @@
 """The encoder–decoder Transformer of "Attention Is All You Need" (Vaswani et al. 2017), in JAX.
 
 >>> import transformer_jax as tj
->>> model = tj.load("runs/quickstart")      # doctest: +SKIP
->>> model.translate("我有一只猫")             # doctest: +SKIP
+>>> model = tj.load("runs/quickstart")
+>>> model.translate("我有一只猫")
 'I have a cat'
 
 `train` trains a model and `evaluate` scores it; a `Config` describes an experiment, and

@@ -1,6 +1,5 @@
 """Corpora: what each one contains, and what is refused."""
 
-import doctest
 import gzip
 import random
 import sys
@@ -78,10 +77,6 @@ def flood(pairs):
             left -= near
         components.append(component)
     return components
-
-
-def test_docstring_examples():
-    assert doctest.testmod(corpora) == (0, 2)
 
 
 # --------------------------------------------------------------------------------- splits, corpora

@@ -1,6 +1,5 @@
 """Packing: every pair once, no row too full, and a batch that depends on its step alone."""
 
-import doctest
 import itertools
 from collections import Counter
 
@@ -77,11 +76,6 @@ def segments_of(row_tokens, row_segments):
 
 def assert_every_pair_once(rows, fitting):
     assert Counter(np.concatenate([*rows, []]).astype(int).tolist()) == Counter(fitting)
-
-
-@pytest.mark.fast
-def test_docstring_examples():
-    assert doctest.testmod(packing) == (0, 6)
 
 
 # ---------------------------------------------------------------------------------------- the plan

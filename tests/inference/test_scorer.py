@@ -1,7 +1,6 @@
 """Scores of given translations: against decoding's own report, and whole-target logits."""
 
 import dataclasses
-import doctest
 import math
 
 import jax
@@ -87,8 +86,3 @@ def test_a_pair_that_is_too_long_has_no_score(params):
 def test_perplexity():
     assert TokenScores(("a", "b"), (math.log(0.5), math.log(0.125))).perplexity == 4
     assert perplexity(-1e6, 1) == math.inf
-
-
-@pytest.mark.fast
-def test_batches_by_length_docstring_example():
-    assert doctest.testmod(batching) == (0, 1)

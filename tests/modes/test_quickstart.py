@@ -1,5 +1,6 @@
 """What the README promises of the quickstart. Ten minutes: `make test-slow`."""
 
+import doctest
 import json
 import os
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+import transformer_jax as tj
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,11 +26,13 @@ def quickstart(workdir):
 
 
 @pytest.mark.slow
-def test_quickstart_keeps_its_promises_twice(tmp_path):
-    output, scores, folder = quickstart(tmp_path / "first")
+def test_quickstart_keeps_its_promises_twice(tmp_path, monkeypatch):
+    output, scores, folder = quickstart(tmp_path / "runs/quickstart")
     assert scores["exact_match"] >= 0.98
     assert "我有一只猫 → I have a cat\n" in output
     assert "python launch.py --mode=translate" in output
+    monkeypatch.chdir(tmp_path)
+    assert doctest.testmod(tj) == (0, 3)
     _, again, folder_again = quickstart(tmp_path / "second")
     assert again == scores
     name = "translations.tsv"

@@ -66,8 +66,8 @@ def named(points: Iterable[Point], prefix: str = "") -> list[Point]:
     """The points with their names, which begin with `prefix`.
 
     >>> named([{"model.dropout_rate": 0.1}, {"name": "big", "model.d_model": 1024}], "try")
-    [{'name': 'try_dropout_rate_0.1', 'model.dropout_rate': 0.1},
-     {'name': 'try_big', 'model.d_model': 1024}]
+    [{'name': 'try_dropout_rate_0.1', 'model.dropout_rate': 0.1}, {'name': 'try_big',
+    'model.d_model': 1024}]
     """
     start = f"{prefix}_" if prefix else ""
     return [{"name": start + (p.get("name") or _name(p))} | _overrides(p) for p in points]
