@@ -39,37 +39,35 @@ def test_a_launcher_that_is_killed_at_random_moments_ends_every_point_once(folde
         finish(launcher)
     status, printed = finish(start(file, workers=3))
     assert status == 0, printed
-    names = {f"seed_{seed}" for seed in range(7)}
-    assert trials() == {name: ["COMPLETE"] for name in names}
-    assert {name: p["state"] for name, p in points().items()} == dict.fromkeys(names, "finished")
+    assert trials() == {f"seed_{seed}": ["COMPLETE"] for seed in range(7)}
     starts = 0
-    for name in names:
+    for name, point in points().items():
+        assert point["state"] == "finished"
         noted = events(name)
-        assert "two" not in noted
-        assert noted[-1] == "end"
+        assert "two" not in noted and noted[-1] == "end"
         starts += noted.count("start")
         rows = map(json.loads, Path("run", name, "metrics.jsonl").read_text().splitlines())
         assert [row["step"] for row in rows] == list(range(1, 12))
     assert starts > 7, "no kill interrupted anything"
 
 
-@pytest.mark.parametrize("shared", ["folder", "database"])
-def test_two_launchers_share_the_points(folder, shared):
+@pytest.mark.parametrize(
+    ("workdirs", "url"),
+    [
+        (["run", "run"], "sqlite:///run/study.db"),
+        (["a/run", "b/run"], "sqlite:///shared.db"),  # as on two machines
+    ],
+)
+def test_two_launchers_share_the_points(folder, workdirs, url):
     file = seeds(11)
-    if shared == "folder":
-        workdirs, options = ["run"], {}
-        launchers = [start(file), start(file)]
-    else:  # as on two machines
-        workdirs, options = ["a/run", "b/run"], {"url": "sqlite:///shared.db"}
-        launchers = [start(file, workdir, **options) for workdir in workdirs]
+    launchers = [start(file, workdir, url=url) for workdir in workdirs]
     for launcher in launchers:
         status, printed = finish(launcher)
         assert status == 0, printed
-    names = {f"seed_{seed}" for seed in range(11)}
-    assert trials(options.get("url", "sqlite:///run/study.db")) == {n: ["COMPLETE"] for n in names}
+    assert trials(url) == {f"seed_{seed}": ["COMPLETE"] for seed in range(11)}
     by = set()
-    for name in names:
-        (first, launcher, *_), (last, *_) = notes(name, *workdirs)
+    for name in trials(url):
+        (first, launcher, *_), (last, *_) = notes(name, *set(workdirs))
         assert (first, last) == ("start", "end")
         by.add(launcher)
     assert by == {launcher.pid for launcher in launchers}
