@@ -140,7 +140,7 @@ def test_another_training_text_is_refused(workdir):
     assert "the training text is not the one" in message
 
 
-def test_the_tokenizer_of_a_workdir_is_used(trained, tmp_path):
+def test_the_tokenizer_of_a_workdir_is_used(trained, tmp_path, capsys):
     given = (trained[0] / "tokenizer.model").read_bytes()
     (tmp_path / "tokenizer.model").write_bytes(given)
     options = {"data.train_size": 300, "train.steps": 1}  # enough text to train another
@@ -148,6 +148,7 @@ def test_the_tokenizer_of_a_workdir_is_used(trained, tmp_path):
     assert "has 701 pieces, but data.vocab_size=702" in message
     train(tiny_config(options), tmp_path)
     assert (tmp_path / "tokenizer.model").read_bytes() == given
+    assert f"the tokenizer in {tmp_path} is used; none is trained" in capsys.readouterr().err
 
 
 def test_checkpoints_without_their_configuration_are_refused(workdir, capsys):

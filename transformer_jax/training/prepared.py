@@ -100,6 +100,8 @@ def prepare(
     for step in manifest.complete(workdir / manifest.FOLDER)[-1:]:
         parts.check(workdir / manifest.FOLDER / str(step))
     with processes.writer_first():
+        if Tokenizers.exist(workdir) and not resuming:
+            log(f"the tokenizer in {workdir} is used; none is trained")
         tokenizers = _tokenizers(config, workdir, corpus.pairs)
         text = data_tokens.content_hash(corpus.pairs, tokenizers)
         _check_text(workdir, text, resuming=resuming)
