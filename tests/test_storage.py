@@ -29,6 +29,7 @@ from transformer_jax.data.tokenizer import Tokenizers
 from transformer_jax.data.tokens import content_hash, tokenize_pairs
 from transformer_jax.errors import UserError
 from transformer_jax.modes import command_line
+from transformer_jax.modes.output import Output
 from transformer_jax.storage import is_remote, write_whole
 from transformer_jax.training.run import train
 from transformer_jax.training.step import TrainState
@@ -410,3 +411,16 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
     reader.join(timeout=10)
     assert read == ["猫\n".encode()]
     assert path.is_fifo()
+
+
+def test_an_output_in_a_bucket_is_written_at_the_end_or_not_at_all(bucket):
+    with Output("gs://bucket/out.gz") as output:
+        output.write("eins\n")
+        assert [path.name for path in bucket.iterdir()] == ["out.gz.part"]
+        output.write("zwei\n")
+    assert [path.name for path in bucket.iterdir()] == ["out.gz"]
+    assert gzip.decompress((bucket / "out.gz").read_bytes()) == b"eins\nzwei\n"
+    with pytest.raises(RuntimeError), Output("gs://bucket/other") as output:
+        output.write("eins\n")
+        raise RuntimeError
+    assert [path.name for path in bucket.iterdir()] == ["out.gz"]

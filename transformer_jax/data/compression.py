@@ -5,6 +5,7 @@ import functools
 import gzip
 import io
 import lzma
+import os
 import re
 from collections.abc import Callable
 from typing import Any, BinaryIO
@@ -45,11 +46,11 @@ def compressor(name: str) -> Callable[[bytes], bytes]:
     Raises:
       UserError: if the name ends in .zst and no package writes that.
     """
-    suffix = name.rpartition(".")[2]
-    if suffix == "zst":
+    suffix = os.path.splitext(name)[1]
+    if suffix == ".zst":
         return _zstd(name).compress
-    known = {"gz": functools.partial(gzip.compress, mtime=0), "bz2": bz2.compress}
-    return (known | {"xz": lzma.compress}).get(suffix, bytes)
+    known = {".gz": functools.partial(gzip.compress, mtime=0), ".bz2": bz2.compress}
+    return (known | {".xz": lzma.compress}).get(suffix, bytes)
 
 
 def _kind(head: bytes) -> str:

@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,17 @@ class Model:
         """The scoring of given translations, compiled likewise."""
         return Scorer(self.transformers, self.tokenizers, devices=all_devices())
 
+    def fingerprint(self) -> str:
+        """Identifies what decides a translation: hexadecimal digits of SHA-256."""
+        models = [dataclasses.asdict(t.config) for t in self.transformers]
+        decode = dataclasses.asdict(self.config.decode) | {"batch_size": None}
+        digest = hashlib.sha256(json.dumps([self.config.seed, decode, models]).encode())
+        for tokenizer in self.tokenizers:
+            digest.update(tokenizer.model + "\n".join(tokenizer.vocabulary).encode())
+        for leaf in jax.tree.leaves(self.all_params):
+            digest.update(np.asarray(leaf).tobytes())
+        return digest.hexdigest()
+
     def hypotheses(
         self,
         sentences: Sequence[str],
@@ -92,6 +105,16 @@ class Model:
         return self.translator.translate(
             self.all_params, sentences, prefixes=prefixes, progress=progress
         )
+
+    def as_found(
+        self,
+        sentences: Sequence[str],
+        *,
+        prefixes: Sequence[str] | None = None,
+        done: Container[int] = (),
+    ) -> Iterator[tuple[list[int], list[list[Hypothesis]]]]:
+        """The same, as it is found; see `Translator.as_found`."""
+        return self.translator.as_found(self.all_params, sentences, prefixes=prefixes, done=done)
 
     def translate(
         self, text: str | Sequence[str], *, n_best: int = 1, return_scores: bool = False

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +23,10 @@ from transformer_jax.inference.search import (
 )
 from transformer_jax.model.transformer import Transformer
 from transformer_jax.parallel.devices import DataParallel, one_device
+
+# Sentences among which those of like lengths share a batch: enough to fill nearly every batch, and
+# few enough to be translated in minutes.
+WINDOW = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,27 +108,60 @@ class Translator:
           progress: called now and then with the number of sentences done since the last call.
         """
         results: list[list[Hypothesis]] = [[] for _ in sentences]
-        ids = [[*pieces, EOS_ID] for pieces in self.tokenizers.source.encode(sentences)]
-        begins = self.tokenizers.target.encode(prefixes or [""] * len(sentences))
-        for number, pieces in enumerate(ids):
-            if pieces == [EOS_ID]:
-                results[number] = [Hypothesis("", 0.0, 0.0)]
-        room = [
-            len(i) + self.decode.extra_length - len(b) for i, b in zip(ids, begins, strict=True)
-        ]
-        todo = {
-            n: len(ids[n])
-            for n, r in enumerate(results)
-            if not r and len(ids[n]) <= self._lengths[-1] and room[n] > 0
-        }
-        # Two batch sizes, whatever is asked: one sentence (a prompt), or a full batch.
-        rows = self._devices.round_up(1 if len(todo) == 1 else self.decode.batch_size)
-        for length, chunk in by_length(todo, self._lengths, lambda length: self.decode.batch_size):
-            found = self._run(params, [(ids[n], begins[n]) for n in chunk], chunk, (rows, length))
-            for number, hypotheses in zip(chunk, found, strict=True):
+        for numbers, found in self.as_found(params, sentences, prefixes=prefixes):
+            for number, hypotheses in zip(numbers, found, strict=True):
                 results[number] = hypotheses
-            progress(len(chunk))
+            progress(len(numbers))
         return results
+
+    def as_found(
+        self,
+        params: Sequence[Any],
+        sentences: Sequence[str],
+        *,
+        prefixes: Sequence[str] | None = None,
+        done: Container[int] = (),
+    ) -> Iterator[tuple[list[int], list[list[Hypothesis]]]]:
+        """Yields what `translate` returns as it is found: numbers of sentences, and theirs.
+
+        The translations of `WINDOW` sentences are complete before those of the next ones begin.
+
+        Args:
+          params: each model's parameters.
+          sentences: raw text.
+          prefixes: as of `translate`.
+          done: numbers of sentences to leave out.
+        """
+        for start in range(0, len(sentences), WINDOW):
+            numbers = range(start, min(start + WINDOW, len(sentences)))
+            numbers = [number for number in numbers if number not in done]
+            begins = [prefixes[n] if prefixes else "" for n in numbers]
+            yield from self._window(params, numbers, [sentences[n] for n in numbers], begins)
+
+    def _window(
+        self,
+        params: Sequence[Any],
+        numbers: Sequence[int],
+        sentences: Sequence[str],
+        prefixes: Sequence[str],
+    ) -> Iterator[tuple[list[int], list[list[Hypothesis]]]]:
+        sources = [[*pieces, EOS_ID] for pieces in self.tokenizers.source.encode(sentences)]
+        begins = self.tokenizers.target.encode(prefixes)
+        rows = dict(zip(numbers, zip(sources, begins, strict=True), strict=True))
+        todo = {n: len(ids) for n, (ids, begin) in rows.items() if self._searchable(ids, begin)}
+        rest = [number for number in numbers if number not in todo]
+        if rest:
+            empty = [Hypothesis("", 0.0, 0.0)]
+            yield rest, [empty if rows[n][0] == [EOS_ID] else [] for n in rest]
+        # Two batch sizes, whatever is asked: one sentence (a prompt), or a full batch.
+        size = self._devices.round_up(1 if len(todo) == 1 else self.decode.batch_size)
+        for length, chunk in by_length(todo, self._lengths, lambda length: self.decode.batch_size):
+            yield chunk, self._run(params, [rows[n] for n in chunk], chunk, (size, length))
+
+    def _searchable(self, ids: Sequence[int], begin: Sequence[int]) -> bool:
+        """Whether a source with <eos> has pieces, fits, and leaves room after its prefix."""
+        room = len(ids) + self.decode.extra_length - len(begin)
+        return 1 < len(ids) <= self._lengths[-1] and room > 0
 
     def _run(
         self,

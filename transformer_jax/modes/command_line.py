@@ -5,6 +5,7 @@ what that lacks: a wrong name, type or file gives a one-line error that names th
 """
 
 import importlib
+import io
 import itertools
 import os
 import sys
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None, *, default_experiment: Path | None =
       default_experiment: the file to use when neither --config nor a --workdir that exists names an
         experiment; None = the quickstart.
     """
+    _speak_utf8()
     try:
         default = default_experiment or experiments_folder() / "quickstart.py"
         sys.exit(run(list(sys.argv if argv is None else argv), default))
@@ -72,6 +74,14 @@ def main(argv: Sequence[str] | None = None, *, default_experiment: Path | None =
             "resume from the workdir",
             1,
         )
+
+
+def _speak_utf8() -> None:
+    """Makes the standard streams UTF-8 whatever the locale: files are, and what is piped, too."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # and not what a test or a notebook put there
+            errors = "surrogateescape" if stream is sys.stdin else "backslashreplace"
+            stream.reconfigure(encoding="utf-8", errors=errors)
 
 
 def load_mode(name: str) -> ModuleType:

@@ -73,6 +73,10 @@ def evaluate(
     scores = found.scores()
     if not processes.is_writer():
         return scores
+    steps = "; ".join(", ".join(map(str, each)) for each in model.steps)
+    print(f"\n{split}, weights {weights} of step {steps}")
+    print(_some(sources, translations, references))
+    print(scores, flush=True)  # before anything can go wrong with writing them
     folder = workdir / "evaluation" / (f"{split}-ensemble" if ensemble else split)
     about = {"ensemble": [str(path) for path in ensemble]} if ensemble else {}
     measured = write_translations(
@@ -91,10 +95,7 @@ def evaluate(
         degeneracy=dataclasses.asdict(degeneracy),
     )
     card.add_evaluation(workdir, measured)
-    steps = "; ".join(", ".join(map(str, each)) for each in model.steps)
-    print(f"\n{split}, weights {weights} of step {steps}")
-    print(_some(sources, translations, references))
-    print(f"{scores}\n(all of them: {folder}/translations.tsv)")
+    print(f"(all of them: {folder}/translations.tsv)")
     return scores
 
 

@@ -17,9 +17,9 @@ from transformer_jax import storage
 from transformer_jax.console import log, progress_bar
 from transformer_jax.data import text
 from transformer_jax.errors import UserError
-from transformer_jax.modes import output
 from transformer_jax.modes.flags import Flags
 from transformer_jax.modes.launch import Launch
+from transformer_jax.modes.output import Output
 
 if TYPE_CHECKING:
     from transformer_jax.inference.scorer import TokenScores
@@ -41,23 +41,23 @@ def run(launch: Launch) -> int:
     launch.start()
     from transformer_jax.inference.scorer import perplexity
 
-    output.check_writable(launch["output"])
     pairs = _pairs(launch)
-    model = launch.load_model()
     sources, targets = [source for source, _ in pairs], [target for _, target in pairs]
-    with progress_bar(len(pairs), "scoring") as bar:
-        found = model.score(sources, targets, progress=bar.update)
-    output.write(launch["output"], "".join(map(_line, pairs, found)))
-    scored = [scores for scores in found if scores]
-    if len(scored) < len(found):
-        log(f"{len(found) - len(scored):,} pairs too long to score")
-    if scored:
-        log_prob = math.fsum(scores.log_prob for scores in scored)
-        pieces = sum(len(scores.pieces) for scores in scored)
-        log(
-            f"{len(scored):,} translations, {pieces:,} pieces: {log_prob:.2f} nats, "
-            f"perplexity {perplexity(log_prob, pieces):.3f} per piece"
-        )
+    with Output(launch["output"]) as output:
+        model = launch.load_model()
+        with progress_bar(len(pairs), "scoring") as bar:
+            found = model.score(sources, targets, progress=bar.update)
+        scored = [scores for scores in found if scores]
+        if len(scored) < len(found):
+            log(f"{len(found) - len(scored):,} pairs too long to score")
+        if scored:
+            log_prob = math.fsum(scores.log_prob for scores in scored)
+            pieces = sum(len(scores.pieces) for scores in scored)
+            log(
+                f"{len(scored):,} translations, {pieces:,} pieces: {log_prob:.2f} nats, "
+                f"perplexity {perplexity(log_prob, pieces):.3f} per piece"
+            )
+        output.write("".join(map(_line, pairs, found)))
     return 0
 
 

@@ -1,13 +1,16 @@
 """Translate text: a file, standard input, or sentences typed at a prompt.
 
-Line k of the output is the translation of line k of the input.
+Line k of the output is the translation of line k of the input. Until all are translated, --output
+is NAME.part; after Ctrl-C, SIGTERM or a crash the same command resumes there.
 
 Examples:
     echo 我有一只猫 | launch.py --mode=translate --workdir=runs/quickstart
     launch.py --mode=translate --workdir=runs/mine --input=in.en --output=out.de
 """
 
+import hashlib
 import itertools
+import json
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,9 +19,10 @@ from transformer_jax import storage
 from transformer_jax.console import log, progress_bar
 from transformer_jax.data import text
 from transformer_jax.errors import UserError
-from transformer_jax.modes import output
 from transformer_jax.modes.flags import Flags
 from transformer_jax.modes.launch import Launch
+from transformer_jax.modes.output import InOrder
+from transformer_jax.parallel.host import signals_interrupt
 
 if TYPE_CHECKING:
     from transformer_jax.inference.trained import Model
@@ -45,30 +49,45 @@ def run(launch: Launch) -> int:
 
     n_best, prefix_file, input_file = launch["n_best"], launch["prefixes"], launch["input"]
     check_n_best(launch.config.decode, n_best, "--n_best")
-    output.check_writable(launch["output"])
-    typed = input_file is None and sys.stdin.isatty() and not processes.joined()
-    if typed and prefix_file:
-        raise UserError("--prefixes goes with lines of text: give --input=FILE")
-    sentences = [] if typed else _sentences(input_file)
+    if input_file is None and sys.stdin.isatty() and not processes.joined():
+        if prefix_file:
+            raise UserError("--prefixes goes with lines of text: give --input=FILE")
+        _prompt(launch.load_model(), n_best)
+        return 0
+    sentences = _sentences(input_file)
     prefixes = text.read_lines(storage.path(prefix_file)) if prefix_file else None
     if prefixes is not None and len(prefixes) != len(sentences):
         raise UserError(
             f"{prefix_file} has {len(prefixes)} lines, and there are {len(sentences)} to "
             "translate: give one for each, which may be blank"
         )
-    model = launch.load_model()
-    if typed:
-        _prompt(model, n_best)
-        return 0
-    with progress_bar(len(sentences), "translating") as bar:
-        found = model.hypotheses(sentences, prefixes=prefixes, progress=bar.update)
-    for number, hypotheses in enumerate(found, start=1):
-        if not hypotheses:
-            which = "it or its prefix is " if prefixes else ""
-            log(f"line {number}: {which}too long to translate, left empty")
-    lines = (_format(number, row, n_best) for number, row in enumerate(found, start=1))
-    output.write(launch["output"], "".join(lines))
+    with signals_interrupt(), InOrder(launch["output"]) as lines:
+        _translate(launch.load_model(), sentences, prefixes, n_best, lines)
     return 0
+
+
+def _translate(
+    model: "Model",
+    sentences: Sequence[str],
+    prefixes: Sequence[str] | None,
+    n_best: int,
+    lines: InOrder,
+) -> None:
+    def job() -> str:
+        what = json.dumps([model.fingerprint(), sentences, prefixes, n_best])
+        return hashlib.sha256(what.encode()).hexdigest()
+
+    done = lines.begin(len(sentences), job)
+    with progress_bar(len(sentences), "translating") as bar:
+        bar.update(len(done))
+        for numbers, found in model.as_found(sentences, prefixes=prefixes, done=done):
+            pairs = list(zip(numbers, found, strict=True))
+            for number, hypotheses in pairs:
+                if not hypotheses:
+                    which = "it or its prefix is " if prefixes else ""
+                    log(f"line {number + 1}: {which}too long to translate, left empty")
+            lines.add({number: _format(number + 1, row, n_best) for number, row in pairs})
+            bar.update(len(numbers))
 
 
 def _sentences(input_file: str | None) -> list[str]:
