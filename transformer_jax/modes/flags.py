@@ -67,7 +67,7 @@ class Flags:
 
     def price(self) -> None:
         """Defines what an hour of a chip costs."""
-        text = "Price of one chip for an hour, to add the cost."
+        text = "Price of one chip-hour, for an estimate of the cost."
         flags.DEFINE_float("chip_hour_price", None, text, lower_bound=0, **self._own)
 
     def processes(self) -> None:

@@ -1,8 +1,8 @@
 """Plan a training before paying for it: memory, FLOPs, communication, time and cost.
 
-Compiles the real training step for the accelerator, which need not be here: for TPUs with libtpu
-(pip install "transformer_jax[tpu]"); for GPUs it estimates from shapes. Times are
-estimates; nothing runs.
+For a TPU, which this machine need not have, it compiles the real training step with libtpu
+(pip install "transformer_jax[tpu]"); for a GPU it estimates from shapes. Times are estimates;
+nothing runs.
 
 Example:
     launch.py --mode=plan --config=experiments/wmt14_en_de_base.py --accelerator=v5litepod-16

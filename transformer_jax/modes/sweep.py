@@ -1,7 +1,7 @@
 """Train every point of an experiment's sweep(), or search its search_space().
 
-Each point is a child process in its own workdir, a folder of --workdir. When the same command runs
-again, the sweep resumes.
+Each point is trained by a process of its own in a workdir of its own, a folder of --workdir. The
+same command, run again, resumes the sweep.
 
 Example:
     launch.py --mode=sweep --config=experiments/table3.py:laptop --workdir=runs/table3
@@ -19,14 +19,12 @@ from transformer_jax.modes.launch import Launch, command
 def define(flags: Flags) -> None:
     """Defines the flags."""
     workers = "Points to train at a time, each on a GPU or TPU chip of its own."
-    database = (
-        "Database URL, to share the study between launchers (default: study.db in --workdir)."
-    )
+    database = "URL of a database that several launchers share (default: study.db in --workdir)."
     flags.whole("sweep_workers", workers, default=1, at_least=1)
-    flags.whole("sweep_trials", "Points of the experiment's search_space() to try.", at_least=1)
+    flags.whole("sweep_trials", "Number of points of search_space() to try.", at_least=1)
     flags.text("sweep_storage", database)
-    flags.switch("dry_run", "Print the points and what they cost; train none.")
-    flags.text("accelerator", "With --dry_run: accelerator to estimate hours for.")
+    flags.switch("dry_run", "Print the points and their cost; train none.")
+    flags.text("accelerator", "With --dry_run: accelerator for which to estimate hours.")
     flags.price()
     flags.weights()
     del flags.values.sweep_index  # this mode trains every point

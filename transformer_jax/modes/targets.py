@@ -19,22 +19,22 @@ _SUBMIT = {"tpu-vm": "bash", "slurm": "sbatch", "skypilot": "sky jobs launch"}
 _CLOUDS = ("tpu-vm", "skypilot")
 # The targets that read a flag, its help, its default, and its least value. No flag reaches the run.
 _FLAGS: dict[str, tuple] = {
-    "output": (tuple(_SUBMIT), "file to write the job to (default: standard output).", None),
+    "output": (tuple(_SUBMIT), "file for the job (default: standard output).", None),
     "name": (tuple(_SUBMIT), "name of the job and of its machine (default: the experiment's).", ""),
     "accelerator": (_CLOUDS, "accelerator, e.g. v5litepod-16; for skypilot also e.g. A100:8.", ""),
     "zone": (_CLOUDS, "Google Cloud zone, e.g. us-west4-a.", ""),
     "runtime_version": (_CLOUDS, "software of a Cloud TPU (default: by the accelerator).", ""),
-    "spot": (_CLOUDS, "use spot capacity: cheaper, but it may be reclaimed.", False),
-    "keep": (("tpu-vm",), "keep the TPU at the end.", False),
+    "spot": (_CLOUDS, "spot capacity, which is cheaper and may be reclaimed.", False),
+    "keep": (("tpu-vm",), "leave the TPU running at the end.", False),
     "nodes": (("slurm",), "number of machines.", 1, 1),
     "gpus_per_node": (("slurm",), "GPUs of each machine; 0 = CPUs only.", 1, 0),
-    "time": (("slurm",), "time limit, e.g. 24:00:00; the job is requeued after it.", ""),
+    "time": (("slurm",), "time limit, after which the job is requeued, e.g. 24:00:00.", ""),
 }
 
 
 def define(flags: Flags) -> None:
     """Defines --target and the flags that go with it."""
-    flags.choice("target", "Where to run, as a job to submit (default: here).", list(_SUBMIT))
+    flags.choice("target", "Where to run, by a job to submit (default: here).", list(_SUBMIT))
     for name, (targets, about, default, *least) in _FLAGS.items():
         text = f"--target={', '.join(targets)}: {about}"
         if isinstance(default, bool):

@@ -1,7 +1,7 @@
-"""Prove that a killed run resumes exactly: kill a training, and compare it with a whole one.
+"""Prove that a killed run resumes exactly: compare it with an uninterrupted one.
 
-Trains the experiment twice, once uninterrupted and once killed by SIGKILL at seeded places, inside
-saves too, and compares every loss and every array bit for bit.
+Trains the experiment twice, once without interruption and once with SIGKILL at seeded places, also
+during saves, and compares every loss and every array bit for bit.
 
 Example:
     launch.py --mode=verify_resume --kills=8
