@@ -143,4 +143,4 @@ def wait_for_more_events(number, launcher):
 
 
 def database(tmp_path, name="study.db", **options):
-    return study.Study(study.sqlite_url(tmp_path / name), "run", **options)
+    return study.Study(f"sqlite:///{tmp_path / name}", "run", **options)

@@ -12,7 +12,7 @@ from transformer_jax.config.files import save_config
 from transformer_jax.config.options import Config, DataConfig
 from transformer_jax.data import corpora
 from transformer_jax.modes import command_line
-from transformer_jax.sweeps.study import Study, sqlite_url
+from transformer_jax.sweeps.study import Study
 from transformer_jax.training import prepared, run
 
 
@@ -56,7 +56,7 @@ def first(trial):
     ],
 )
 def test_what_optuna_refuses(tmp_path, then, message):
-    study = Study(sqlite_url(tmp_path / "study.db"), "x")
+    study = Study(f"sqlite:///{tmp_path}/study.db", "x")
     assert study.suggest(first, 9, seed=0)
     told = refused(study.suggest, then, 9, seed=0)
     assert told.startswith("search_space()") and message in told
@@ -66,7 +66,7 @@ def test_what_optuna_refuses(tmp_path, then, message):
 
 
 def test_a_mistake_of_the_search_space_itself_has_its_traceback(tmp_path):
-    study = Study(sqlite_url(tmp_path / "study.db"), "x")
+    study = Study(f"sqlite:///{tmp_path}/study.db", "x")
     with pytest.raises(ZeroDivisionError):
         study.suggest(lambda trial: trial.suggest_int("a", 1, 2) / 0, 9, seed=0)
 

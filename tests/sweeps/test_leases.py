@@ -92,9 +92,8 @@ def test_of_two_that_find_a_lease_dead_one_takes_it(leasing):
 
 RACE = """
 import sys, time
-from pathlib import Path
 from transformer_jax.sweeps import study
-opened = study.Study(study.sqlite_url(Path("race.db")), "run")
+opened = study.Study("sqlite:///race.db", "run")
 while time.time() < float(sys.argv[1]):
     pass
 opened.enqueue([(f"p{n}", {}) for n in range(13)])

@@ -11,7 +11,6 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -226,8 +225,9 @@ def _open(
             if isinstance(e, ImportError | sqlalchemy.exc.ArgumentError):
                 break
             time.sleep(random.uniform(0.1, 0.5))
-    reason = " ".join(str(error).split())[:200]
-    raise UserError(f"--sweep_storage={shown(url)} cannot be opened: {reason}") from None
+    raise UserError(
+        f"--sweep_storage={shown(url)} cannot be opened: {one_line(error, 200)}"
+    ) from None
 
 
 def shown(url: str) -> str:
@@ -248,8 +248,3 @@ def resolved(url: str) -> str:
         return url
     whole = parsed.set(database=storage.absolute(parsed.database))
     return whole.render_as_string(hide_password=False)
-
-
-def sqlite_url(path: Path) -> str:
-    """The URL of a database in a file."""
-    return f"sqlite:///{path.absolute()}"

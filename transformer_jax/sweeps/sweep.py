@@ -23,7 +23,7 @@ from transformer_jax import storage
 from transformer_jax.config import experiment_files
 from transformer_jax.config.checks import check_config
 from transformer_jax.config.options import Config, flatten
-from transformer_jax.errors import UserError
+from transformer_jax.errors import UserError, one_line
 from transformer_jax.sweeps import study
 from transformer_jax.sweeps.runner import Runner
 from transformer_jax.sweeps.study import Study
@@ -119,7 +119,7 @@ def run(
     points = load_points(file, config, arguments) if num_trials is None else []
     search_space = experiment_files.load_search_space(file) if num_trials is not None else None
     storage.make_folder(workdir)
-    url = study.resolved(url) if url else study.sqlite_url(workdir / DATABASE)
+    url = study.resolved(url or f"sqlite:///{workdir / DATABASE}")
     try:
         opened = Study(url, workdir.absolute().name)
         opened.check(config, "search_space()" if search_space else "sweep()")
@@ -140,7 +140,7 @@ def run(
         )
         return runner.run()
     except (optuna.exceptions.OptunaError, sqlalchemy.exc.SQLAlchemyError) as e:
-        reason = " ".join(str(e.__cause__ or e).split())[:300]
+        reason = one_line(e.__cause__ or e, 300)
         raise UserError(f"the study in {study.shown(url)} cannot be used: {reason}") from None
 
 
