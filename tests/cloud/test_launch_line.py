@@ -93,7 +93,7 @@ def test_the_checkouts_files_are_those_that_git_would_commit(folder):
 
 def test_a_folder_without_git_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"is not a git checkout, .*: clone the project"):
-        checkout.files(tmp_path)
+        checkout.relative_config([], tmp_path)
 
 
 def test_the_experiment_is_named_as_from_the_checkout(folder, monkeypatch):

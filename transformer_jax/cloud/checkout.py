@@ -48,15 +48,15 @@ def relative_config(arguments: Sequence[str], folder: Path) -> list[str]:
     """`arguments` with --config=FILE.py relative to the checkout.
 
     Raises:
-      UserError: if the file is not in the checkout.
+      UserError: if the file is not in the checkout, or `folder` is not a git repository.
     """
-    rest = []
+    rest, known = [], files(folder)
     for argument in arguments:
         name, _, value = argument.lstrip("-").partition("=")
         if name == "config":
             file, colon, parameter = value.partition(":")
             relative = os.path.relpath(os.path.abspath(experiment_file(file)), folder.resolve())
-            if relative not in files(folder):
+            if relative not in known:
                 raise UserError(
                     f"--config={file} is not in the checkout, or git ignores it, so it would not "
                     f"be copied to the machine: move it to {folder}/experiments"

@@ -45,7 +45,7 @@ def estimate_memory(config: Config, parameters: float, chips: int) -> Memory:
     """The memory of one of the `chips` that share a batch, if it holds so many parameters."""
     d, c = config.data, config.model
     rows = d.batch_rows / (chips * config.train.accumulate)
-    encoder, decoder = _encoder_layer_bytes(config), _decoder_layer_bytes(config)
+    encoder, decoder = _layer_bytes(config)
     if c.remat:  # the input of each layer, and the inside of one layer
         positions = c.encoder_depth * d.source_row_length + c.decoder_depth * d.target_row_length
         activations = positions * c.d_model * _width(config) + max(encoder, decoder)
@@ -76,34 +76,26 @@ def _width(config: Config) -> int:
     return 2 if config.model.compute_dtype == "bfloat16" else 4
 
 
-def _attention_bytes(config: Config, queries: int, keys: int) -> int:
-    """Per row: queries, keys, values, heads, the output's dropout, and the weights if stored."""
-    c, width = config.model, _width(config)
-    key, value = head_widths(config)
-    projected = width * c.num_heads * (queries * (key + value) + keys * (key + value))
-    # The softmax in float32, and the weights in the dtype of the values.
-    weights = c.num_heads * queries * keys * (4 + width) if c.attention == "xla" else 0
-    return projected + weights + _residual_bytes(config, queries)
-
-
-def _feed_forward_bytes(config: Config, positions: int) -> int:
-    return _width(config) * positions * config.model.d_ff + _residual_bytes(config, positions)
-
-
-def _residual_bytes(config: Config, positions: int) -> int:
-    """Per row: the sum that is normalised, the result, and which entries dropout keeps."""
-    return positions * config.model.d_model * (2 * _width(config) + 1)
-
-
-def _encoder_layer_bytes(config: Config) -> int:
-    source = config.data.source_row_length
-    return _attention_bytes(config, source, source) + _feed_forward_bytes(config, source)
-
-
-def _decoder_layer_bytes(config: Config) -> int:
+def _layer_bytes(config: Config) -> tuple[int, int]:
+    """The bytes per row that a layer of the encoder, and of the decoder, stores."""
+    c, width, (key, value) = config.model, _width(config), head_widths(config)
     source, target = config.data.source_row_length, config.data.target_row_length
-    attention = _attention_bytes(config, target, target) + _attention_bytes(config, target, source)
-    return attention + _feed_forward_bytes(config, target)
+    # Per position: the sum that is normalised, the result, and which entries dropout keeps.
+    residual = c.d_model * (2 * width + 1)
+
+    def attention(queries: int, keys: int) -> int:
+        # Queries, keys, values and heads; the softmax in float32, and the weights as the values.
+        projected = width * c.num_heads * (queries + keys) * (key + value)
+        weights = c.num_heads * queries * keys * (4 + width) if c.attention == "xla" else 0
+        return projected + weights + queries * residual
+
+    def feed_forward(positions: int) -> int:
+        return positions * (width * c.d_ff + residual)
+
+    return (
+        attention(source, source) + feed_forward(source),
+        attention(target, target) + attention(target, source) + feed_forward(target),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
