@@ -99,11 +99,12 @@ class Model:
         sentences: Sequence[str],
         *,
         prefixes: Sequence[str] | None = None,
+        samples: int = 1,
         progress: Progress = _silent,
     ) -> list[list[Hypothesis]]:
         """All translations that the search finds for each sentence; see `Translator.translate`."""
         return self.translator.translate(
-            self.all_params, sentences, prefixes=prefixes, progress=progress
+            self.all_params, sentences, prefixes=prefixes, samples=samples, progress=progress
         )
 
     def as_found(
@@ -111,10 +112,13 @@ class Model:
         sentences: Sequence[str],
         *,
         prefixes: Sequence[str] | None = None,
+        samples: int = 1,
         done: Container[int] = (),
     ) -> Iterator[tuple[list[int], list[list[Hypothesis]]]]:
         """The same, as it is found; see `Translator.as_found`."""
-        return self.translator.as_found(self.all_params, sentences, prefixes=prefixes, done=done)
+        return self.translator.as_found(
+            self.all_params, sentences, prefixes=prefixes, samples=samples, done=done
+        )
 
     def translate(
         self, text: str | Sequence[str], *, n_best: int = 1, return_scores: bool = False
@@ -124,7 +128,8 @@ class Model:
         Args:
           text: raw text.
           n_best: how many translations of each sentence to return; more than 1 returns a list for
-            each, best first, which is shorter where the search found fewer.
+            each, best first, which is shorter where the search found fewer; when sampling, as many
+            samples, in the order in which they are drawn.
           return_scores: return each translation as a `Hypothesis`, with its score, log-probability
             (nats) and pieces, instead of a string.
 
@@ -137,7 +142,8 @@ class Model:
           UserError: if the search returns fewer than `n_best`.
         """
         check_n_best(self.config.decode, n_best)
-        found = self.hypotheses([text] if isinstance(text, str) else list(text))
+        texts = [text] if isinstance(text, str) else list(text)
+        found = self.hypotheses(texts, samples=n_best)
         rows = [row if return_scores else [h.text for h in row] for row in found]
         nothing = None if return_scores else ""
         results = [row[:n_best] if n_best > 1 else row[0] if row else nothing for row in rows]
@@ -247,11 +253,15 @@ def _load_member(
 
 def check_n_best(decode: DecodeConfig, n_best: int, name: str = "n_best") -> None:
     """Raises UserError, which calls it `name`, if the search finds fewer translations."""
-    most = decode.beam_size if decode.method == "beam" else 1
     if n_best < 1:
         raise UserError(f"{name}={n_best} must be at least 1")
-    if n_best > most:
+    if decode.method == "greedy" and n_best > 1:
         raise UserError(
-            f"{name}={n_best} is more than decode.method={decode.method!r} gives with "
-            f"decode.beam_size={decode.beam_size}: at most {most}"
+            f"{name}={n_best} is more than decode.method='greedy' gives, at most 1: set it to beam "
+            "or sample"
+        )
+    if decode.method == "beam" and n_best > decode.beam_size:
+        raise UserError(
+            f"{name}={n_best} is more than decode.method='beam' gives with "
+            f"decode.beam_size={decode.beam_size}: at most {decode.beam_size}"
         )

@@ -81,8 +81,8 @@ class Translator:
         self._seed = np.uint32(seed)
 
         def run(params: Any, *args: jax.Array) -> SearchResult:
-            *arrays, seed = args
-            return search_batch(models, decode, params, *arrays, jax.random.key(seed))
+            *arrays, key_data = args
+            return search_batch(models, decode, params, *arrays, jax.random.wrap_key_data(key_data))
 
         self._search = self._devices.compile(run)
 
@@ -92,9 +92,13 @@ class Translator:
         sentences: Sequence[str],
         *,
         prefixes: Sequence[str] | None = None,
+        samples: int = 1,
         progress: Callable[[int], None] = lambda count: None,
     ) -> list[list[Hypothesis]]:
         """The n best translations of each sentence, best first, in the order of `sentences`.
+
+        Sampling gives as many as `samples`, in the order in which they are drawn. The seed, the
+        number of the sentence and that of the sample decide each, and nothing else.
 
         A blank sentence, which has no pieces, is not searched and has one empty translation; a
         sentence of more pieces than the largest shape has none, nor has one whose prefix leaves no
@@ -105,10 +109,12 @@ class Translator:
           sentences: raw text.
           prefixes: the text that each translation has to begin with; None = any. It is cut into
             pieces by itself, and the translation continues after its last piece.
+          samples: translations to draw of each sentence; other searches than sampling ignore it.
           progress: called now and then with the number of sentences done since the last call.
         """
         results: list[list[Hypothesis]] = [[] for _ in sentences]
-        for numbers, found in self.as_found(params, sentences, prefixes=prefixes):
+        given = {"prefixes": prefixes, "samples": samples}
+        for numbers, found in self.as_found(params, sentences, **given):
             for number, hypotheses in zip(numbers, found, strict=True):
                 results[number] = hypotheses
             progress(len(numbers))
@@ -120,6 +126,7 @@ class Translator:
         sentences: Sequence[str],
         *,
         prefixes: Sequence[str] | None = None,
+        samples: int = 1,
         done: Container[int] = (),
     ) -> Iterator[tuple[list[int], list[list[Hypothesis]]]]:
         """Yields what `translate` returns as it is found: numbers of sentences, and theirs.
@@ -129,14 +136,15 @@ class Translator:
         Args:
           params: each model's parameters.
           sentences: raw text.
-          prefixes: as of `translate`.
+          prefixes, samples: as of `translate`.
           done: numbers of sentences to leave out.
         """
         for start in range(0, len(sentences), WINDOW):
             numbers = range(start, min(start + WINDOW, len(sentences)))
             numbers = [number for number in numbers if number not in done]
             begins = [prefixes[n] if prefixes else "" for n in numbers]
-            yield from self._window(params, numbers, [sentences[n] for n in numbers], begins)
+            texts = [sentences[n] for n in numbers]
+            yield from self._window(params, numbers, texts, begins, samples)
 
     def _window(
         self,
@@ -144,6 +152,7 @@ class Translator:
         numbers: Sequence[int],
         sentences: Sequence[str],
         prefixes: Sequence[str],
+        samples: int,
     ) -> Iterator[tuple[list[int], list[list[Hypothesis]]]]:
         sources = [[*pieces, EOS_ID] for pieces in self.tokenizers.source.encode(sentences)]
         begins = self.tokenizers.target.encode(prefixes)
@@ -156,7 +165,7 @@ class Translator:
         # Two batch sizes, whatever is asked: one sentence (a prompt), or a full batch.
         size = self._devices.round_up(1 if len(todo) == 1 else self.decode.batch_size)
         for length, chunk in by_length(todo, self._lengths, lambda length: self.decode.batch_size):
-            yield chunk, self._run(params, [rows[n] for n in chunk], chunk, (size, length))
+            yield chunk, self._run(params, [rows[n] for n in chunk], chunk, (size, length), samples)
 
     def _searchable(self, ids: Sequence[int], begin: Sequence[int]) -> bool:
         """Whether a source with <eos> has pieces, fits, and leaves room after its prefix."""
@@ -169,15 +178,25 @@ class Translator:
         rows: list[tuple[list[int], list[int]]],
         numbers: list[int],
         shape: tuple[int, int],
+        samples: int,
     ) -> list[list[Hypothesis]]:
         sources, begins = zip(*rows, strict=True)
         source_tokens = padded(sources, shape)
         prefix = padded(begins, (shape[0], shape[1] + self.decode.extra_length))
         row_ids = np.zeros(shape[0], np.int32)
         row_ids[: len(numbers)] = numbers
-        arrays = map(self._devices.put, (source_tokens, prefix, row_ids))
-        found = jax.device_get(self._search(tuple(params), *arrays, self._seed))
-        return [self._hypotheses(found, row) for row in range(len(rows))]
+        arrays = tuple(map(self._devices.put, (source_tokens, prefix, row_ids)))
+        found: list[list[Hypothesis]] = [[] for _ in rows]
+        for draw in range(samples if self.decode.method == "sample" else 1):
+            each = jax.device_get(self._search(tuple(params), *arrays, self._key_data(draw)))
+            for row, hypotheses in enumerate(found):
+                hypotheses += self._hypotheses(each, row)
+        return found
+
+    def _key_data(self, draw: int) -> np.ndarray:
+        """What decides a draw of each sentence; the first is that of a single sample."""
+        rng = jax.random.key(self._seed)
+        return np.asarray(jax.random.key_data(jax.random.fold_in(rng, draw) if draw else rng))
 
     def _hypotheses(self, found: SearchResult, row: int) -> list[Hypothesis]:
         kept = [k for k in range(found.score.shape[1]) if np.isfinite(found.score[row, k])]

@@ -9,7 +9,6 @@ Examples:
 """
 
 import hashlib
-import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -80,7 +79,8 @@ def _translate(
     done = lines.begin(len(sentences), job)
     with progress_bar(len(sentences), "translating") as bar:
         bar.update(len(done))
-        for numbers, found in model.as_found(sentences, prefixes=prefixes, done=done):
+        given = {"prefixes": prefixes, "samples": n_best, "done": done}
+        for numbers, found in model.as_found(sentences, **given):
             pairs = list(zip(numbers, found, strict=True))
             for number, hypotheses in pairs:
                 if not hypotheses:
@@ -109,15 +109,20 @@ def _prompt(model: "Model", n_best: int) -> None:
     (word,) = model.tokenizers.source.encode(["a"])
     for pieces in SOURCE_LENGTHS[:3]:
         model.translate(" ".join(["a"] * ((pieces - 1) // len(word))))
-    for number in itertools.count(1):
+    lines: list[str] = []
+    while True:
         try:
             line = input("> ")
         except EOFError:
             return
         if text.is_blank(line):
             return
-        (hypotheses,) = model.hypotheses([line])
-        answer = _format(number, hypotheses, n_best) if hypotheses else "too long to translate\n"
+        # As line k of a file: what is sampled depends on the number of the line.
+        lines.append(line)
+        ((_, (hypotheses,)),) = model.as_found(lines, samples=n_best, done=range(len(lines) - 1))
+        answer = (
+            _format(len(lines), hypotheses, n_best) if hypotheses else "too long to translate\n"
+        )
         print(answer, end="")
 
 
