@@ -39,7 +39,7 @@ signal.signal(signal.SIGTERM, save)
 note("start")
 if given.get("config.demo") == "fail" and not os.path.exists("mended"):
     print("hello")
-    sys.exit("error: this point cannot be")
+    sys.exit("error: this point is invalid")
 diverges = given.get("config.demo") == "diverge"
 metrics = workdir / "metrics.jsonl"
 done = len(metrics.read_text().splitlines()) if metrics.exists() else 0

@@ -39,7 +39,7 @@ def folder(tmp_path):
 
 
 # -------------------------------------------------------------------------------- the arguments
-def test_the_flags_of_the_place_are_taken_out_and_all_others_stay_in_order():
+def test_the_flags_of_a_target_are_removed_and_the_others_stay_in_order():
     own = ["--target=slurm", "-nodes=2", "--nospot", "--spot"]
     rest = ["--config=a.py", "--config.name=--target=x", "--no_such=1", "--nodes_more=1"]
     assert launch_line.without([rest[0], *own, *rest[1:]], OWN) == rest
@@ -108,7 +108,7 @@ def test_the_experiment_is_named_as_from_the_checkout(folder, monkeypatch):
             checkout.relative_config([f"--config={lost}"], folder)
 
 
-def test_text_that_is_not_there_is_refused(folder):
+def test_text_outside_of_the_checkout_is_refused(folder):
     def check(**options):
         checkout.check_data(DataConfig(**{"corpus": "files"} | options), folder)
 
@@ -144,7 +144,7 @@ def test_text_that_is_not_there_is_refused(folder):
         (["--target=skypilot", "--workdir=gs://b"], "needs --accelerator=…"),
     ],
 )
-def test_what_cannot_work_there_is_refused_before_anything_is_made(given, message):
+def test_what_cannot_run_there_is_refused(given, message):
     assert message in refusal(*given)
 
 

@@ -84,7 +84,7 @@ def test_the_script_runs_the_launch_line_and_ends_with_its_status(batch, tmp_pat
     assert not (tmp_path / "requeued").exists()
 
 
-def test_before_the_time_limit_the_job_is_requeued_and_the_run_still_waited_for(batch, tmp_path):
+def test_before_the_time_limit_the_job_is_requeued_and_waits_for_its_run(batch, tmp_path):
     running = batch(f"{LAUNCH}import time\ntime.sleep(1)\nprint('saved')\nsys.exit(5)\n")
     assert running.stdout.readline() == "[]\n"
     running.send_signal(signal.SIGUSR1)
@@ -95,6 +95,6 @@ def test_before_the_time_limit_the_job_is_requeued_and_the_run_still_waited_for(
 
 @pytest.mark.parametrize("option", ["name", "time"])
 @pytest.mark.parametrize("value", ["a b", "a\n#SBATCH --nodes=99", "$(a)", "a'b"])
-def test_a_value_that_would_be_misread_is_refused(option, value):
+def test_a_value_that_sbatch_would_misread_is_refused(option, value):
     with pytest.raises(UserError, match=f"--{option}="):
         script(**{option: value})

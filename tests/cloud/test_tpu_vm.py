@@ -194,7 +194,7 @@ def test_a_run_that_fails_ends_the_script_with_its_status(world, then, expected)
         ),
     ],
 )
-def test_whatever_fails_no_tpu_is_left_without_a_word(
+def test_a_failure_deletes_the_tpu_or_reports_it(
     world, states, fails, options, status, verbs, message
 ):
     world.states(*states)

@@ -309,7 +309,7 @@ def test_a_mesh_shares_parameters_out(programs):
 
 
 @needs_libtpu
-def test_the_compiler_says_what_does_not_fit(programs):
+def test_the_compiler_reports_what_does_not_fit(programs):
     assert re.search(r"Ran out of memory .* exceeds available HBM \(15.75G\)", programs["huge"])
 
 

@@ -99,17 +99,17 @@ def test_a_point_that_fails_is_named_and_retried(folder):
     assert status == 1
     assert "2 of 3 points failed: " in printed.splitlines()[-1]
     assert printed.splitlines()[-1].endswith("; the same command retries them")
-    assert "demo_fail: failed: error: this point cannot be" in printed
+    assert "demo_fail: failed: error: this point is invalid" in printed
     reason = "it ended without a finite validation loss"
     outcomes = {name: (p["state"], p["value"], p["reason"]) for name, p in points().items()}
     assert outcomes == {
-        "demo_fail": ("failed", None, "error: this point cannot be"),
+        "demo_fail": ("failed", None, "error: this point is invalid"),
         "demo_diverge": ("failed", None, reason),  # the loss of step 7 is not the last
         "demo_a": ("finished", pytest.approx(1 + 1 / 11), ""),
     }
     assert points()["demo_a"]["overrides"] == {"demo": "a"}
     log = Path("run", "demo_fail", child.LOG).read_text().splitlines()
-    assert log[1:] == ["hello", "error: this point cannot be"]
+    assert log[1:] == ["hello", "error: this point is invalid"]
     Path("mended").touch()
     assert (finish(start(file))[0], points()["demo_fail"]["state"]) == (1, "finished")
     assert events("demo_a") == ["start", "end"]

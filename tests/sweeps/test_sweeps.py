@@ -31,7 +31,7 @@ TYPES = {
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
-    """A sweep of two points by launch.py, and what its launcher said."""
+    """A sweep of two points by launch.py, and what its launcher printed."""
     folder = tmp_path_factory.mktemp("swept")
     file = folder / "two.py"
     base = "config = Config(name='two'); config.data.corpus = 'small_world'; return config"
@@ -123,7 +123,7 @@ def test_a_dry_run_prints_sizes_and_cost_and_runs_nothing(swept, tmp_path):
         (["--config.train.evaluate_every=0"], "train.evaluate_every=0 computes none"),
     ],
 )
-def test_a_launch_line_that_cannot_be(tmp_path, arguments, part):
+def test_an_invalid_launch_line_is_refused(tmp_path, arguments, part):
     file = tmp_path / "points.py"
     file.write_text(EXPERIMENT + "def sweep(): return grid({'seed': [3, 5]})\n")
     line = [] if arguments == ["--config="] else [f"--config={file}", *arguments]
@@ -150,7 +150,7 @@ def test_a_launch_line_that_cannot_be(tmp_path, arguments, part):
         ("[]\ndel sweep\ndef search_space(trial): 0", "for its search_space(), set --sweep_trials"),
     ],
 )
-def test_points_that_cannot_be(folder, points, part):
+def test_invalid_points_are_refused(folder, points, part):
     file = Path(experiment(f"def sweep(): return {points}\n"))
     config = experiment_files.load_experiment(file)  # of 11 steps, as the command line says
     with pytest.raises(UserError) as caught:
@@ -158,7 +158,7 @@ def test_points_that_cannot_be(folder, points, part):
     assert part in str(caught.value)
 
 
-def test_a_dry_run_of_a_search_says_what_it_does_not_know(tmp_path):
+def test_a_dry_run_of_a_search_counts_the_base_experiment(tmp_path):
     file = tmp_path / "points.py"
     file.write_text(EXPERIMENT + "def search_space(trial): return {}\n")
     line = ["--mode=sweep", f"--config={file}", "--sweep_trials=2", "--dry_run"]
@@ -171,7 +171,7 @@ def test_a_dry_run_of_a_search_says_what_it_does_not_know(tmp_path):
     assert price == pytest.approx(16_000 * hours, abs=16_000 * 0.005)
 
 
-def test_a_search_space_that_returns_another_thing(folder):
+def test_a_search_space_that_returns_a_wrong_type_is_refused(folder):
     file = Path(experiment("def search_space(trial): return {'model.d_ff': 1.5}"))
     options = {"workers": 1, "num_trials": 1, "url": None, "arguments": [], "launcher": []}
     with pytest.raises(UserError, match=r"search_space\(\) of points.py: model.d_ff=1.5 is not"):
