@@ -102,3 +102,19 @@ def test_functional_is_usable_on_ones():
     ones = np.ones((1, 3, 2, 5), np.float32)
     out = tj.functional.attention.scaled_dot_product_attention(ones, ones, ones)
     np.testing.assert_allclose(out, ones, rtol=1e-6)
+
+
+def test_inside_is_what_the_model_computes_for_a_sentence(model):
+    record = model.inside("我有一只猫", "I have a cat")
+    assert record.source.pieces[-1] == "<eos>" and record.translation == "I have a cat"
+    ids = [*model.tokenizers.target.encode(["I have a cat"])[0], 3]
+    logits = model.apply(record.source.ids[None], record.target.ids[None])[0]
+    np.testing.assert_allclose(record.prediction.logits, logits, atol=1e-4)
+    scored = model.score("我有一只猫", "I have a cat")
+    np.testing.assert_allclose(np.log(record.prediction.chosen_probs), scored.log_probs, atol=1e-4)
+    assert len(record.labels) == len(ids) and record.steps == tuple(model.steps[0])
+    own = model.inside("我有一只猫")
+    assert own.translation == model.translate("我有一只猫")
+    assert "blank" in refused(model.inside, " ")
+    for texts in (("我 " * 3000,), ("我", "I " * 3000)):
+        assert "the most are 1024" in refused(model.inside, *texts)

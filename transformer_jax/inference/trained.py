@@ -19,6 +19,8 @@ from transformer_jax.config.options import EOS_ID, Config, DecodeConfig, flatten
 from transformer_jax.data.tokenizer import Tokenizers
 from transformer_jax.errors import UserError
 from transformer_jax.inference.batching import bucket, padded
+from transformer_jax.inference.capture import Capture
+from transformer_jax.inference.record import Inside
 from transformer_jax.inference.scorer import Scorer
 from transformer_jax.inference.translator import Hypothesis, Translator
 from transformer_jax.inference.weights import load_weights
@@ -176,6 +178,30 @@ class Model:
         pairs = [(sources, targets)] if single else list(zip(sources, targets, strict=True))
         found = self.scorer.score(self.all_params, pairs, progress=progress)
         return found[0] if single else found
+
+    def inside(self, source: str, target: str | None = None) -> Inside:
+        """All that the model computes for a sentence: every array of the paper's figures, by name.
+
+        Of an ensemble, the first model is looked into.
+
+        Args:
+          source: raw text.
+          target: a translation that the decoder reads, teacher-forced; None = the model's own.
+
+        Raises:
+          UserError: if the sentence is blank, or a text is longer than the model can read.
+        """
+        source_ids = self._capture.source_ids(source)
+        if target is None:
+            ids = self.hypotheses([source])[0][0].ids
+        else:
+            ids = self._capture.target_ids(target)
+        found = self._capture.inside(self.params, source_ids, ids)
+        return Inside(**found, steps=tuple(self.steps[0]))
+
+    @functools.cached_property
+    def _capture(self) -> Capture:
+        return Capture(self.transformer, self.tokenizers)
 
     def encode(self, text: str | Sequence[str]) -> Any:
         """The encoder's output, float32 [S, D], for a sentence of S pieces with its `<eos>`.

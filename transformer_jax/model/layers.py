@@ -1,12 +1,14 @@
 """What a layer of the Transformer is made of: attention, feed-forward, residual and dropout.
 
-Modules own parameters and call functional/.
+Modules own parameters and call functional/. What their methods return, `capture_intermediates` can
+hand out; what else a reader wants to see is sown, and computed only if the caller asks for it.
 """
 
 from typing import Any
 
 import flax.linen as nn
 import flax.struct
+import jax.numpy as jnp
 from jax import Array
 
 from transformer_jax.config.options import ModelConfig
@@ -39,6 +41,7 @@ class Dropout:
 
 
 NO_DROPOUT = Dropout()
+SEEN = "intermediates"  # linen's name for what modules sow
 Mask = Array | SegmentMask
 
 
@@ -98,8 +101,18 @@ class Attention(nn.Module):
                 dropout_rngs=dropout.rngs,
                 dropout_rate=dropout.attention_rate,
             )
+            if self.is_mutable_collection(SEEN):
+                self._show(query, key, mask, heads)
         kernel, bias = self.output
         return attention.merge_heads(heads, kernel.astype(x.dtype), bias)
+
+    def _show(self, query: Array, key: Array, mask: Array, heads: Array) -> None:
+        """Sows what `attend` has but does not return."""
+        scores = jnp.einsum("btnh,bsnh->bnts", query, key, preferred_element_type=jnp.float32)
+        weights = attention.attention_weights(query, key, mask)
+        seen = {"query": query, "scores": scores, "mask": mask, "weights": weights, "heads": heads}
+        for name, array in seen.items():
+            self.sow(SEEN, name, array)
 
     def __call__(self, x: Array, memory: Array, mask: Mask, dropout: Dropout) -> Array:
         """Queries from x [B, T, D], keys and values from memory [B, S, D]: [B, T, D]."""
@@ -126,6 +139,8 @@ class FeedForward(nn.Module):
         w2 = self.param("w2", init, (c.d_ff, c.d_model))
         b2 = self.param("b2", zeros, (c.d_model,))
         w1, w2 = w1.astype(x.dtype), w2.astype(x.dtype)
+        if self.is_mutable_collection(SEEN):
+            self.sow(SEEN, "hidden", layers.ACTIVATIONS[c.activation](layers.add_bias(x @ w1, b1)))
         return layers.feed_forward(x, w1, b1, w2, b2, activation=c.activation)
 
 

@@ -140,17 +140,20 @@ class Transformer(nn.Module):
             self.decoder_norm = LayerNorm(c.layer_norm_epsilon)
 
     def _embed(self, tokens: Array, positions_: Array, side: str, dropout: Dropout) -> Array:
+        total = self.embedding_of(tokens, side) + self.encoding_of(positions_, side)
+        return dropout(total).astype(self.config.compute_dtype)
+
+    def embedding_of(self, tokens: Array, side: str) -> Array:
+        """Tokens int32 [B, T] of the "source" or "target" → [B, T, D] (section 3.4)."""
+        table = getattr(self, f"{side}_embedding")
+        return layers.embed(tokens, table, scale=self.config.scale_embeddings)
+
+    def encoding_of(self, positions_: Array, side: str) -> Array:
+        """Positions int32 [B, T] of the "source" or "target" → [B, T, D] (section 3.5)."""
         c = self.config
-        table = self.source_embedding if side == "source" else self.target_embedding
-        embedded = layers.embed(tokens, table, scale=c.scale_embeddings)
         if c.positions == "learned":
-            table = self.source_positions if side == "source" else self.target_positions
-            encoding = jnp.take(table, positions_, axis=0)
-        else:
-            encoding = positions.sinusoidal_positions(
-                positions_, c.d_model, layout=c.sinusoid_layout
-            )
-        return dropout(embedded + encoding).astype(c.compute_dtype)
+            return jnp.take(getattr(self, f"{side}_positions"), positions_, axis=0)
+        return positions.sinusoidal_positions(positions_, c.d_model, layout=c.sinusoid_layout)
 
     def _mask(
         self, query_segments: Array, key_segments: Array, *, causal: bool = False, packed: bool
@@ -239,10 +242,8 @@ class Transformer(nn.Module):
             source_tokens, source_segments, source_positions, dropout=dropout.fold_in(0)
         )
         source_segments, _ = _layout(source_tokens, source_segments, source_positions)
-        target = target_segments, target_positions
-        return self.decode(
-            decoder_input, encoded, source_segments, *target, dropout=dropout.fold_in(1)
-        )
+        rest = source_segments, target_segments, target_positions
+        return self.decode(decoder_input, encoded, *rest, dropout=dropout.fold_in(1))
 
     def start_decoding(
         self, source_tokens: Array, *, max_length: int, beam_size: int = 1
@@ -255,7 +256,6 @@ class Transformer(nn.Module):
           holds, for each layer, the keys [B·K, max_length, N, H] and values of the tokens so far,
           and the scalar `position` of the next one.
         """
-        c = self.config
         encoded = self.encode(source_tokens)
         mask = (source_tokens != PAD_ID)[:, None, None]
         rows = source_tokens.shape[0] * beam_size
@@ -263,10 +263,9 @@ class Transformer(nn.Module):
         for number, layer in enumerate(self.decoder):
             key, value = layer.cross_attention.keys_values(encoded)
             memory[f"layer_{number}"] = {"key": key, "value": value, "mask": mask}
-            shapes = [(rows, max_length, c.num_heads, x.shape[-1]) for x in (key, value)]
             cache[f"layer_{number}"] = {
-                "key": jnp.zeros(shapes[0], key.dtype),
-                "value": jnp.zeros(shapes[1], value.dtype),
+                "key": jnp.zeros((rows, max_length, *key.shape[2:]), key.dtype),
+                "value": jnp.zeros((rows, max_length, *value.shape[2:]), value.dtype),
             }
         return memory, cache
 

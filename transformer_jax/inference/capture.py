@@ -1,0 +1,237 @@
+"""What a model computes for one sentence, taken out of the model by linen's `sow`.
+
+The forward pass is the model's own; nobody who does not ask pays for what it hands out.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID, UNK_ID, ModelConfig
+from transformer_jax.data.tokenizer import Tokenizer, Tokenizers
+from transformer_jax.errors import UserError
+from transformer_jax.functional import probabilities
+from transformer_jax.inference import record
+from transformer_jax.inference.batching import bucket, padded, source_lengths
+from transformer_jax.model.layers import SEEN
+from transformer_jax.model.transformer import Transformer
+
+_BEST = 10  # next pieces that a prediction lists
+# SentencePiece writes <s> and </s>, which a page would have to explain.
+_SPECIAL = {PAD_ID: "<pad>", UNK_ID: "<unk>", BOS_ID: "<bos>", EOS_ID: "<eos>"}
+# Methods whose results are kept, beside what `Attention` and `FeedForward` sow.
+_METHODS = {
+    *("embedding_of", "encoding_of", "_embed", "encode"),
+    *("keys_values", "attend", "before", "after", "__call__"),
+}
+
+
+class Capture:
+    """Looks into one model, whose forward pass it compiles once for each pair of lengths."""
+
+    def __init__(self, transformer: Transformer, tokenizers: Tokenizers) -> None:
+        # The gradient alone needs remat.
+        config = dataclasses.replace(transformer.config, remat=False)
+        self._transformer = transformer.clone(config=config)
+        self.tokenizers, self.config = tokenizers, config
+        self._lengths = source_lengths([config], extra_length=0)
+        self._forward = jax.jit(self._traced)
+
+    def source_ids(self, source: str) -> list[int]:
+        """The piece ids of a sentence, with <eos>.
+
+        Raises:
+          UserError: if it is blank, or longer than the model can read.
+        """
+        (ids,) = self.tokenizers.source.encode([source])
+        if not ids:
+            raise UserError("the sentence is blank: there is nothing to look into")
+        return self._within_limit([*ids, EOS_ID], "sentence")
+
+    def target_ids(self, target: str) -> list[int]:
+        """The piece ids of a translation, with <eos>.
+
+        Raises:
+          UserError: if it is longer than the model can read.
+        """
+        (ids,) = self.tokenizers.target.encode([target])
+        return self._within_limit([*ids, EOS_ID], "translation")
+
+    def _within_limit(self, ids: list[int], name: str) -> list[int]:
+        most = self._lengths[-1]
+        if len(ids) > most:
+            raise UserError(f"the {name} has {len(ids)} pieces; the most are {most}")
+        return ids
+
+    def inside(
+        self, params: Any, source_ids: Sequence[int], target_ids: Sequence[int]
+    ) -> dict[str, Any]:
+        """The fields of `record.Inside` that one forward pass gives.
+
+        Args:
+          params: the model's.
+          source_ids: with <eos>.
+          target_ids: the translation, with <eos> unless it was cut.
+        """
+        rows = [source_ids, [BOS_ID, *target_ids[:-1]], target_ids]
+        arrays = [padded([ids], (1, bucket(len(ids), self._lengths))) for ids in rows]
+        outputs, seen = jax.device_get(self._forward(params, *arrays))
+        s, t = len(source_ids), len(target_ids)
+        view = _View(seen, jax.device_get(params), self.config)
+        source, target = (
+            view.embedded(tokenizer, ids, number)
+            for number, (tokenizer, ids) in enumerate(zip(self.tokenizers, rows, strict=False))
+        )
+        encoded, decoded = _rows(outputs["encoded"], s), _rows(outputs["decoded"], t)
+        prediction = self._prediction(outputs, t)
+        return {
+            "source": source,
+            "target": target,
+            "labels": _named(self.tokenizers.target, target_ids),
+            "encoder": view.encoder(source.sum),
+            "encoded": encoded,
+            "decoder": view.decoder(target.sum, encoded),
+            "decoded": decoded,
+            "prediction": prediction,
+            "loss": float(-np.log(prediction.chosen_probs).mean()),
+            "translation": self.tokenizers.target.decode([target_ids])[0],
+            "model": self.config,
+        }
+
+    def _traced(
+        self, params: Any, source_tokens: jax.Array, decoder_input: jax.Array, labels: jax.Array
+    ) -> tuple[dict[str, jax.Array], Any]:
+        logits, variables = self._transformer.apply(
+            {"params": params},
+            source_tokens,
+            decoder_input,
+            mutable=[SEEN],
+            capture_intermediates=_is_kept,
+        )
+        seen = variables[SEEN]
+        probs, ids = jax.lax.top_k(jax.nn.softmax(logits), min(_BEST, logits.shape[-1]))
+        chosen = probabilities.token_log_probs(logits, labels, pad_id=PAD_ID)
+        last = "decoder_norm" if self.config.norm == "pre" else f"decoder_{self._depth - 1}"
+        outputs = {
+            "logits": logits,
+            "best_probs": probs,
+            "best_ids": ids,
+            "chosen_probs": jnp.exp(chosen),
+            "encoded": seen["encode"][0],
+            "decoded": seen[last]["__call__"][0],
+        }
+        return outputs, seen
+
+    @property
+    def _depth(self) -> int:
+        return self.config.decoder_depth
+
+    def _prediction(self, outputs: Mapping[str, np.ndarray], length: int) -> record.Prediction:
+        best_ids = outputs["best_ids"][0, :length]
+        return record.Prediction(
+            logits=_rows(outputs["logits"], length),
+            best_ids=best_ids,
+            best_pieces=tuple(_named(self.tokenizers.target, row) for row in best_ids),
+            best_probs=_rows(outputs["best_probs"], length),
+            chosen_probs=_rows(outputs["chosen_probs"], length),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _View:
+    """What a forward pass sowed, by module and method, and the parameters: as records."""
+
+    seen: Mapping[str, Any]
+    params: Mapping[str, Any]
+    config: ModelConfig
+
+    def embedded(self, tokenizer: Tokenizer, ids: Sequence[int], number: int) -> record.Embedded:
+        """Of the source (0) or the target (1), which the model embeds in this order."""
+        methods = ("embedding_of", "encoding_of", "_embed")
+        # Positions are the same for every row of a batch, so that they may lack its axis.
+        arrays = [_rows(self.seen[method][number], len(ids)) for method in methods]
+        return record.Embedded(_named(tokenizer, ids), np.array(ids, np.int32), *arrays)
+
+    def encoder(self, x: np.ndarray) -> tuple[record.EncoderLayer, ...]:
+        layers = []
+        for number in range(self.config.encoder_depth):
+            name = f"encoder_{number}"
+            attended = self._attention(name, "self_attention", x)
+            fed = self._feed_forward(name, attended[1].output)
+            layers.append(record.EncoderLayer(x, *attended, *fed))
+            x = fed[1].output
+        return tuple(layers)
+
+    def decoder(self, x: np.ndarray, encoded: np.ndarray) -> tuple[record.DecoderLayer, ...]:
+        layers = []
+        for number in range(self.config.decoder_depth):
+            name = f"decoder_{number}"
+            attended = self._attention(name, "self_attention", x)
+            crossed = self._attention(name, "cross_attention", attended[1].output, encoded)
+            fed = self._feed_forward(name, crossed[1].output)
+            layers.append(record.DecoderLayer(x, *attended, *crossed, *fed))
+            x = fed[1].output
+        return tuple(layers)
+
+    def _attention(
+        self, layer: str, name: str, x: np.ndarray, memory: np.ndarray | None = None
+    ) -> tuple[record.Attention, record.AddNorm]:
+        seen = self.seen[layer][name]
+        read = _rows(self.seen[layer][f"{name}_residual"]["before"][0], len(x))
+        memory = read if memory is None else memory
+        q, m = len(read), len(memory)
+        key, value = seen["keys_values"][0]
+        query = _rows(seen["query"][0], q)
+        scores = _float32(seen["scores"][0][0, :, :q, :m])
+        mask = np.broadcast_to(seen["mask"][0], seen["scores"][0].shape)[0, 0, :q, :m]
+        output = _rows(seen["attend"][0], q)
+        attention = record.Attention(
+            input=read,
+            memory=memory,
+            query=query,
+            key=_rows(key, m),
+            value=_rows(value, m),
+            scores=scores,
+            scaled=scores * np.float32(query.shape[-1] ** -0.5),
+            mask=mask,
+            weights=_float32(seen["weights"][0][0, :, :q, :m]),
+            heads=_rows(seen["heads"][0], q),
+            output=output,
+            parameters=self.params[layer][name],
+        )
+        return attention, self._add_norm(layer, name, x, output)
+
+    def _feed_forward(self, layer: str, x: np.ndarray) -> tuple[record.FeedForward, record.AddNorm]:
+        name, q = "feed_forward", len(x)
+        seen = self.seen[layer][name]
+        read = _rows(self.seen[layer][f"{name}_residual"]["before"][0], q)
+        hidden, output = (_rows(seen[key][0], q) for key in ("hidden", "__call__"))
+        fed = record.FeedForward(read, hidden, output, self.params[layer][name])
+        return fed, self._add_norm(layer, name, x, output)
+
+    def _add_norm(self, layer: str, name: str, x: np.ndarray, output: np.ndarray) -> record.AddNorm:
+        name = f"{name}_residual"
+        after = _rows(self.seen[layer][name]["after"][0], len(x))
+        return record.AddNorm(x, output, after, self.params[layer][name]["norm"])
+
+
+def _is_kept(module: nn.Module, method: str) -> bool:
+    return method in _METHODS
+
+
+def _rows(batch: np.ndarray, length: int) -> np.ndarray:
+    """The first `length` positions of the only sentence of [1, Q, ...]."""
+    return _float32(batch[0, :length])
+
+
+def _float32(array: np.ndarray) -> np.ndarray:
+    return np.asarray(array, np.float32)
+
+
+def _named(tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[str, ...]:
+    return tuple(_SPECIAL.get(int(i), tokenizer.vocabulary[i]) for i in ids)
