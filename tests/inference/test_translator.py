@@ -178,13 +178,14 @@ def compilations(caplog, call):
 
 @pytest.mark.parametrize("method", ["beam", "greedy", "sample"])
 def test_a_closed_set_of_shapes(caplog, translators, params, traced, method):
-    """Each length with one sentence and with a batch; then nothing is compiled any more."""
+    """Each length with each power of two of sentences; then nothing is compiled any more."""
     translator = translators[method]
     for length in LENGTHS:
-        translator.translate(params, sentences_of(length))
-        translator.translate(params, sentences_of(length, length))
-    expected = {(method, rows, s) for s in LENGTHS for rows in (1, DECODE.batch_size)}
-    assert {t for t in traced if t[0] == method and t[1] in (1, DECODE.batch_size)} == expected
+        for number in (1, 2, 3, DECODE.batch_size):
+            translator.translate(params, sentences_of(*[length] * number))
+    sizes = (1, 2, 4, DECODE.batch_size)
+    expected = {(method, rows, s) for s in LENGTHS for rows in sizes}
+    assert {t for t in traced if t[0] == method and t[1] in sizes} == expected
 
     def many_compositions():
         rng = random.Random(2)

@@ -37,26 +37,28 @@ def source_lengths(models: Sequence[ModelConfig], extra_length: int) -> tuple[in
 
 
 def by_length(
-    sizes: Mapping[int, int], lengths: Sequence[int], rows: Callable[[int], int]
-) -> Iterator[tuple[int, list[int]]]:
-    """Yields (length, numbers): items that share a length, at most rows(length), shortest first.
+    sizes: Mapping[int, int], lengths: Sequence[int], most_rows: Callable[[int], int]
+) -> Iterator[tuple[tuple[int, int], list[int]]]:
+    """Yields (shape, numbers): a batch's rows and length, and the items in it, shortest first.
 
-    >>> list(by_length({0: 3, 1: 9, 2: 1, 3: 4}, [4, 16], lambda length: 2))
-    [(4, [2, 0]), (4, [3]), (16, [1])]
+    The rows of a length are a power of two, just enough for its items, or the most: so two items
+    cost little more than one, and the number of shapes stays small.
+
+    >>> list(by_length({0: 3, 1: 9, 2: 1, 3: 4, 4: 2}, [4, 16], lambda length: 3))
+    [((3, 4), [2, 4, 0]), ((3, 4), [3]), ((1, 16), [1])]
 
     Args:
       sizes: the size of each item, by its number; none is larger than the last length.
       lengths: ascending.
-      rows: the most items of a batch of that length.
+      most_rows: the most rows of a batch of that length.
     """
     # By size within a length too: a batch is searched until its longest translation ends.
     ordered = sorted(sizes, key=lambda number: sizes[number])
-    for length, members in itertools.groupby(
-        ordered, key=lambda number: bucket(sizes[number], lengths)
-    ):
-        numbers, size = list(members), rows(length)
-        for start in range(0, len(numbers), size):
-            yield length, numbers[start : start + size]
+    for length, members in itertools.groupby(ordered, key=lambda n: bucket(sizes[n], lengths)):
+        numbers = list(members)
+        rows = min(1 << (len(numbers) - 1).bit_length(), most_rows(length))
+        for start in range(0, len(numbers), rows):
+            yield (rows, length), numbers[start : start + rows]
 
 
 def bucket(size: int, lengths: Sequence[int]) -> int:

@@ -91,8 +91,8 @@ class Scorer:
         scores: list[TokenScores | None] = [None] * len(pairs)
         sizes = {n: max(map(len, pair)) for n, pair in enumerate(pairs)}
         todo = {n: size for n, size in sizes.items() if size <= self.lengths[-1]}
-        for length, chunk in by_length(todo, self.lengths, self._batch_rows):
-            shape = self._batch_rows(length), length
+        for (rows, length), chunk in by_length(todo, self.lengths, self._batch_rows):
+            shape = self._devices.round_up(rows), length
             sides = [padded([pairs[n][i] for n in chunk], shape) for i in (0, 1)]
             found = jax.device_get(self._log_probs(tuple(params), *map(self._devices.put, sides)))
             for number, log_probs in zip(chunk, found[: len(chunk)], strict=True):
@@ -101,7 +101,7 @@ class Scorer:
         return scores
 
     def _batch_rows(self, length: int) -> int:
-        return self._devices.round_up(max(_BATCH_POSITIONS // length, 1))
+        return max(_BATCH_POSITIONS // length, 1)
 
     def _named(self, ids: Sequence[int], log_probs: np.ndarray) -> TokenScores:
         pieces = tuple(self.tokenizers.target.vocabulary[i] for i in ids)

@@ -162,10 +162,10 @@ class Translator:
         if rest:
             empty = [Hypothesis("", 0.0, 0.0)]
             yield rest, [empty if rows[n][0] == [EOS_ID] else [] for n in rest]
-        # Two batch sizes, whatever is asked: one sentence (a prompt), or a full batch.
-        size = self._devices.round_up(1 if len(todo) == 1 else self.decode.batch_size)
-        for length, chunk in by_length(todo, self._lengths, lambda length: self.decode.batch_size):
-            yield chunk, self._run(params, [rows[n] for n in chunk], chunk, (size, length), samples)
+        most = self.decode.batch_size
+        for (size, length), chunk in by_length(todo, self._lengths, lambda length: most):
+            shape = self._devices.round_up(size), length
+            yield chunk, self._run(params, [rows[n] for n in chunk], chunk, shape, samples)
 
     def _searchable(self, ids: Sequence[int], begin: Sequence[int]) -> bool:
         """Whether a source with <eos> has pieces, fits, and leaves room after its prefix."""
