@@ -71,4 +71,8 @@ def test_the_launcher_samples(trained, tmp_path, capsys, monkeypatch):
     typed = iter(["我有一只猫"] * 3 + [""])
     monkeypatch.setattr(builtins, "input", lambda prompt: next(typed))
     monkeypatch.setattr(translate.sys.stdin, "isatty", lambda: True, raising=False)
-    assert lines_of() == written
+    # Of other batches: the last digit of a score may differ.
+    for line, other in zip(lines_of(), written, strict=True):
+        (number, score, text), expected = line.split("\t"), other.split("\t")
+        assert [number, text] == [expected[0], expected[2]]
+        assert float(score) == pytest.approx(float(expected[1]), abs=1e-3)
