@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from pathlib import Path
 
 import fork_server
 import pytest
@@ -93,24 +94,25 @@ def test_the_checkouts_files_are_those_that_git_would_commit(folder):
 
 def test_a_folder_without_git_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"is not a git checkout, .*: clone the project"):
-        checkout.relative_config([], tmp_path)
+        checkout.files(tmp_path)
 
 
 def test_the_experiment_is_named_as_from_the_checkout(folder, monkeypatch):
+    def relative(name):
+        return checkout.relative(Path(name), folder, checkout.files(folder))
+
     monkeypatch.chdir(folder / "experiments")
-    found = checkout.relative_config(["--config=a.py:x:y", "--config.seed=3"], folder)
-    assert found == ["--config=experiments/a.py:x:y", "--config.seed=3"]
-    assert checkout.relative_config(["--config=experiments/quickstart.py:x"], ROOT) == [
-        "--config=experiments/quickstart.py:x"
-    ], "the project's own experiments have that name in every folder"
+    assert relative("a.py:x:y") == "experiments/a.py:x:y"
     for lost in ("deleted.py", "../runs/ignored", "../../other.py"):
         with pytest.raises(UserError, match="is not in the checkout"):
-            checkout.relative_config([f"--config={lost}"], folder)
+            relative(lost)
 
 
 def test_text_outside_of_the_checkout_is_refused(folder):
+    known = checkout.files(folder)
+
     def check(**options):
-        checkout.check_data(DataConfig(**{"corpus": "files"} | options), folder)
+        checkout.check_data(DataConfig(**{"corpus": "files"} | options), known)
 
     check(train="changed.py,./experiments/a.py")
     check(path="experiments", train="a.py")

@@ -3,7 +3,7 @@
 import itertools
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 
 from transformer_jax import storage
@@ -44,33 +44,26 @@ def files(folder: Path) -> set[str]:
     return {name for name in names if name and (folder / name).is_file()}
 
 
-def relative_config(arguments: Sequence[str], folder: Path) -> list[str]:
-    """`arguments` with --config=FILE.py relative to the checkout.
+def relative(experiment: Path, folder: Path, known: Collection[str]) -> str:
+    """The experiment file, "FILE.py:arg", by its path in the checkout, whose files are `known`.
 
     Raises:
-      UserError: if the file is not in the checkout, or `folder` is not a git repository.
+      UserError: if the file is not in the checkout.
     """
-    rest, known = [], files(folder)
-    for argument in arguments:
-        name, _, value = argument.lstrip("-").partition("=")
-        if name == "config":
-            file, colon, parameter = value.partition(":")
-            relative = os.path.relpath(os.path.abspath(experiment_file(file)), folder.resolve())
-            if relative not in known:
-                raise UserError(
-                    f"--config={file} is not in the checkout, or git ignores it, so it would not "
-                    f"be copied to the machine: move it to {folder}/experiments"
-                )
-            argument = f"--config={relative}{colon}{parameter}"
-        rest.append(argument)
-    return rest
+    name, colon, argument = str(experiment).partition(":")
+    found = os.path.relpath(os.path.abspath(experiment_file(name)), folder.resolve())
+    if found not in known:
+        raise UserError(
+            f"--config={name} is not in the checkout, or git ignores it, so it would not be "
+            f"copied to the machine: move it to {folder}/experiments"
+        )
+    return f"{found}{colon}{argument}"
 
 
-def check_data(data: DataConfig, folder: Path) -> None:
-    """Raises UserError if the experiment reads a file that the copy of the checkout lacks."""
+def check_data(data: DataConfig, known: Collection[str]) -> None:
+    """Raises UserError if the experiment reads a file that is none of the checkout's `known`."""
     if data.corpus != "files":
         return
-    known = files(folder)
     texts = [data.train, data.valid, data.test]
     for name in itertools.chain.from_iterable(map(storage.split_paths, texts)):
         file = os.path.normpath(os.path.join(data.path, name))

@@ -1,6 +1,7 @@
 """--target: the same command elsewhere, as a job that the user submits."""
 
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -69,19 +70,23 @@ def write_job(launch: Launch) -> int:
     """
     target, file = launch["target"], launch["output"]
     own = {name: bool(launch.flags[name].boolean) for name in ("target", *_FLAGS)}
-    arguments = launch_line.without(launch.arguments, own)
     given: dict[str, Any] = {
         name: launch[name] for name, (targets, *_) in _FLAGS.items() if target in targets
     }
     del given["output"]
     given["name"] = given["name"] or launch_line.default_name(launch.config.name)
     if target == "slurm":
-        job = slurm.script((*command(), *arguments), folder=str(Path.cwd()), **given)
+        line = [*command(), *launch_line.without(launch.arguments, own)]
+        job = slurm.script(line, folder=str(Path.cwd()), **given)
     else:
         folder = checkout_folder()
-        _check_cloud(launch, folder)
+        known = checkout.files(folder)
+        _check_cloud(launch, known)
+        line = launch_line.without(launch.arguments, own | {"config": False})
+        if launch.experiment:
+            line = [f"--config={checkout.relative(launch.experiment, folder, known)}", *line]
         write = skypilot.task if target == "skypilot" else tpu_vm.script
-        job = write(checkout.relative_config(arguments, folder), folder=str(folder), **given)
+        job = write(line, folder=str(folder), **given)
     if not file:
         print(job, end="")
         return 0
@@ -90,12 +95,12 @@ def write_job(launch: Launch) -> int:
     return 0
 
 
-def _check_cloud(launch: Launch, folder: Path) -> None:
+def _check_cloud(launch: Launch, known: Collection[str]) -> None:
     target, accelerator = launch["target"], launch["accelerator"]
     if not accelerator:
         raise UserError(f"--target={target} needs --accelerator=…, e.g. --accelerator=v5litepod-16")
     launch_line.check_workdir(launch["workdir"], target)
-    checkout.check_data(launch.config.data, folder)
+    checkout.check_data(launch.config.data, known)
     if launch_line.tpu_kind(accelerator) in launch_line.RUNTIME_VERSIONS:
         layout.check_batch(launch.config, accelerators.find(accelerator).num_chips)
     if target == "tpu-vm" and not launch["zone"]:
