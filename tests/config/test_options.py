@@ -53,6 +53,9 @@ def test_the_defaults_are_valid_and_of_the_types_that_config_flags_knows():
         ("model.num_layers", [-3, 0], [1]),
         ("model.num_decoder_layers", [-1], [0, 1]),
         ("model.d_key", [-1], [0, 64]),
+        ("decode.repetition_penalty", [0.0, -1.5], [0.5, 1]),
+        ("decode.first_id", [-1, 1, 2], [0, 3]),
+        ("decode.forbidden_ids", ["5;6", "5,", "a", "-5"], ["", " ", "5", "5, 6 7"]),
         ("model.dropout_rate", [-0.1, 1.0, 7.0, NAN], [0.0, 0.99, 0]),
         ("model.layer_norm_epsilon", [0.0, -1e-6], [1e-12]),
         ("model.positions", ["", "Learned"], ["sinusoidal", "learned"]),
@@ -136,6 +139,7 @@ def test_an_error_has_the_range():
 def test_only_an_exponent_and_free_text_have_no_range():
     texts = {"name", "demo", "data.corpus", "data.path", "data.train", "data.valid", "data.test"}
     texts |= {"data.source_language", "data.target_language", "model.pretrained_embeddings"}
+    texts |= {"decode.forbidden_ids"}
     unlimited = {o.name for o in OPTIONS.values() if not (o.kind is bool or o.range or o.choices)}
     assert unlimited == texts | {"decode.length_penalty"}
 
@@ -181,7 +185,8 @@ ANY_TIME = """name demo data.path train.log_every train.tensorboard train.grace_
 ON_RESUME = """data.source_language data.target_language train.steps train.evaluate_every
     train.evaluate_sentences train.keep_every train.max_skipped train.divergence_factor
     train.divergence_steps decode.beam_size decode.length_penalty decode.length_penalty_form
-    decode.extra_length decode.method decode.temperature decode.top_k decode.top_p
+    decode.extra_length decode.max_length decode.no_repeat_ngram_size decode.repetition_penalty
+    decode.forbidden_ids decode.first_id decode.method decode.temperature decode.top_k decode.top_p
     decode.batch_size"""
 NEVER = """data.vocab_size data.shared_vocabulary model.num_layers model.num_encoder_layers
     model.num_decoder_layers model.d_model model.d_ff data.normalization

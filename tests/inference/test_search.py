@@ -9,6 +9,7 @@ import pytest
 from toy import assert_same_bits
 
 from transformer_jax.inference import search
+from transformer_jax.inference.limits import allowed_tokens
 
 PAD, EOS = 0, 1
 BOS = 101  # outside these tiny vocabularies: 2, 3, … are words
@@ -228,9 +229,9 @@ def test_one_beam_without_penalty_is_greedy_search():
 @pytest.mark.fast
 def test_allowed_tokens_docstring_example():
     prefix = jnp.array([[4, 3], [4, 0]])
-    allowed = search.allowed_tokens(prefix, 1, 5, bos_id=2, pad_id=0)
+    allowed = allowed_tokens(prefix, 1, 5, bos_id=2, pad_id=0)
     assert allowed.astype(int).tolist() == [[0, 0, 0, 1, 0], [0, 1, 0, 1, 1]]
-    beyond = search.allowed_tokens(prefix, 2, 5, bos_id=2, pad_id=0)
+    beyond = allowed_tokens(prefix, 2, 5, bos_id=2, pad_id=0)
     assert beyond.astype(int).tolist() == [[0, 1, 0, 1, 1]] * 2
 
 
@@ -362,7 +363,7 @@ def test_beam_step_docstring_example():
     finished = live._replace(score=jnp.full((1, 2), -jnp.inf))
     logits = jnp.log(jnp.array([[[0.0, 0.5, 0.3, 0.2], [0.0, 0.1, 0.8, 0.1]]]))
     beam_step = jax.jit(search.beam_step, static_argnames="eos_id")
-    allowed = search.allowed_tokens(None, 1, 4, bos_id=BOS, pad_id=PAD)
+    allowed = allowed_tokens(None, 1, 4, bos_id=BOS, pad_id=PAD)
     live, parent, finished = beam_step(logits, allowed, live, finished, 1.0, step=1, eos_id=EOS)
     assert live.tokens.tolist() == [[[b, a], [a, a]]]
     assert parent.tolist() == [[1, 0]]

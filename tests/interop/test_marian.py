@@ -301,7 +301,7 @@ def test_every_file_comes_back(tmp_path):
     for name in ("tokenizer_config.json", "generation_config.json"):
         before, after = read_json(folder / name), read_json(tmp_path / "out" / name)
         assert {k: after[k] for k in before} == before
-    assert after["bad_words_ids"] == [[V - 1]]
+    assert after["bad_words_ids"] == [[1], [V - 1]]
 
 
 OURS = {"layer_norm_epsilon": 1e-5, "sinusoid_layout": "halves"}
@@ -361,7 +361,7 @@ def test_a_bos_of_our_own_becomes_the_start_before_pad(tmp_path):
     tensors = safetensors.load_file(tmp_path / "m" / "model.safetensors")
     assert np.array_equal(tensors["model.shared.weight"][V - 2], params["embedding"][BOS_ID])
     generation = read_json(tmp_path / "m" / "generation_config.json")
-    assert generation["bad_words_ids"] == [[V - 2], [V - 1]]
+    assert generation["bad_words_ids"] == [[1], [V - 2], [V - 1]]
 
 
 @pytest.mark.parametrize(

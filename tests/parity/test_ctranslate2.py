@@ -130,11 +130,12 @@ OPTIONS = {
     "train.average_checkpoints": 1,
     "decode.method": "greedy",
 }
-# What our decoder does: a translation may be empty, and never has <pad> or <s>.
+# What our decoder does: a translation may be empty, and never has <pad>, <s> or <unk>.
 LIKE_OURS = {
     "beam_size": 4,
     "min_decoding_length": 0,
     "suppress_sequences": [["<pad>"], ["<s>"]],
+    "disable_unk": True,
     "return_scores": True,
 }
 SENTENCES = 200

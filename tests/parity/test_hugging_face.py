@@ -263,6 +263,73 @@ def test_beam_search_finds_hugging_faces_translations(tmp_path, measure, alpha, 
     measure(PEER, "scores of beam search", np.abs(np.asarray(found.score) - scores).max(), 1e-4)
 
 
+CONSTRAINTS = {
+    "bigrams": {"no_repeat_ngram_size": 2},
+    "penalty": {"repetition_penalty": 1.7},
+    "bad words": {"bad_words_ids": [[V - 1], [1], [5], [12, 21], [V - 1, 12], [21, 21, 21]]},
+    "first piece": {"forced_bos_token_id": 7},
+    "length": {"max_length": 7},
+    "all": {
+        **{"no_repeat_ngram_size": 3, "repetition_penalty": 1.3, "forced_bos_token_id": 5},
+        **{"max_length": 11, "bad_words_ids": [[V - 1], [1], [6, 7], [5, 13]]},
+    },
+}
+
+
+MORE = {
+    "pieces": {"no_repeat_ngram_size": 1},
+    "long n-grams": {"no_repeat_ngram_size": 5},
+    "reward": {"repetition_penalty": 0.7},
+    "bad first words": {"bad_words_ids": [[V - 1], [1], *([V - 1, i] for i in range(2, 23))]},
+    "new pieces": {"max_length": None, "max_new_tokens": 5},
+}
+
+
+@pytest.mark.parametrize(
+    ("asked_for", "beams"),
+    [(options, beams) for options in CONSTRAINTS.values() for beams in (1, 4)]
+    + [(options, 3) for options in MORE.values()],
+    ids=str,
+)
+def test_what_generation_config_asks_for_is_done_as_hugging_face_does(tmp_path, asked_for, beams):
+    """Token for token, for all hypotheses; the file of options is what both read."""
+    peer = marian_that_ends(tmp_path / "m", -2.0)
+    ids = {"eos_token_id": 0, "pad_token_id": V - 1, "decoder_start_token_id": V - 1}
+    options = {"num_beams": beams, "bad_words_ids": [[V - 1], [1]], "forced_eos_token_id": 0}
+    options |= ids | {"max_length": 31} | asked_for
+    if beams > 1:
+        options |= {"early_stopping": "never", "length_penalty": 0.7}
+    asked = transformers.GenerationConfig(**options)
+    asked.save_pretrained(tmp_path / "m")
+    import_marian(tmp_path / "m", tmp_path / "w")
+    model, params = workdir_model(tmp_path / "w", (V + 1, V + 1))
+    decode = load_config(tmp_path / "w" / "config.json").decode
+    decode.extra_length = 31
+    source, mask = ragged(SOURCE_LENGTHS, V, last=0)
+
+    def theirs(asked):
+        tokens, attended = torch.tensor(source), torch.tensor(mask, dtype=torch.long)
+        found = peer.generate(
+            input_ids=tokens,
+            attention_mask=attended,
+            generation_config=asked,
+            num_return_sequences=beams,
+        )
+        return found[:, 1:].numpy().reshape(len(source), beams, -1)
+
+    sequences = theirs(asked)
+    plain = {k: v for k, v in options.items() if k not in asked_for} | {"max_length": 31}
+    unlike = theirs(transformers.GenerationConfig(**plain | {"bad_words_ids": [[V - 1], [1]]}))
+    assert sequences.shape != unlike.shape or (sequences != unlike).any()
+    tokens = ours(source, mask, our_rows(V, V - 1))
+    nothing, rows = np.zeros((len(tokens), 1), np.int32), np.arange(len(tokens))
+    found = search_batch((model,), decode, (params,), tokens, nothing, rows, jax.random.key(0))
+    is_real = np.cumsum(sequences == 0, axis=-1) - (sequences == 0) == 0
+    width = sequences.shape[-1]
+    expected = ours(sequences, is_real, our_rows(V, V - 1))
+    np.testing.assert_array_equal(np.asarray(found.tokens)[..., :width], expected)
+
+
 def test_sinusoids_are_marians(tmp_path, measure):
     peer = random_marian(tmp_path / "m")
     theirs = peer.model.encoder.embed_positions.weight.numpy()

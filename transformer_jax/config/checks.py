@@ -1,9 +1,10 @@
 """Whether the options of a configuration are within their ranges and can work together."""
 
 import dataclasses
+import re
 from typing import Any
 
-from transformer_jax.config.options import OPTIONS, Config, flatten, nearest_option
+from transformer_jax.config.options import OPTIONS, Config, DecodeConfig, flatten, nearest_option
 from transformer_jax.errors import UserError
 
 
@@ -19,9 +20,26 @@ def check_config(config: Config) -> Config:
     _check_shapes(config)
     _check_intervals(config)
     _check_mesh(config)
+    forbidden_sequences(config.decode)
     if config.model.attention != "xla":
         _check_fused_attention(config)
     return config
+
+
+def forbidden_sequences(decode: DecodeConfig) -> tuple[tuple[int, ...], ...]:
+    """The sequences that decode.forbidden_ids writes down: "5, 6 7" is ((5,), (6, 7)).
+
+    Raises:
+      UserError: if it is not of that form.
+    """
+    texts = decode.forbidden_ids.split(",") if decode.forbidden_ids.strip() else []
+    rows = [text.split() for text in texts]
+    if not all(row and all(re.fullmatch("[0-9]+", word) for word in row) for row in rows):
+        raise UserError(
+            f"decode.forbidden_ids={decode.forbidden_ids!r} is not ids of pieces, in sequences "
+            'with commas between them, as "5, 6 7" is'
+        )
+    return tuple(tuple(map(int, row)) for row in rows)
 
 
 def _check_names(group: Any, prefix: str = "") -> None:

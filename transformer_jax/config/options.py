@@ -298,6 +298,31 @@ class DecodeConfig:
     extra_length: int = option(
         50, "How many tokens a translation may be longer than its source.", at_least=0
     )
+    max_length: int = option(
+        0,
+        "Most pieces of a translation, whose last one is then <eos>; 0 = extra_length decides.",
+        at_least=0,
+    )
+    no_repeat_ngram_size: int = option(
+        0, "No n pieces in a row are generated twice; 0 = any may be.", at_least=0
+    )
+    repetition_penalty: float = option(
+        1.0,
+        "Times or by which the score of a generated piece is made worse (Keskar et al. 2019); "
+        "1 = not at all.",
+        above=0,
+    )
+    forbidden_ids: str = option(
+        "",
+        'Sequences of piece ids that are never generated: "5, 6 7" forbids piece 5, and piece 7 '
+        "after piece 6.",
+    )
+    first_id: int = option(
+        0,
+        "Id of the piece that every translation begins with; 0 = any piece.",
+        at_least=EOS_ID,
+        also=0,
+    )
     method: str = option("beam", "Search for a translation.", choices=("beam", "greedy", "sample"))
     temperature: float = option(1.0, "sample: divides the logits.", above=0)
     top_k: int = option(0, "sample: draw from the k likeliest tokens; 0 = all.", at_least=0)

@@ -1,21 +1,27 @@
 """From text to text: sentences → batches of fixed shapes → search → sentences in their order."""
 
 import dataclasses
+import functools
 import re
+import sys
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID, DecodeConfig
+from transformer_jax.config.checks import forbidden_sequences
+from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID, UNK_ID, DecodeConfig
 from transformer_jax.data.tokenizer import Tokenizers
+from transformer_jax.errors import UserError
 from transformer_jax.functional import probabilities
+from transformer_jax.inference import constraints
 from transformer_jax.inference.batching import by_length, padded, source_lengths
+from transformer_jax.inference.limits import Adjust, Limits
 from transformer_jax.inference.search import (
     DecodeStep,
-    Limits,
     SearchResult,
     beam_search,
     greedy_search,
@@ -73,9 +79,11 @@ class Translator:
         `devices` share the sentences; None = the first device.
 
         Raises:
-          UserError: if learned positions do not suffice for one source token and extra_length.
+          UserError: if learned positions do not suffice for one source token and extra_length, or
+            `decode` names an id outside of the target's vocabulary.
         """
         self.tokenizers, self.decode = tokenizers, decode
+        _check_ids(decode, tokenizers.target.vocab_size)
         self._lengths = source_lengths([model.config for model in models], decode.extra_length)
         self._devices = devices or one_device()
         self._seed = np.uint32(seed)
@@ -156,6 +164,8 @@ class Translator:
     ) -> Iterator[tuple[list[int], list[list[Hypothesis]]]]:
         sources = [[*pieces, EOS_ID] for pieces in self.tokenizers.source.encode(sentences)]
         begins = self.tokenizers.target.encode(prefixes)
+        if self.decode.first_id:  # where a prefix begins, nothing else is forced
+            begins = [[self.decode.first_id, *b] if b else b for b in begins]
         rows = dict(zip(numbers, zip(sources, begins, strict=True), strict=True))
         todo = {n: len(ids) for n, (ids, begin) in rows.items() if self._searchable(ids, begin)}
         rest = [number for number in numbers if number not in todo]
@@ -169,7 +179,7 @@ class Translator:
 
     def _searchable(self, ids: Sequence[int], begin: Sequence[int]) -> bool:
         """Whether a source with <eos> has pieces, fits, and leaves room after its prefix."""
-        room = len(ids) + self.decode.extra_length - len(begin)
+        room = _longest(self.decode, len(ids)) - len(begin)
         return 1 < len(ids) <= self._lengths[-1] and room > 0
 
     def _run(
@@ -182,7 +192,7 @@ class Translator:
     ) -> list[list[Hypothesis]]:
         sources, begins = zip(*rows, strict=True)
         source_tokens = padded(sources, shape)
-        prefix = padded(begins, (shape[0], shape[1] + self.decode.extra_length))
+        prefix = padded(begins, (shape[0], _longest(self.decode, shape[1])))
         row_ids = np.zeros(shape[0], np.int32)
         row_ids[: len(numbers)] = numbers
         arrays = tuple(map(self._devices.put, (source_tokens, prefix, row_ids)))
@@ -241,13 +251,15 @@ def search_batch(
       The hypotheses; K = beam_size, or 1 without a beam.
     """
     beam_size = decode.beam_size if decode.method == "beam" else 1
-    max_length = source_tokens.shape[1] + decode.extra_length
+    max_length = _longest(decode, source_tokens.shape[1])
     room = {"max_length": max_length, "beam_size": beam_size}
     decode_step, caches = _start_decoding(models, params, source_tokens, room)
     # A row of padding alone (the batch was not full) ends after one token.
     lengths = jnp.sum(source_tokens != PAD_ID, axis=1)
     limit = jnp.where(lengths == 0, 1, lengths + decode.extra_length)
-    limits = Limits(source_tokens.shape[0], max_length, limit, BOS_ID, EOS_ID, PAD_ID, prefix)
+    ids = {"bos_id": BOS_ID, "eos_id": EOS_ID, "pad_id": PAD_ID, "unk_id": UNK_ID}
+    adjust = _adjust(decode, max_length)
+    limits = Limits(len(source_tokens), max_length, limit, **ids, prefix=prefix, adjust=adjust)
     if decode.method == "greedy":
         return greedy_search(decode_step, caches, limits)
     if decode.method == "sample":
@@ -258,6 +270,41 @@ def search_batch(
         "length_penalty_form": decode.length_penalty_form,
     }
     return beam_search(decode_step, caches, limits, beam_size=beam_size, **penalty)
+
+
+def _check_ids(decode: DecodeConfig, vocab_size: int) -> None:
+    sequences = {"decode.forbidden_ids": forbidden_sequences(decode)}
+    for name, ids in (sequences | {"decode.first_id": ((decode.first_id,),)}).items():
+        if (largest := max((max(row) for row in ids), default=0)) >= vocab_size:
+            raise UserError(f"{name} has id {largest}, outside of a vocabulary of {vocab_size}")
+
+
+def _longest(decode: DecodeConfig, source_length: int) -> int:
+    """The most pieces of a translation, with its <eos>, of a source of so many pieces."""
+    return min(source_length + decode.extra_length, decode.max_length or sys.maxsize)
+
+
+def _adjust(decode: DecodeConfig, max_length: int) -> Adjust | None:
+    """The constraints that `decode` asks for, as one function; None = none.
+
+    Their order is that of Hugging Face.
+    """
+    steps = []
+    if decode.repetition_penalty != 1:
+        penalty = decode.repetition_penalty
+        steps.append(partial(constraints.penalised_repetitions, penalty=penalty))
+    if decode.no_repeat_ngram_size:
+        steps.append(partial(constraints.no_repeated_ngrams, size=decode.no_repeat_ngram_size))
+    if sequences := forbidden_sequences(decode):
+        which = {"sequences": sequences, "bos_id": BOS_ID}
+        steps.append(partial(constraints.without_sequences, **which))
+    if decode.first_id:
+        steps.append(partial(constraints.forced_at, place=0, token=decode.first_id))
+    if decode.max_length == max_length:  # a row may get that long
+        steps.append(partial(constraints.forced_at, place=max_length - 1, token=EOS_ID))
+    if not steps:
+        return None
+    return lambda scores, *made: functools.reduce(lambda x, step: step(x, *made), steps, scores)
 
 
 def _start_decoding(

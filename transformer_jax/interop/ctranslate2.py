@@ -10,13 +10,15 @@ The exported folder is all it needs. Pieces are given without <s> and </s>, whic
       beam_size=4,
       length_penalty=0.6,
       suppress_sequences=[["<pad>"], ["<s>"]],
+      disable_unk=True,
   )
   target.decode(results[0].hypotheses[0])
 
 CTranslate2's beam search differs from ours:
-- It may generate <pad> and <s>, which ours never does, unless `suppress_sequences` forbids it. It
-  then divides their probability among the other pieces, and ours does not. The format cannot store
-  this, and a bias that excludes the two would change every log-probability.
+- It may generate <pad>, <s> and <unk>, which ours never does, unless `suppress_sequences` and
+  `disable_unk` forbid it. It then divides their probability among the other pieces, and ours does
+  not. The format cannot store this, and a bias that excludes them would change every
+  log-probability. Nor does it store `decode.no_repeat_ngram_size` and its like: give them there.
 - Its length penalty is our `length_penalty_form="power"`; it has no "gnmt".
 - With a length penalty it stops when `beam_size * patience` translations have ended, and ours when
   no other can be better. It may miss a better translation; with `patience=5` it hardly ever does.

@@ -38,6 +38,7 @@ from transformer_jax.errors import UserError
 from transformer_jax.functional.positions import sinusoidal_positions
 from transformer_jax.interop import marian_config as options
 from transformer_jax.interop import marian_weights as weights
+from transformer_jax.interop.marian_generation import get, to_decode, to_generation
 from transformer_jax.interop.requirements import require_empty, require_finite, require_package
 from transformer_jax.model.size import parameter_shapes
 from transformer_jax.model.transformer import Transformer
@@ -67,17 +68,18 @@ def import_marian(source: Path, workdir: Path) -> None:
     theirs = _read_json(folder / CONFIG_FILE)
     tensors = _read_tensors(path)
     model = options.to_model_config(theirs, one_table=weights.has_one_table(tensors))
+    # Early versions store in config.json what later ones have in generation_config.json.
+    generation = _read_json(folder / _GENERATION_FILE, optional=True)
+    theirs |= {name: value for name, value in generation.items() if value is not None}
     vocabularies = _Vocabularies(folder, theirs)
     tokenizers = vocabularies.tokenizers(folder)
-    generation, languages = (folder / name for name in (_GENERATION_FILE, _TOKENIZER_FILE))
     config = options.to_config(
         folder.resolve().name,
         model,
+        to_decode(theirs, vocabularies.target),
         vocab_size=len(vocabularies.target),
         shared_vocabulary=vocabularies.shared,
-        # Early versions store these options in config.json.
-        generation=theirs | (_read_json(generation) if generation.exists() else {}),
-        languages=_read_json(languages) if languages.exists() else {},
+        languages=_read_json(folder / _TOKENIZER_FILE, optional=True),
     )
     transformer = Transformer(model, len(vocabularies.target), len(vocabularies.source))
     like = parameter_shapes(transformer)
@@ -112,10 +114,10 @@ class _Vocabularies:
     """
 
     def __init__(self, folder: Path, theirs: dict[str, Any]) -> None:
-        sizes = [options.get(theirs, "vocab_size", int)] * 2
-        one_table = options.get(theirs, "share_encoder_decoder_embeddings", bool, True)
+        sizes = [get(theirs, "vocab_size", int)] * 2
+        one_table = get(theirs, "share_encoder_decoder_embeddings", bool, True)
         if not one_table and theirs.get("decoder_vocab_size"):
-            sizes[1] = options.get(theirs, "decoder_vocab_size", int)
+            sizes[1] = get(theirs, "decoder_vocab_size", int)
         paths = [folder / name for name in _VOCABULARY_FILES]
         self.shared = one_table or (sizes[0] == sizes[1] and not paths[1].exists())
         if self.shared:
@@ -125,10 +127,10 @@ class _Vocabularies:
             for path, size in zip(paths, sizes, strict=True)
         ]
         ids = weights.SpecialIds(
-            pad=options.get(theirs, "pad_token_id", int),
+            pad=get(theirs, "pad_token_id", int),
             unk=(self._pieces[1] or {}).get("<unk>", 1),
-            eos=options.get(theirs, "eos_token_id", int),
-            start=options.get(theirs, "decoder_start_token_id", int),
+            eos=get(theirs, "eos_token_id", int),
+            start=get(theirs, "decoder_start_token_id", int),
         )
         self.borrowed = ids.borrowed is not None
         self.target = _order(ids, sizes[1])
@@ -180,7 +182,9 @@ def _check_positions(tensors: weights.Tensors, d_model: int) -> None:
                 raise UserError(f"tensor {name} is not the sinusoids that Marian computes")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
+    if optional and not path.exists():
+        return {}
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -246,7 +250,7 @@ def export_marian(config: Config, params: Any, tokenizers: Tokenizers | None, ou
     theirs = options.to_marian(config.model, sizes, orders[1], start)
     tensors = weights.to_tensors(params, *orders)
     write_whole(output / _WEIGHTS_FILE, safetensors.save(tensors, {"format": "pt"}))
-    _write_json(output / _GENERATION_FILE, options.to_generation(config.decode, orders[1], start))
+    _write_json(output / _GENERATION_FILE, to_generation(config.decode, orders[1], start))
     if tokenizers:
         _write_tokenizers(config, tokenizers, orders, output)
     _write_json(output / CONFIG_FILE, theirs)

@@ -1,12 +1,13 @@
-"""The options of a Marian model in Hugging Face's config.json ↔ our configuration."""
+"""The architecture of a Marian model in Hugging Face's config.json ↔ our configuration."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from transformer_jax.config.checks import check_config
-from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID, Config, DecodeConfig, ModelConfig
+from transformer_jax.config.options import Config, DecodeConfig, ModelConfig
 from transformer_jax.console import log
 from transformer_jax.errors import UserError
+from transformer_jax.interop.marian_generation import get, their_ids
 
 _ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "swish": "swish", "silu": "swish"}
 # Options that are one number of ours, and in Marian one for each side.
@@ -86,23 +87,22 @@ def to_model_config(theirs: dict[str, Any], *, one_table: bool) -> ModelConfig:
 def to_config(
     name: str,
     model: ModelConfig,
+    decode: DecodeConfig,
     *,
     vocab_size: int,
     shared_vocabulary: bool,
-    generation: dict[str, Any],
     languages: dict[str, Any],
 ) -> Config:
     """Our configuration of an imported model.
 
-    `vocab_size` counts our rows of the target's table. `generation` is the content of
-    generation_config.json, or of an early version's config.json; `languages` is that of
+    `vocab_size` counts our rows of the target's table; `languages` is the content of
     tokenizer_config.json, or {}.
 
     Raises:
       UserError: if the values cannot work together.
     """
-    config = Config(name=name, model=model)
-    data, decode = config.data, config.decode
+    config = Config(name=name, model=model, decode=decode)
+    data = config.data
     data.corpus = "files"
     # "und" is ISO 639's code for an undetermined language.
     data.source_language, data.target_language = (
@@ -115,26 +115,7 @@ def to_config(
         )
     data.vocab_size = vocab_size
     data.shared_vocabulary = shared_vocabulary
-    decode.beam_size = get(generation, "num_beams", int, 1)
-    decode.method = "beam" if decode.beam_size > 1 else "greedy"
-    decode.length_penalty = get(generation, "length_penalty", float, 1.0)
-    decode.length_penalty_form = "power"
     return check_config(config)
-
-
-def get(options: dict[str, Any], name: str, kind: type, default: Any = None) -> Any:
-    """An option's value, which must be a `kind`, or its default if it is missing or null.
-
-    Raises:
-      UserError: if it is missing and has no default, or has another type.
-    """
-    value = options.get(name)
-    value = default if value is None else value
-    if value is None:
-        raise UserError(f"config.json lacks {name}")
-    if type(value) is not kind and not (kind is float and type(value) is int):
-        raise UserError(f"config.json has {name}={value!r}, which is not of type {kind.__name__}")
-    return kind(value)
 
 
 def check_exportable(model: ModelConfig) -> None:
@@ -196,40 +177,5 @@ def to_marian(
         "tie_word_embeddings": softmax,
         # How many sinusoids transformers computes; ours are unlimited.
         "max_position_embeddings": 1024,
-        **_their_ids(order, start),
+        **their_ids(order, start),
     }
-
-
-def _their_ids(order: Sequence[int], start: int) -> dict[str, Any]:
-    eos = order.index(EOS_ID)
-    return {
-        "pad_token_id": order.index(PAD_ID),
-        "eos_token_id": eos,
-        "bos_token_id": None,
-        "decoder_start_token_id": start,
-        "forced_eos_token_id": eos,
-    }
-
-
-def to_generation(decode: DecodeConfig, order: Sequence[int], start: int) -> dict[str, Any]:
-    """The content of generation_config.json; see `to_marian` for `order` and `start`."""
-    never = {order.index(PAD_ID)}
-    if order[start] == BOS_ID:
-        never.add(start)
-    options = {
-        **_their_ids(order, start),
-        "num_beams": decode.beam_size if decode.method == "beam" else 1,
-        "bad_words_ids": [[token] for token in sorted(never)],
-        # The default of transformers is 20, which truncates sentences.
-        "max_length": 512,
-    }
-    if options["num_beams"] > 1:
-        options["early_stopping"] = "never"
-    if decode.length_penalty_form == "power":
-        return options | {"length_penalty": decode.length_penalty}
-    if options["num_beams"] > 1 and decode.length_penalty:
-        log(
-            f"transformers has no decode.length_penalty_form={decode.length_penalty_form!r}: "
-            "its length_penalty keeps the default, 1"
-        )
-    return options
