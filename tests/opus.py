@@ -13,6 +13,7 @@ from transformer_jax.data.tokenizer import train_tokenizer
 
 D, F, HEADS = 14, 19, 7
 CODES = (">>deu<<", ">>fra<<")
+SIDES = ("encoder", "decoder")
 
 
 def attention(prefix):
@@ -45,10 +46,13 @@ def write_json(path, content):
     path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
-def opus(folder, *, depths=(1, 1), codes=CODES, generation=None, bias=None, **options):
-    """Writes a model, English to Chinese, and returns its vocabulary; None leaves an option out.
+def opus(
+    folder, *, depths=(1, 1), codes=CODES, separate=False, generation=None, bias=None, **options
+):
+    """Writes a model, English to Chinese, and returns the target's vocabulary.
 
-    `bias` is added to the logits of pieces, `generation` is for generation_config.json.
+    `separate` gives each side a vocabulary and a table, `bias` is added to the logits of pieces,
+    `generation` is for generation_config.json; an option that is None is left out.
     """
     safetensors = pytest.importorskip("safetensors.numpy", reason="Marian's files need it")
     folder.mkdir()
@@ -56,11 +60,21 @@ def opus(folder, *, depths=(1, 1), codes=CODES, generation=None, bias=None, **op
     tokenizers = [train_tokenizer(side, vocab_size=601) for side in sides][::-1]
     for name, tokenizer in zip(("source", "target"), tokenizers, strict=True):
         tokenizer.save(folder / f"{name}.spm")
-    ids = vocabulary(tokenizers, codes)
-    write_json(folder / "vocab.json", ids)
-    shapes = {"model.shared.weight": (len(ids), D), "final_logits_bias": (1, len(ids))}
+    if separate:
+        source, ids = vocabulary(tokenizers[:1], codes), vocabulary(tokenizers[1:], [])
+        write_json(folder / "target_vocab.json", ids)
+        tables = {
+            f"model.{s}.embed_tokens.weight": (len(v), D)
+            for s, v in zip(SIDES, (source, ids), strict=True)
+        }
+        options |= {"share_encoder_decoder_embeddings": False}
+    else:
+        source = ids = vocabulary(tokenizers, codes)
+        tables = {"model.shared.weight": (len(ids), D)}
+    write_json(folder / "vocab.json", source)
+    shapes = tables | {"final_logits_bias": (1, len(ids))}
     for side, names, depth in zip(
-        ("encoder", "decoder"), (["self_attn"], ["self_attn", "encoder_attn"]), depths, strict=True
+        SIDES, (["self_attn"], ["self_attn", "encoder_attn"]), depths, strict=True
     ):
         for number in range(depth):
             shapes |= layer(f"model.{side}.layers.{number}", names)
@@ -74,10 +88,10 @@ def opus(folder, *, depths=(1, 1), codes=CODES, generation=None, bias=None, **op
     special |= {"bos_token_id": 0, "eos_token_id": 0, "bad_words_ids": [[pad]]}
     both = {
         f"{side}_{name}": value
-        for side, depth in zip(("encoder", "decoder"), depths, strict=True)
+        for side, depth in zip(SIDES, depths, strict=True)
         for name, value in {"layers": depth, "attention_heads": HEADS, "ffn_dim": F}.items()
     }
-    config = {"model_type": "marian", "vocab_size": len(ids), "decoder_vocab_size": len(ids)}
+    config = {"model_type": "marian", "vocab_size": len(source), "decoder_vocab_size": len(ids)}
     config |= {"d_model": D, "activation_function": "swish", "scale_embedding": True}
     config |= both | special | options
     write_json(folder / "config.json", {k: v for k, v in config.items() if v is not None})

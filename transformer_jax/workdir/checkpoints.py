@@ -208,6 +208,17 @@ def restore_params(workdir: Path, step: int, like: Any, sharding: jax.sharding.S
     return _restore_item(folder, "params", like, sharding)
 
 
+def stored_shapes(workdir: Path, step: int) -> Any:
+    """The shapes and dtypes of the parameters saved at `step`; reads none of them."""
+    folder = _folder(workdir) / str(step)
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            stored = checkpointer.metadata(folder / "params").item_metadata.tree
+    except (ValueError, KeyError, OSError) as e:
+        raise UserError(f"checkpoint {folder} cannot be read ({_reason(e)})") from None
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), stored)
+
+
 def undamaged(workdir: Path, steps: Sequence[int], number: int, *, below: str = "") -> list[int]:
     """The last `number` of `steps` without damage, ascending; logs a warning of each damaged one.
 
