@@ -139,7 +139,7 @@ def test_an_error_has_the_range():
 def test_only_an_exponent_and_free_text_have_no_range():
     texts = {"name", "demo", "data.corpus", "data.path", "data.train", "data.valid", "data.test"}
     texts |= {"data.source_language", "data.target_language", "model.pretrained_embeddings"}
-    texts |= {"decode.forbidden_ids"}
+    texts |= {"decode.forbidden_ids", "decode.target_token"}
     unlimited = {o.name for o in OPTIONS.values() if not (o.kind is bool or o.range or o.choices)}
     assert unlimited == texts | {"decode.length_penalty"}
 
@@ -185,7 +185,8 @@ ANY_TIME = """name demo data.path train.log_every train.tensorboard train.grace_
 ON_RESUME = """data.source_language data.target_language train.steps train.evaluate_every
     train.evaluate_sentences train.keep_every train.max_skipped train.divergence_factor
     train.divergence_steps decode.beam_size decode.length_penalty decode.length_penalty_form
-    decode.extra_length decode.max_length decode.no_repeat_ngram_size decode.repetition_penalty
+    decode.extra_length decode.target_token decode.max_length decode.no_repeat_ngram_size
+    decode.repetition_penalty
     decode.forbidden_ids decode.first_id decode.method decode.temperature decode.top_k decode.top_p
     decode.batch_size"""
 NEVER = """data.vocab_size data.shared_vocabulary model.num_layers model.num_encoder_layers

@@ -298,6 +298,11 @@ class DecodeConfig:
     extra_length: int = option(
         50, "How many tokens a translation may be longer than its source.", at_least=0
     )
+    target_token: str = option(
+        "",
+        'Language to write, as ">>fra<<", for sources that begin with no such code; only for '
+        "models that read them.",
+    )
     max_length: int = option(
         0,
         "Most pieces of a translation, whose last one is then <eos>; 0 = extra_length decides.",

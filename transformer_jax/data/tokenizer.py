@@ -15,6 +15,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID, UNK_ID, DataConfig
 from transformer_jax.console import log
+from transformer_jax.data.language_codes import codes_in, codes_of_corpus, split_code
 from transformer_jax.data.normalization import normalize, rules, whole
 from transformer_jax.data.text import is_blank
 from transformer_jax.errors import UserError
@@ -48,6 +49,7 @@ class Tokenizer:
         own = self._processor.id_to_piece(list(range(size)))
         self.vocabulary = list(own if vocabulary is None else vocabulary)
         self._ids = {piece: i for i, piece in enumerate(self.vocabulary)}
+        self.codes = codes_in(self.vocabulary)
         self._normalizes = self._processor.normalize(_PROBE).strip("▁") == "é①"
 
     @property
@@ -57,9 +59,16 @@ class Tokenizer:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The piece ids of each text, without <bos> and <eos>; a blank text has none."""
-        if not self.imported:
-            return self._processor.encode(list(map(self.normalized, texts)))
-        return [[self._ids.get(p, UNK_ID) for p in self.pieces(text)] for text in texts]
+        codes, rests = self._split(texts)
+        if self.imported:
+            cut = self._processor.encode(rests, out_type=str)
+            rows = [[self._ids.get(piece, UNK_ID) for piece in pieces] for pieces in cut]
+        else:
+            rows = self._processor.encode(rests)
+        return [
+            [self._ids[code], *row] if code and row else row
+            for code, row in zip(codes, rows, strict=True)
+        ]
 
     def decode(self, ids: Sequence[Sequence[int]] | np.ndarray) -> list[str]:
         """The text of each sequence of ids, up to its first <eos>; padding is skipped."""
@@ -72,11 +81,17 @@ class Tokenizer:
 
     def pieces(self, text: str) -> list[str]:
         """The pieces of one text as strings, e.g. ["▁a", "▁c", "at"]."""
-        # A multilingual Marian model reads the target language first: ">>fra<< I have a cat".
-        languages = re.findall(r"^>>[^<>\s]+<<", text) if self.imported else []
-        rest = self.normalized(text[len("".join(languages)) :])
+        (code,), (rest,) = self._split([text])
         found = self._processor.encode(rest, out_type=str)
-        return languages + found if found else []
+        return [code, *found] if code and found else found
+
+    def _split(self, texts: Sequence[str]) -> tuple[list[str], list[str]]:
+        """The code of each text, if the vocabulary has it, else ""; and the rest, normalised."""
+        if not self.codes:
+            return [""] * len(texts), list(map(self.normalized, texts))
+        parts = [split_code(text) for text in texts]
+        parts = [p if p[0] in self.codes else ("", t) for p, t in zip(parts, texts, strict=True)]
+        return [code for code, _ in parts], [self.normalized(rest) for _, rest in parts]
 
     def normalized(self, text: str) -> str:
         """`text` as it is cut into pieces: "" if it is blank, and by data.normalization else."""
@@ -164,13 +179,21 @@ def train_tokenizers(
     shared: bool,
     normalization: str = DataConfig.normalization,
 ) -> Tokenizers:
-    """Trains one tokenizer on both sides of `pairs`, or one on each side."""
+    """Trains one tokenizer on both sides of `pairs`, or one on each side.
+
+    Codes that most sources begin with become pieces of the source's.
+    """
     options = {"vocab_size": vocab_size, "normalization": normalization}
+    sources, targets = zip(*pairs, strict=True)
+    codes = codes_of_corpus(sources)
+    if codes:
+        sources = [split_code(text)[1] for text in sources]
     if shared:
-        tokenizer = train_tokenizer((text for p in pairs for text in p), **options)
+        texts = (text for pair in zip(sources, targets, strict=True) for text in pair)
+        tokenizer = train_tokenizer(texts, codes=codes, **options)
         return Tokenizers(tokenizer, tokenizer)
-    sides = zip(*pairs, strict=True)
-    return Tokenizers(*(train_tokenizer(side, **options) for side in sides))
+    source = train_tokenizer(sources, codes=codes, **options)
+    return Tokenizers(source, train_tokenizer(targets, **options))
 
 
 def _until_eos(row: Sequence[int]) -> list[int]:
@@ -180,7 +203,11 @@ def _until_eos(row: Sequence[int]) -> list[int]:
 
 
 def train_tokenizer(
-    texts: Iterable[str], *, vocab_size: int, normalization: str = DataConfig.normalization
+    texts: Iterable[str],
+    *,
+    vocab_size: int,
+    normalization: str = DataConfig.normalization,
+    codes: Sequence[str] = (),
 ) -> Tokenizer:
     """Trains byte-pair encoding (Sennrich et al. 2016) with byte fallback on `texts`.
 
@@ -189,6 +216,7 @@ def train_tokenizer(
       vocab_size: V.
       normalization: "nfc", by `normalize`, whose rules become part of the model; or "none".
         SentencePiece's own default, NFKC, rewrites Chinese punctuation, which costs BLEU.
+      codes: of languages, which become pieces.
 
     Raises:
       UserError: if `texts` do not support so many pieces; it names both numbers.
@@ -212,6 +240,7 @@ def train_tokenizer(
                 max_sentence_length=_LONGEST,
                 num_threads=2,
                 minloglevel=2,
+                user_defined_symbols=list(codes),
                 **rule,
             )
     except RuntimeError as e:

@@ -14,6 +14,7 @@ from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID
 from transformer_jax.data.tokenizer import Tokenizers
 from transformer_jax.functional import probabilities
 from transformer_jax.inference.batching import by_length, padded, source_lengths
+from transformer_jax.inference.sources import Sources
 from transformer_jax.model.transformer import Transformer
 from transformer_jax.parallel.devices import DataParallel, one_device
 
@@ -55,10 +56,15 @@ class Scorer:
         models: Sequence[Transformer],
         tokenizers: Tokenizers,
         *,
+        target_token: str = "",
         devices: DataParallel | None = None,
     ) -> None:
-        """`models` share the tokenizers; `devices` share the pairs, None = the first."""
+        """`models` share the tokenizers; `devices` share the pairs, None = the first.
+
+        `target_token` is for sources that begin with no code of a language; see `Sources`.
+        """
         self.tokenizers = tokenizers
+        self.sources = Sources(tokenizers.source, target_token)
         self.lengths = source_lengths([model.config for model in models], extra_length=0)
         self._devices = devices or one_device()
         self._log_probs = self._devices.compile(partial(target_log_probs, tuple(models)))
@@ -75,9 +81,11 @@ class Scorer:
         A text has the pieces that the tokenizer cuts it into. A search may have found the same text
         in other pieces, whose log-probability is another: `score_ids` scores those.
         """
-        sides = zip(*pairs, strict=True) if pairs else ((), ())
-        tokenized = [t.encode(side) for t, side in zip(self.tokenizers, sides, strict=True)]
-        ids = [([*s, EOS_ID], [*t, EOS_ID]) for s, t in zip(*tokenized, strict=True)]
+        sources, targets = zip(*pairs, strict=True) if pairs else ((), ())
+        rows = zip(
+            self.sources.encode(sources), self.tokenizers.target.encode(targets), strict=True
+        )
+        ids = [(source, [*target, EOS_ID]) for source, target in rows]
         return self.score_ids(params, ids, progress=progress)
 
     def score_ids(

@@ -15,7 +15,7 @@ from transformer_jax import storage
 from transformer_jax.config.checks import check_config
 from transformer_jax.config.files import CONFIG_FILE, differences, load_config, refuse_differences
 from transformer_jax.config.metadata import Change
-from transformer_jax.config.options import EOS_ID, Config, DecodeConfig, flatten
+from transformer_jax.config.options import Config, DecodeConfig, flatten
 from transformer_jax.data.tokenizer import Tokenizers
 from transformer_jax.errors import UserError
 from transformer_jax.inference.batching import bucket, padded
@@ -83,7 +83,12 @@ class Model:
     @functools.cached_property
     def scorer(self) -> Scorer:
         """The scoring of given translations, compiled likewise."""
-        return Scorer(self.transformers, self.tokenizers, devices=all_devices())
+        return Scorer(
+            self.transformers,
+            self.tokenizers,
+            target_token=self.config.decode.target_token,
+            devices=all_devices(),
+        )
 
     def fingerprint(self) -> str:
         """Identifies what decides a translation: hexadecimal digits of SHA-256."""
@@ -212,8 +217,7 @@ class Model:
           UserError: if a sentence is longer than the model can read.
         """
         sentences = [text] if isinstance(text, str) else list(text)
-        ids = [[*pieces, EOS_ID] for pieces in self.tokenizers.source.encode(sentences)]
-        found = [self._encode(row) for row in ids]
+        found = [self._encode(row) for row in self.scorer.sources.encode(sentences)]
         return found[0] if isinstance(text, str) else found
 
     def _encode(self, ids: Sequence[int]) -> np.ndarray:

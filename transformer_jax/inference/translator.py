@@ -27,6 +27,7 @@ from transformer_jax.inference.search import (
     greedy_search,
     sample,
 )
+from transformer_jax.inference.sources import Sources
 from transformer_jax.model.transformer import Transformer
 from transformer_jax.parallel.devices import DataParallel, one_device
 
@@ -80,10 +81,11 @@ class Translator:
 
         Raises:
           UserError: if learned positions do not suffice for one source token and extra_length, or
-            `decode` names an id outside of the target's vocabulary.
+            `decode` names a piece that the vocabularies lack.
         """
         self.tokenizers, self.decode = tokenizers, decode
         _check_ids(decode, tokenizers.target.vocab_size)
+        self._sources = Sources(tokenizers.source, decode.target_token)
         self._lengths = source_lengths([model.config for model in models], decode.extra_length)
         self._devices = devices or one_device()
         self._seed = np.uint32(seed)
@@ -147,6 +149,8 @@ class Translator:
           prefixes, samples: as of `translate`.
           done: numbers of sentences to leave out.
         """
+        # All of them, before hours of work.
+        self._sources.check([text for n, text in enumerate(sentences) if n not in done])
         for start in range(0, len(sentences), WINDOW):
             numbers = range(start, min(start + WINDOW, len(sentences)))
             numbers = [number for number in numbers if number not in done]
@@ -162,7 +166,7 @@ class Translator:
         prefixes: Sequence[str],
         samples: int,
     ) -> Iterator[tuple[list[int], list[list[Hypothesis]]]]:
-        sources = [[*pieces, EOS_ID] for pieces in self.tokenizers.source.encode(sentences)]
+        sources = self._sources.encode(sentences)
         begins = self.tokenizers.target.encode(prefixes)
         if self.decode.first_id:  # where a prefix begins, nothing else is forced
             begins = [[self.decode.first_id, *b] if b else b for b in begins]

@@ -106,9 +106,12 @@ def _prompt(model: "Model", n_best: int) -> None:
     data = model.config.data
     log(f"{data.source_language} → {data.target_language}; an empty line ends")
     # Compiles now, so that only the first very long sentence has to wait.
-    (word,) = model.tokenizers.source.encode(["a"])
+    source = model.tokenizers.source
+    (word,) = source.encode(["a"])
     for pieces in SOURCE_LENGTHS[:3]:
-        model.translate(" ".join(["a"] * ((pieces - 1) // len(word))))
+        # A code of a language is one piece, as <eos> is another.
+        words = ["a"] * ((pieces - 2) // len(word))
+        model.translate(" ".join([*source.codes[:1], *words]))
     lines: list[str] = []
     while True:
         try:
@@ -119,7 +122,13 @@ def _prompt(model: "Model", n_best: int) -> None:
             return
         # As line k of a file: what is sampled depends on the number of the line.
         lines.append(line)
-        ((_, (hypotheses,)),) = model.as_found(lines, samples=n_best, done=range(len(lines) - 1))
+        try:
+            ((_, (hypotheses,)),) = model.as_found(
+                lines, samples=n_best, done=range(len(lines) - 1)
+            )
+        except UserError as e:  # the code of a language that the model lacks
+            log(f"error: {e}")
+            continue
         answer = (
             _format(len(lines), hypotheses, n_best) if hypotheses else "too long to translate\n"
         )
