@@ -15,6 +15,8 @@ from typing import Any
 from transformer_jax import storage
 from transformer_jax.errors import UserError, nearest
 
+# The facts of an option that is a share, and an input of the compiled training step.
+RATE = {"at_least": 0, "below": 1, "traced": True}
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 _LIMITS = {
     "above": operator.gt,
