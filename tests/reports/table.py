@@ -114,7 +114,25 @@ KINDS = [
         "distilled models, whose decoder is shallower, are refused",
         "encoder and decoder have depths of their own",
         "test_depth.py",
+        "student",
     ),
+    Kind(
+        "a model with two vocabularies is described with the size of one",
+        "a workdir is described by the parameters that it has",
+        "test_depth.py",
+        "describe",
+    ),
+    Kind(
+        "an import drops what the model's files say about generating",
+        "it is honoured, as Hugging Face does it, or named in one line",
+        "test_imports.py",
+    ),
+    Kind(
+        "a wrong, misplaced or missing >>code<< gives another language",
+        "an error lists the codes; one option sets the code of all lines; none is a warning",
+        "test_multilingual.py",
+    ),
+    Kind('an imported model prints " ⁇ "', "<unk> is never generated", "test_unknown_pieces.py"),
 ]
 
 
