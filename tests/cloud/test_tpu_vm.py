@@ -27,7 +27,6 @@ exec((bucket / "then.py").read_text())
 print("the end on", host)
 """
 ONCE = ["create", "describe", "scp", "ssh"]
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def script(arguments, **options):
@@ -69,9 +68,9 @@ class World:
             "TMPDIR": str(self.folder),
         }
         # Tests that run in the background inherit that signals are ignored.
-        default = lambda: [signal.signal(n, signal.SIG_DFL) for n in SIGNALS]  # noqa: E731
+        command = ["env", "--default-signal=INT,TERM,HUP", "bash", file]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(["bash", file], env=environment, preexec_fn=default, **pipes)
+        return subprocess.Popen(command, env=environment, **pipes)
 
     def run(self, **options):
         """The script's status, standard output and standard error."""
@@ -212,7 +211,7 @@ def test_a_tpu_that_has_the_name_is_left_alone(world):
     assert [command[3] for command in world.commands()[len(before) :]] == ["describe"]
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_script_deletes_the_tpu(world, number):
     world.then("(bucket / 'begun').touch(); time.sleep(60)")
     job = world.start()
