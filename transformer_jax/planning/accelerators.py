@@ -15,6 +15,7 @@ from transformer_jax.errors import UserError, nearest
 COMPILE_ONLY = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
+    "JAX_ENABLE_COMPILATION_CACHE": "false",  # such programs are written to it, but never read
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",  # any: libtpu warns without one
     "TPU_WORKER_HOSTNAMES": "localhost",

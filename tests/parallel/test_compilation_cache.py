@@ -1,0 +1,112 @@
+"""The cache of compiled programs: on by default, bounded, and safe to kill."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from transformer_jax.parallel import compilation_cache
+
+PROGRAM = """
+from transformer_jax.parallel import compilation_cache
+compilation_cache.use()
+import jax, jax.numpy as jnp
+hits = []
+jax.monitoring.register_event_listener(lambda event, **_: hits.append(event))
+for width in range(2, 9):
+    jax.jit(lambda x: jnp.tanh(x @ x).sum(axis=0))(jnp.ones((width, width))).block_until_ready()
+print(hits.count("/jax/compilation_cache/cache_hits"))
+"""
+JAX_VARIABLES = ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE")
+
+
+def environment(home, **variables):
+    kept = {name: value for name, value in os.environ.items() if name not in JAX_VARIABLES}
+    return kept | {"XDG_CACHE_HOME": str(home), "JAX_PLATFORMS": "cpu"} | variables
+
+
+def start(home, **variables):
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], env=environment(home, **variables), text=True,
+        cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def hits(home, **variables):
+    """The programs that one process, which logs nothing, finds in the cache."""
+    output, errors = start(home, **variables).communicate(timeout=300)
+    assert errors == ""
+    return int(output)
+
+
+def entries(home):
+    return sorted(home.rglob("*-cache"))
+
+
+def test_a_second_start_compiles_nothing(tmp_path):
+    assert hits(tmp_path) == 0
+    written = entries(tmp_path)
+    assert len(written) >= 7
+    assert hits(tmp_path) >= 7
+    assert entries(tmp_path) == written
+
+
+def test_a_torn_entry_is_a_miss_without_noise_and_is_written_again(tmp_path):
+    hits(tmp_path)
+    whole = {path: path.read_bytes() for path in entries(tmp_path)}
+    for path, content in whole.items():
+        path.write_bytes(content[: len(content) // 2])
+    assert hits(tmp_path) == 0
+    assert hits(tmp_path) >= 7
+    assert {path: len(path.read_bytes()) for path in entries(tmp_path)} == {
+        path: len(content) for path, content in whole.items()
+    }
+
+
+@pytest.mark.slow
+def test_processes_that_are_killed_while_they_write(tmp_path):
+    hits(tmp_path)
+    for path in entries(tmp_path):
+        path.unlink()
+    for moment in range(5):
+        pair = [start(tmp_path) for _ in range(2)]
+        time.sleep(1 + moment / 5)
+        pair[0].send_signal(signal.SIGKILL)
+        assert pair[1].communicate(timeout=300)[1] == ""
+        pair[0].communicate()
+    assert hits(tmp_path) >= 7
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{"JAX_ENABLE_COMPILATION_CACHE": "false"}, {"XDG_CACHE_HOME": "/proc/nowhere"}],
+    ids=["off", "a folder that cannot be written"],
+)
+def test_no_cache(tmp_path, variables):
+    assert hits(tmp_path, **variables) == 0
+    assert entries(tmp_path) == []
+
+
+def test_a_folder_of_the_user(tmp_path):
+    assert hits(tmp_path, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "mine")) == 0
+    assert {path.parent for path in entries(tmp_path)} == {tmp_path / "mine"}
+
+
+def test_the_entries_used_longest_ago_make_room(tmp_path, monkeypatch):
+    for name in JAX_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    folder = tmp_path / compilation_cache.host_kind()
+    folder.mkdir()
+    (folder / "works").write_text("yes")
+    content = compilation_cache.zlib.compress(os.urandom(1000))
+    for number in range(7):
+        path = folder / f"{number}-cache"
+        path.write_bytes(content)
+        os.utime(path, (number, number))
+    compilation_cache.use(str(tmp_path), most_bytes=3 * len(content))
+    assert [path.name for path in entries(tmp_path)] == ["4-cache", "5-cache", "6-cache"]
+    assert os.environ.pop("JAX_COMPILATION_CACHE_DIR") == str(folder)
