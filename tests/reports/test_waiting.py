@@ -148,6 +148,8 @@ def test_half_of_the_flags(started):
     )
     assert "--coordinator is missing: " in refused(peers.find, None, 2, 1)
     assert "process 2 cannot be one of 2 " in refused(peers.find, "localhost:1", 2, 2)
+    started({"SLURM_NTASKS": "1"})  # which does not make up for them
+    assert "--num_processes and " in refused(peers.find, "localhost:1", None, None)
     started({"SLURM_NTASKS": "many"})
     assert "SLURM_NTASKS='many' is not a whole number" in refused(peers.find, *NO_FLAGS)
 

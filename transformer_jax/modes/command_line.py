@@ -39,6 +39,7 @@ MODES = (
     *("train", "evaluate", "translate", "score", "compare", "describe", "plan", "sweep", "report"),
     *("import", "export", "replay", "verify_resume"),
 )
+_MISTAKE = 2  # the exit status
 _HELP = ("help", "helpshort", "helpfull", "h", "?")
 # They are read before the flags are parsed.
 _EARLY = ("mode", "config", "workdir", "sweep_index")
@@ -57,16 +58,16 @@ def main(argv: Sequence[str] | None = None, *, default_experiment: Path | None =
         default = default_experiment or experiments_folder() / "quickstart.py"
         sys.exit(run(list(sys.argv if argv is None else argv), default))
     except UserError as e:
-        _stop(f"error: {one_line(e)}", 2)  # what it quotes may hold anything
+        _stop(f"error: {one_line(e)}", _MISTAKE)  # what it quotes may hold anything
     except OSError as e:  # a full disk, a file of another user
-        _stop(f"error: {e.filename or 'input or output'}: {e.strerror or e}", 2)
+        _stop(f"error: {e.filename or 'input or output'}: {e.strerror or e}", _MISTAKE)
     except Preempted as e:
         _stop(f"stopped on request: {e}; run the same command to resume", PREEMPTED_STATUS)
     except KeyboardInterrupt:
         _stop("\ninterrupted", 130)
     except Exception:
         if failure := _start_failure():
-            _stop(f"error: {failure}", 2)
+            _stop(f"error: {failure}", _MISTAKE)
         if not _joined():
             raise
         _stop(
@@ -208,6 +209,10 @@ def _stop(message: str, status: int) -> NoReturn:
     # makes them stop, too. A process that was asked to stop may be compiling, and taking Python
     # down around a thread of XLA has crashed.
     if _joined() or status == PREEMPTED_STATUS:
+        if status == _MISTAKE:
+            from transformer_jax.parallel import processes
+
+            processes.let_others_leave()
         sys.stdout.flush()
         os._exit(status)
     sys.exit(status)

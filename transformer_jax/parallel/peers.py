@@ -73,7 +73,9 @@ def find(
     if all(value is None for value in given.values()):
         return starter.peers(environment) if starter else None
     if starter and coordinator and num_processes is process_id is None:
-        return starter.peers(environment, coordinator)
+        found = starter.peers(environment, coordinator)
+        if found:
+            return found
     missing = [f"--{name}" for name, value in given.items() if value is None]
     if missing:
         verb = "is" if len(missing) == 1 else "are"

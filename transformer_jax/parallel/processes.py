@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformer_jax.parallel.peers import Peers
 from transformer_jax.parallel.roll_call import roll_call
 
 _HEARTBEAT_SECONDS = 30
+_LEAVE_SECONDS = 3.0
 _joined = False
 
 
@@ -84,6 +86,15 @@ def _time_limit(seconds: float, message: str) -> Iterator[None]:
 def joined() -> bool:
     """Whether `initialize` has made this process one of several."""
     return _joined and jax.process_count() > 1
+
+
+def let_others_leave() -> None:
+    """In process 0, waits until the others have reported a mistake that all have made.
+
+    They are aborted when process 0 ends.
+    """
+    if is_writer():
+        time.sleep(_LEAVE_SECONDS)
 
 
 def _on_a_tpu() -> bool:
