@@ -209,6 +209,18 @@ def test_standard_output_is_written_in_order_as_batches_finish(workdir, lines, t
     assert sum(map(bool, seen)) > 112 // 13
 
 
+def test_a_reader_that_has_enough_is_no_error(workdir, tmp_path):
+    (tmp_path / "in").write_text("".join(f"{line}\n" for line in LINES * 31), encoding="utf-8")
+    command = [sys.executable, str(ROOT / "launch.py"), "--mode=translate"]
+    command += [f"--workdir={workdir}", f"--input={tmp_path / 'in'}"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as process:
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + signal.SIGPIPE
+
+
 def test_scores_are_printed_before_they_are_written(workdir, capsys):
     shutil.rmtree(workdir / "evaluation")
     (workdir / "evaluation").write_text("a file, where a folder has to be")
