@@ -57,7 +57,7 @@ KINDS = [
         "no-break spaces, byte order marks and NFD change a translation",
         "the tokenizer's own rules give text that looks alike the same pieces",
         "test_text.py",
-        "look|alike|normal|rules|no_break",
+        "look|alike|normal|rules|no_break|references",
     ),
     Kind(
         "BLEU of 0 for Japanese, Thai and others; tokenised references",
