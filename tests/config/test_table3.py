@@ -169,9 +169,6 @@ def test_every_point_is_valid_and_has_a_workdir_of_its_own():
     assert len(set(names)) == 3 * len(LABELS)
     assert names[20:40] == [f"table3_laptop_{label}_seed_0" for label in LABELS]
     assert len(list(table3.sweep("laptop"))) == 2 * len(LABELS)
-
-
-def test_there_is_no_other_scale():
     for call in (table3.get_config, lambda scale: list(table3.sweep(scale))):
         assert "no scale 'desktop'" in refused(call, "desktop")
 

@@ -6,15 +6,12 @@ import numpy as np
 from transformer_jax.functional.masks import causal_mask, padding_segments, segment_mask
 
 
-def test_causal_mask():
+def test_causal_and_segment_masks():
     mask = causal_mask(7)
     assert mask.shape == (1, 1, 7, 7)
     assert mask.dtype == jnp.bool_
     for t, s in np.ndindex(7, 7):
         assert mask[0, 0, t, s] == (s <= t)
-
-
-def test_segment_mask():
     rng = np.random.default_rng(0)
     query, key = rng.integers(0, 4, (3, 5)), rng.integers(0, 4, (3, 7))
     mask = segment_mask(jnp.asarray(query), jnp.asarray(key))

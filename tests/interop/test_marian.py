@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from launching import refused
+from opus import HEADS, D, F, layer, write_json
 from toy import assert_same_bits, random_params
 
 from transformer_jax.config.files import load_config
@@ -26,28 +27,14 @@ safetensors = pytest.importorskip(
     "safetensors.numpy", reason="Marian's files need it: pip install safetensors"
 )
 
-D, F, V = 6, 11, 13
+V = 13
 OPTIONS = {
     **{"model_type": "marian", "vocab_size": V, "d_model": D, "activation_function": "swish"},
-    **{"encoder_layers": 2, "encoder_attention_heads": 3, "encoder_ffn_dim": F},
-    **{"decoder_layers": 2, "decoder_attention_heads": 3, "decoder_ffn_dim": F},
+    **{"encoder_layers": 2, "encoder_attention_heads": HEADS, "encoder_ffn_dim": F},
+    **{"decoder_layers": 2, "decoder_attention_heads": HEADS, "decoder_ffn_dim": F},
     **{"pad_token_id": V - 1, "eos_token_id": 0, "decoder_start_token_id": V - 1},
     **{"scale_embedding": True, "dropout": 0.25},
 }
-
-
-def linear(name, out, inner):
-    return {f"{name}.weight": (out, inner), f"{name}.bias": (out,)}
-
-
-def layer(prefix, attentions):
-    shapes = {f"{prefix}.final_layer_norm.{end}": (D,) for end in ("weight", "bias")}
-    for name in attentions:
-        for part in "kvq":
-            shapes |= linear(f"{prefix}.{name}.{part}_proj", D, D)
-        shapes |= linear(f"{prefix}.{name}.out_proj", D, D)
-        shapes |= {f"{prefix}.{name}_layer_norm.{end}": (D,) for end in ("weight", "bias")}
-    return shapes | linear(f"{prefix}.fc1", F, D) | linear(f"{prefix}.fc2", D, F)
 
 
 def random_tensors(dtype=np.float32, tables=("model.shared.weight",), sizes=None):
@@ -60,10 +47,6 @@ def random_tensors(dtype=np.float32, tables=("model.shared.weight",), sizes=None
     shapes["final_logits_bias"] = (1, sizes.get("final_logits_bias", V))
     rng = np.random.default_rng(5)
     return {name: rng.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
-
-
-def write_json(path, content):
-    path.write_text(json.dumps(content), encoding="utf-8")
 
 
 def read_json(path):
@@ -174,10 +157,10 @@ def test_heads_are_consecutive_columns_of_marians_projections(tmp_path):
     x = np.arange(1, D + 1, dtype=np.float64)  # the sums cancel: in float32 they lose digits
     for ours, name in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj")):
         projected = tensors[f"{theirs}{name}.weight"] @ x + tensors[f"{theirs}{name}.bias"]
-        for head in range(3):
+        for head in range(HEADS):
             mine = x @ attention[f"{ours}_kernel"][:, head] + attention[f"{ours}_bias"][head]
             np.testing.assert_allclose(mine, projected[2 * head : 2 * head + 2], rtol=1e-9)
-    merged = np.einsum("nh,nhd->d", x.reshape(3, 2), attention["output_kernel"])
+    merged = np.einsum("nh,nhd->d", x.reshape(HEADS, 2), attention["output_kernel"])
     np.testing.assert_allclose(merged, tensors[f"{theirs}out_proj.weight"] @ x, rtol=1e-9)
 
 
@@ -187,7 +170,7 @@ def test_options_become_ours(tmp_path):
     import_marian(folder, tmp_path / "w")
     config = load_config(tmp_path / "w" / "config.json")
     model, decode, data = config.model, config.decode, config.data
-    assert (model.num_layers, model.d_model, model.d_ff, model.num_heads) == (2, D, F, 3)
+    assert (model.num_layers, model.d_model, model.d_ff, model.num_heads) == (2, D, F, HEADS)
     assert (model.norm, model.layer_norm_epsilon, model.sinusoid_layout) == ("post", 1e-5, "halves")
     assert (model.activation, model.tied_embeddings, model.dropout_rate) == ("swish", "all", 0.25)
     assert model.attention_bias and model.logits_bias and model.scale_embeddings
@@ -309,7 +292,7 @@ OURS = {"layer_norm_epsilon": 1e-5, "sinusoid_layout": "halves"}
 
 def our_model(tied="all", biases=True, vocab_sizes=(V, V)):
     """A config and parameters of ours that Marian can have."""
-    sizes = {"num_layers": 1, "d_model": D, "d_ff": F, "num_heads": 3}
+    sizes = {"num_layers": 1, "d_model": D, "d_ff": F, "num_heads": HEADS}
     ties = {"attention_bias": biases, "logits_bias": biases, "tied_embeddings": tied}
     config = Config(model=ModelConfig(**OURS | sizes | ties))
     config.data.vocab_size = vocab_sizes[1]
@@ -418,15 +401,15 @@ def test_a_penalty_that_transformers_lacks_is_logged(tmp_path, capsys):
         ({"is_encoder_decoder": False}, ["is_encoder_decoder=False"]),
         ({"decoder_layers": 0}, ["encoder_layers=2 and decoder_layers=0", "at least 1"]),
         ({"decoder_layers": 3}, ["no tensor model.decoder.layers.2"]),
-        ({"decoder_attention_heads": 2}, ["attention_heads=3", "attention_heads=2"]),
-        ({"encoder_ffn_dim": 7}, ["encoder_ffn_dim=7", "decoder_ffn_dim=11"]),
+        ({"decoder_attention_heads": 2}, ["attention_heads=7", "attention_heads=2"]),
+        ({"encoder_ffn_dim": 7}, ["encoder_ffn_dim=7", "decoder_ffn_dim=19"]),
         ({"activation_function": "gelu_new"}, ["'gelu_new'", "relu, gelu, swish"]),
         ({"d_model": "no"}, ["lacks d_model"]),
-        ({"d_model": "6"}, ["d_model='6'", "int"]),
+        ({"d_model": "14"}, ["d_model='14'", "int"]),
         ({"eos_token_id": [0, 4]}, ["eos_token_id=[0, 4]"]),
         ({"pad_token_id": V}, ["pad is 13", "vocabulary of 13"]),
         ({"eos_token_id": 1}, ["unk 1, eos 1"]),
-        ({"d_model": 10}, ["d_model=10", "num_heads=3"]),
+        ({"d_model": 10}, ["d_model=10", "num_heads=7"]),
         ({"vocab_size": V + 4}, ["model.shared.weight", f"({V}, {D})", f"({V + 4}, {D})"]),
     ],
 )
@@ -443,7 +426,7 @@ POSITIONS = "model.encoder.embed_positions.weight"
     ("change", "words"),
     [
         (lambda x: x.pop(BROKEN), ["no tensor", BROKEN]),
-        (lambda x: x.update({BROKEN: x[BROKEN][:, 1:]}), [BROKEN, "(6, 5)", "(6, 6)"]),
+        (lambda x: x.update({BROKEN: x[BROKEN][:, 1:]}), [BROKEN, "(14, 13)", "(14, 14)"]),
         (lambda x: x[BROKEN].__setitem__((2, 3), np.nan), [BROKEN, "not finite"]),
         (lambda x: x[BROKEN].__setitem__((0, 0), np.inf), [BROKEN, "not finite"]),
         (lambda x: x.pop("final_logits_bias"), ["no tensor final_logits_bias"]),

@@ -134,10 +134,18 @@ def test_another_configuration_is_refused(workdir):
 # --------------------------------------------------------------------------------------- evaluate
 
 
-def test_another_training_text_is_refused(workdir):
+def test_another_training_text_or_a_missing_configuration_is_refused(workdir, capsys):
     (workdir / "training_data.sha256").write_text("0123456789abcdef\n")
     message = refused(train, config_of(workdir), workdir)
     assert "the training text is not the one" in message
+    config = longer(workdir)
+    (workdir / "config.json").rename(workdir / "elsewhere")
+    assert "has checkpoints, but no config.json" in refused(train, config, workdir)
+    (workdir / "elsewhere").rename(workdir / "config.json")
+    (workdir / "training_data.sha256").unlink()
+    train(config, workdir)
+    assert "has no training_data.sha256: cannot verify the training text" in capsys.readouterr().err
+    assert (workdir / "training_data.sha256").exists()
 
 
 def test_the_tokenizer_of_a_workdir_is_used(trained, tmp_path, capsys):
@@ -149,17 +157,6 @@ def test_the_tokenizer_of_a_workdir_is_used(trained, tmp_path, capsys):
     train(tiny_config(options), tmp_path)
     assert (tmp_path / "tokenizer.model").read_bytes() == given
     assert f"the tokenizer in {tmp_path} is used; none is trained" in capsys.readouterr().err
-
-
-def test_checkpoints_without_their_configuration_are_refused(workdir, capsys):
-    config = longer(workdir)
-    (workdir / "config.json").rename(workdir / "elsewhere")
-    assert "has checkpoints, but no config.json" in refused(train, config, workdir)
-    (workdir / "elsewhere").rename(workdir / "config.json")
-    (workdir / "training_data.sha256").unlink()
-    train(config, workdir)
-    assert "has no training_data.sha256: cannot verify the training text" in capsys.readouterr().err
-    assert (workdir / "training_data.sha256").exists()
 
 
 def test_a_run_that_stops_names_the_last_checkpoint_that_was_good(workdir, monkeypatch):
@@ -233,9 +230,6 @@ def test_evaluate(workdir, capsys):
     pairs = corpora.load_split(config_of(workdir).data, "longer").pairs
     records = json_lines(workdir / "evaluation" / "longer" / "translations.jsonl")
     assert [(record["source"], record["reference"]) for record in records] == pairs
-
-
-def test_an_unknown_split(workdir):
     error = refusal("--mode=evaluate", f"--workdir={workdir}", "--split=lnoger")
     assert "has no split 'lnoger', only train, valid, test, longer (did you mean longer?)" in error
 
