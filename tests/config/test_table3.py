@@ -140,7 +140,7 @@ def test_the_number_of_parameters(label):
 
 def test_the_vocabularies_for_which_the_printed_sizes_are_right():
     # Not 37,000: all rows but big round to what is printed from 41,004 to 41,208 pieces, and big
-    # from 35,368 to 36,344. No vocabulary fits both, and the paper says nothing of two.
+    # from 35,368 to 36,344. No vocabulary fits both, and the paper mentions no second one.
     def fitting(labels):
         sizes = range(30_000, 50_000)
         printed = {label: int(CELLS[label]["millions"]) for label in labels}

@@ -155,7 +155,7 @@ def test_options_that_differ(tmp_path):
         "  weights: 'average' in A, 'best' in B",
         "  steps: [3, 5] in A, [5] in B",
         "  ensemble: none in A, ['runs/c'] in B",
-    ], "decode.beam_size was 4 in both, whatever B's configuration says; names do not matter"
+    ], "decode.beam_size was 4 in both, whatever B's configuration has; names do not matter"
 
 
 def test_the_sentences_that_changed_most_are_shown(tmp_path):

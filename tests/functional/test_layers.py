@@ -42,7 +42,7 @@ def test_layer_norm_gives_mean_0_and_variance_1_and_of_a_constant_row_0():
     np.testing.assert_allclose(y, 0, atol=1e-3)  # a rounding error over √ε
 
 
-def test_layer_norm_statistics_of_bfloat16_are_float32():
+def test_statistics_and_biases_of_bfloat16_are_float32():
     width = 257  # a bfloat16 sum of so many would be off by much
     x = jnp.asarray(normal(0, 3, width) + 9, jnp.bfloat16)
     ones, zeros = jnp.ones(width), jnp.zeros(width)
@@ -50,9 +50,6 @@ def test_layer_norm_statistics_of_bfloat16_are_float32():
     assert y.dtype == jnp.bfloat16
     exact = layers.layer_norm(x.astype(jnp.float32), ones, zeros, epsilon=1e-6)
     np.testing.assert_array_equal(y, exact.astype(jnp.bfloat16))
-
-
-def test_a_bias_of_bfloat16_activations_is_added_and_its_gradient_summed_in_float32():
     x, bias = jnp.ones((3, 1009, D), jnp.bfloat16), jnp.full(D, 1 + 2.0**-9)
     y = layers.add_bias(-x, bias)
     assert y.dtype == jnp.bfloat16
@@ -122,7 +119,7 @@ def test_dropout_masks_of_rows_and_entries_are_independent():
         assert abs((centred[0, lag:] * centred[0, :-lag]).mean()) < limit, lag
 
 
-def test_dropout_of_a_row_depends_on_its_key_alone():
+def test_a_row_has_a_key_of_its_own_and_its_mask_depends_on_it_alone():
     x, rngs = normal(0, 5, 7, 3), keys(5)
     y = np.asarray(layers.dropout(x, rngs, 0.5))
     assert len({(row == 0).tobytes() for row in y}) == 5
@@ -131,6 +128,12 @@ def test_dropout_of_a_row_depends_on_its_key_alone():
     np.testing.assert_array_equal(layers.dropout(x[2:4], rngs[2:4], 0.5), y[2:4])
     # The mask does not depend on what is masked.
     np.testing.assert_array_equal(layers.dropout(x[:1] * 9, rngs[:1], 0.5) == 0, y[:1] == 0)
+    rngs = keys(3)
+    folded = [layers.fold_in_rows(rngs, number) for number in (0, 1)]
+    data = np.concatenate([jax.random.key_data(r) for r in [rngs, *folded]])
+    assert len({row.tobytes() for row in data}) == 9
+    for number, row in np.ndindex(2, 3):
+        assert folded[number][row] == jax.random.fold_in(rngs[row], number)
 
 
 def test_dropout_rate_may_be_traced_and_without_it_dropout_is_the_identity():
@@ -167,12 +170,3 @@ def test_dropout_keeps_the_dtype_and_its_gradient_is_its_mask():
     x = jnp.asarray(normal(1, B, T, D))
     grad = jax.grad(lambda x: layers.dropout(x, rngs, 0.5).sum())(x)
     np.testing.assert_array_equal(grad, np.where(layers.dropout(x, rngs, 0.5) == 0, 0, 2))
-
-
-def test_fold_in_rows_gives_each_row_and_number_a_key_of_its_own():
-    rngs = keys(3)
-    folded = [layers.fold_in_rows(rngs, number) for number in (0, 1)]
-    data = np.concatenate([jax.random.key_data(r) for r in [rngs, *folded]])
-    assert len({row.tobytes() for row in data}) == 9
-    for number, row in np.ndindex(2, 3):
-        assert folded[number][row] == jax.random.fold_in(rngs[row], number)

@@ -76,7 +76,7 @@ def with_examples(texts):
 def test_any_text_is_translated_or_none_and_its_neighbours_do_not_change(translate, alone, text):
     first, middle, last = translate([NEIGHBOURS[0], text, NEIGHBOURS[1]])
     assert [first[0].text, last[0].text] == alone
-    assert len(middle) <= 1  # without one, the launcher says which line was too long
+    assert len(middle) <= 1  # without one, the launcher names the line that is too long
     for hypothesis in middle:
         assert "\n" not in hypothesis.text and "\r" not in hypothesis.text
         hypothesis.text.encode()  # no surrogates come out
