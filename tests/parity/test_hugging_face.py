@@ -300,12 +300,11 @@ def test_what_generation_config_asks_for_is_done_as_hugging_face_does(tmp_path, 
     unlike = theirs(transformers.GenerationConfig(**plain | {"bad_words_ids": [[V - 1], [1]]}))
     assert sequences.shape != unlike.shape or (sequences != unlike).any()
     tokens = ours(source, mask, our_rows(V, V - 1))
-    nothing, rows = np.zeros((len(tokens), 1), np.int32), np.arange(len(tokens))
-    found = search_batch((model,), decode, (params,), tokens, nothing, rows, jax.random.key(0))
+    found = search(model, params, tokens, **vars(decode))
     is_real = np.cumsum(sequences == 0, axis=-1) - (sequences == 0) == 0
     width = sequences.shape[-1]
     expected = ours(sequences, is_real, our_rows(V, V - 1))
-    np.testing.assert_array_equal(np.asarray(found.tokens)[..., :width], expected)
+    np.testing.assert_array_equal(found.tokens[..., :width], expected)
 
 
 def test_sinusoids_are_marians(tmp_path, measure):
