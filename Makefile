@@ -68,7 +68,7 @@ $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: requirements.txt pyproject.toml setup.py | $(VENV)/bin/pip
-	$(BIN)/pip install -q -e ".[hsk,tensorboard]"
+	$(BIN)/pip install -q -e ".[hsk,inside,tensorboard]"
 	@touch $@
 
 $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed

@@ -1,4 +1,4 @@
-"""Puts experiments/ into the wheel as transformer_jax.experiments, and the template of a report."""
+"""Puts experiments/ into the wheel as transformer_jax.experiments, and the files of pages."""
 
 from setuptools import find_packages, setup
 
@@ -6,5 +6,8 @@ EXPERIMENTS = "transformer_jax.experiments"
 setup(
     packages=[*find_packages(include=["transformer_jax*"]), EXPERIMENTS],
     package_dir={EXPERIMENTS: "experiments"},
-    package_data={"transformer_jax.report": ["*.html"]},
+    package_data={
+        "transformer_jax.report": ["*.html"],
+        "transformer_jax.inside": ["page/*.html", "page/*.css", "page/*.js"],
+    },
 )

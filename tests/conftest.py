@@ -30,7 +30,7 @@ settings.load_profile("default")
 
 # The files that take longest start first, so that no worker is left with one at the end.
 LONGEST = (
-    *("test_devices.py", "test_preemption.py", "test_resume.py", "test_launch.py"),
+    *("test_devices.py", "test_preemption.py", "test_page.py", "test_resume.py", "test_launch.py"),
     *("test_storage.py", "test_scorer.py", "test_translator.py", "test_runner.py"),
     *("test_sweeps.py", "test_search.py", "test_trained.py", "test_combinations.py"),
 )

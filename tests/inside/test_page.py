@@ -1,0 +1,244 @@
+"""The page in a real browser: its numbers are the model's, and nothing leaves the machine."""
+
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from launching import ROOT, launch
+from playwright.sync_api import expect, sync_playwright
+from serving import serving
+
+import transformer_jax as tj
+from transformer_jax.inside.answers import MAX_PIECES, Answers
+
+PAGE = ROOT / "transformer_jax" / "inside" / "page"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+SENTENCE, OTHER = "我有一只猫", "她们不需要碗。"
+HOSTILE = "<img src=x onerror=console.error('run')>猫"
+PATIENCE = 120_000  # milliseconds: a new length is compiled first
+expect.set_options(timeout=PATIENCE)
+FIGURES = ["overview", "embedding", "attention", "heads", "layers", "decoder", "search"]
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip(f"no browser is installed: none of {', '.join(BROWSERS)}")
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def model(trained):
+    return tj.load(trained[0])
+
+
+@pytest.fixture(scope="module")
+def address(model):
+    with serving(Answers(model)) as port:
+        yield f"http://127.0.0.1:{port}/"
+
+
+@pytest.fixture
+def visit(chromium):
+    """visit(address, **options of the browser): the page, which must stay quiet and at home."""
+    contexts, lines, requests = [], [], []
+
+    def opened(address, **options):
+        contexts.append(chromium.new_context(locale="en-US", **options))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(PATIENCE)
+        page.on("console", lambda message: lines.append(message.text))
+        page.on("pageerror", lambda error: lines.append(str(error)))
+        page.on("request", lambda request: requests.append((request.url, address)))
+        page.goto(address)
+        page.wait_for_selector("#translation b")
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert lines == []
+    outside = [url for url, home in requests if not url.startswith((home, "data:"))]
+    assert outside == []
+
+
+@pytest.fixture(params=["served", "saved"])
+def home(request, trained, tmp_path_factory):
+    """The address of the page from the server, and of the same page as a file."""
+    if request.param == "served":
+        return request.getfixturevalue("address")
+    file = tmp_path_factory.mktemp("saved") / "page.html"
+    done = launch(
+        *("--mode=inside", f"--workdir={trained[0]}", f"--output={file}", f"--sentence={SENTENCE}")
+    )
+    assert done.returncode == 0, done.stderr
+    return file.as_uri()
+
+
+def written(text):
+    return float(text.replace("−", "-"))
+
+
+def values(page, key):
+    """What the page writes for each cell of the heat map `key`, read with the arrow keys."""
+    canvas = page.locator(f'[data-key="heat-{key}"]').first
+    rows, columns = (int(canvas.get_attribute(side)) for side in ("height", "width"))
+    readout = page.locator(".heat", has=canvas).locator(".readout").first
+    canvas.focus()
+    found = np.zeros((rows, columns))
+    for row in range(rows):
+        for column in range(columns):
+            found[row, column] = written(readout.text_content().rpartition("= ")[2])
+            page.keyboard.press("ArrowRight")
+        for _ in range(columns):
+            page.keyboard.press("ArrowLeft")
+        page.keyboard.press("ArrowDown")
+    return found
+
+
+def cells(page, number):
+    """The numbers of the table `number` of figure 2; masked cells are nan."""
+    rows = page.locator("#attention .matrix").nth(number).locator("tbody tr").all()
+    texts = [[c.text_content() for c in row.locator("td").all()] for row in rows]
+    return np.array([[np.nan if t == "×" else written(t) for t in row] for row in texts])
+
+
+def test_every_figure_is_there(visit, home):
+    page = visit(home)
+    assert [s.get_attribute("id") for s in page.locator("main > section").all()] == FIGURES
+    for figure in FIGURES:
+        drawing = page.locator(f"#{figure} .drawing")
+        assert drawing.bounding_box()["height"] > 100
+        assert page.locator(f"#{figure} details.code").count() >= 2
+    assert page.locator("details.question").count() >= 8
+
+
+def test_the_numbers_are_those_of_the_model(visit, home, model):
+    page, record = visit(home), model.inside(SENTENCE)
+    assert page.locator("#translation b").text_content() == record.translation
+    near = {"atol": 1e-3} if home.startswith("file") else {"atol": 6e-5}
+    np.testing.assert_allclose(values(page, "embedding"), record.source.embedding, **near)
+    np.testing.assert_allclose(values(page, "sum"), record.source.sum, **near)
+    head = record.encoder[0].self_attention
+    np.testing.assert_allclose(values(page, "Q"), head.query[:, 0], **near)
+    np.testing.assert_allclose(values(page, "Z"), head.heads[:, 0], **near)
+    np.testing.assert_allclose(cells(page, 0), head.scores[0], atol=0.06)
+    np.testing.assert_allclose(cells(page, 1), head.scaled[0], atol=0.06)
+    np.testing.assert_allclose(cells(page, 3), head.weights[0], atol=0.006)
+    probs = [
+        written(s.text_content().removesuffix(" %")) for s in page.locator("[data-prob]").all()
+    ]
+    np.testing.assert_allclose(probs, 100 * record.prediction.best_probs[0], atol=0.6)
+
+
+def test_masked_cells_are_marked_and_a_click_writes_the_arithmetic(visit, home, model):
+    page, record = visit(home), model.inside(SENTENCE)
+    page.click('[data-key="kind-self"]')
+    page.click('[data-key="head-1"]')
+    attention = record.decoder[0].self_attention
+    shown = cells(page, 3)
+    assert np.array_equal(np.isnan(shown), ~attention.mask)
+    rows = len(record.target.pieces)
+    page.click(f'[data-key="softmax-{rows - 1}"]')
+    sums = [t.text_content() for t in page.locator("td[data-weight]").all()]
+    found = [written(text.rpartition("= ")[2]) for text in sums]
+    np.testing.assert_allclose(found, attention.weights[1, -1], atol=1e-3)
+
+
+def test_a_typed_sentence_is_looked_into(visit, address, model):
+    page = visit(address)
+    page.fill('[data-key="sentence"]', OTHER)
+    page.keyboard.press("Enter")
+    expect(page.locator("#embedding .chips")).to_contain_text("碗")
+    record = model.inside(OTHER)
+    chips = page.locator("#embedding .chips b").all_text_contents()
+    assert tuple(chips) == record.source.pieces
+    assert page.locator("#translation b").text_content() == record.translation
+
+
+def test_typed_text_is_text(visit, address):
+    page = visit(address)
+    page.fill('[data-key="sentence"]', HOSTILE)
+    page.keyboard.press("Enter")
+    expect(page.locator("#embedding .chips")).to_contain_text("0x3C")
+    assert page.locator("img").count() == 0
+    assert page.locator('[data-key="sentence"]').input_value() == HOSTILE
+
+
+@pytest.mark.parametrize(
+    "text, answer",
+    [(" ", "can be seen"), ("猫" * 99, f"at most {MAX_PIECES}")],
+    ids=["blank", "long"],
+)
+def test_a_sentence_that_cannot_be_shown_is_a_line_in_the_page(chromium, address, text, answer):
+    page = chromium.new_page(locale="en-US")  # a refusal is a line on the console, too
+    page.goto(address)
+    page.wait_for_selector("#translation b")
+    page.fill('[data-key="sentence"]', text)
+    page.keyboard.press("Enter")
+    expect(page.locator("#message")).to_contain_text(answer)
+    page.click('[data-key="language"]')
+    assert page.locator("#embedding .chips b").count() > 1  # the last sentence is still there
+    page.close()
+
+
+def test_the_slider_goes_through_the_checkpoints(visit, home, trained):
+    page = visit(home)
+    first = values(page, "sum")
+    slider = page.locator('[data-key="checkpoint"]')
+    slider.focus()
+    page.keyboard.press("Home")
+    expect(page.locator("#overview")).to_contain_text("checkpoint of step 2")
+    assert not np.array_equal(values(page, "sum"), first)
+
+
+def test_one_button_switches_the_language_and_another_the_colours(visit, home):
+    page = visit(home)
+    page.click('[data-key="language"]')
+    assert page.locator("html").get_attribute("lang") == "zh-Hans"
+    assert "注意力" in page.locator("#attention h2").text_content()
+    latin = page.locator(".text > p:not(.formula):not(.section)").all_text_contents()
+    assert all(re.search("[\u4e00-\u9fff]", text) for text in latin)
+    assert page.evaluate("document.activeElement.dataset.key") == "language"  # the focus stays
+    before = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.click('[data-key="theme"]')
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != before
+
+
+@pytest.mark.parametrize("width", [390, 1280, 1920])
+def test_the_page_fits_its_window(visit, address, width):
+    page = visit(address, viewport={"width": width, "height": 900})
+    root = "document.documentElement"
+    assert page.evaluate(f"{root}.scrollWidth - {root}.clientWidth") <= 0
+
+
+def test_half_floats_are_read_as_numpy_reads_them(visit, address):
+    script = """async () => {
+        const { half } = await import("/page/arrays.js");
+        const numbers = Array.from({ length: 65536 }, (_, bits) => half(bits));
+        return numbers.map((x) => String(x).replace("Infinity", "inf"));
+    }"""
+    found = np.array([float(text) for text in visit(address).evaluate(script)])
+    expected = np.arange(65536, dtype=np.uint16).view(np.float16).astype(float)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("file", sorted(PAGE.glob("*.js")), ids=lambda file: file.name)
+def test_a_module_parses_and_never_writes_html(file):
+    text = file.read_text(encoding="utf-8")
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|https?://(?!www\.w3)", text
+    )
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is not installed")
+    command = [node, "--input-type=module", "--check"]
+    done = subprocess.run(command, input=text, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,131 @@
+"""What the page asks for: facts of a workdir's model, and what it computes for a sentence."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformer_jax.data.text import is_blank
+from transformer_jax.errors import UserError
+from transformer_jax.inference.trained import Model, at_checkpoint
+from transformer_jax.inside import code
+from transformer_jax.inside.serialize import to_json
+from transformer_jax.workdir import manifest
+
+MAX_CHARACTERS = 500
+MAX_PIECES = 64  # of a sentence; figures of longer ones cannot be read
+_EXAMPLES = 8
+
+
+class Refused(UserError):
+    """A question that the page explains in the reader's language.
+
+    Attributes:
+      facts: `code`, by which the page knows the reason, the message, and numbers for the text.
+    """
+
+    def __init__(self, code: str, message: str, **facts: int) -> None:
+        super().__init__(message)
+        self.facts = {"code": code, "message": message, **facts}
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """What to look into.
+
+    Attributes:
+      source: a sentence.
+      target: a translation for the decoder to read; None = the model's own.
+      checkpoint: step whose parameters to use; None = those of the model.
+    """
+
+    source: str
+    target: str | None = None
+    checkpoint: int | None = None
+
+    @classmethod
+    def of(cls, asked: Any) -> "Question":
+        """The question in a value that came as JSON.
+
+        Raises:
+          Refused: if it is none.
+        """
+        types = {"source": str, "target": str | None, "checkpoint": int | None}
+        if not isinstance(asked, Mapping) or not set(asked) <= set(types) or "source" not in asked:
+            raise Refused("malformed", f"the question must be an object of: {', '.join(types)}")
+        for name, value in asked.items():
+            if not isinstance(value, types[name]) or isinstance(value, bool):
+                raise Refused("malformed", f"{name} is {type(value).__name__}")
+        return cls(**asked)
+
+
+class Answers:
+    """Answers for one model; at another checkpoint, it shares what is compiled."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self._workdir = model.workdirs[0]
+        self._restored: dict[int, Model] = {}
+
+    def facts(self) -> dict[str, Any]:
+        """What the page must know before the first sentence."""
+        data = self.model.config.data
+        return {
+            "name": self.model.config.name,
+            "source_language": data.source_language,
+            "target_language": data.target_language,
+            "examples": _examples(self._workdir, self.model.config.demo),
+            "steps": list(self.model.steps[0]),
+            "checkpoints": self.checkpoints(),
+            "decode": dataclasses.asdict(self.model.config.decode),
+            "limits": {"characters": MAX_CHARACTERS, "pieces": MAX_PIECES},
+            "code": code.excerpts(),
+        }
+
+    def checkpoints(self) -> list[int]:
+        """The steps of the complete checkpoints: a run that still trains adds some."""
+        return manifest.complete(self._workdir / manifest.FOLDER)
+
+    def inside(self, question: Question, **options: Any) -> dict[str, Any]:
+        """The record of a sentence; `options` are those of `to_json`.
+
+        Raises:
+          UserError: if the sentence or the checkpoint cannot be used.
+        """
+        self._check(question.source, "source")
+        if question.target is not None:
+            self._check(question.target, "target")
+        record = self._at(question.checkpoint).inside(question.source, question.target)
+        return to_json(record, **options)
+
+    def _check(self, text: str, side: str) -> None:
+        if is_blank(text):
+            raise Refused("empty", "the text is blank")
+        if len(text) > MAX_CHARACTERS:
+            most = f"the most are {MAX_CHARACTERS}"
+            raise Refused("too_many_characters", f"the text has {len(text)} characters; {most}")
+        (ids,) = getattr(self.model.tokenizers, side).encode([text])
+        if len(ids) > MAX_PIECES:
+            message = f"the text has {len(ids)} pieces; the most are {MAX_PIECES}"
+            raise Refused("too_long", message, pieces=len(ids), most=MAX_PIECES)
+
+    def _at(self, step: int | None) -> Model:
+        if step is None:
+            return self.model
+        if step not in self.checkpoints():
+            raise Refused("no_checkpoint", f"there is no complete checkpoint of step {step}")
+        if step not in self._restored:
+            self._restored = {
+                step: at_checkpoint(self.model, step)
+            }  # only one: a large model fills memory
+        return self._restored[step]
+
+
+def _examples(workdir: Path, demo: str) -> list[str]:
+    """Sentences to begin with: the experiment's own, and some of the last validation."""
+    file = workdir / "samples.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    sampled = [json.loads(line)["source"] for line in lines[-_EXAMPLES:]]
+    found = dict.fromkeys([demo, *sampled])
+    return [text for text in found if text and len(text) <= MAX_CHARACTERS]

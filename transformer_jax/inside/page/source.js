@@ -1,0 +1,58 @@
+// Where records come from: the server that sent the page, or the page itself if it was saved.
+
+import { revive } from "./arrays.js";
+
+export class Failure extends Error {
+  constructor({ code = "failed", message = "", ...facts }) {
+    super(message);
+    this.code = code;
+    this.facts = facts;
+  }
+}
+
+class Server {
+  async model() {
+    return this.#ask("api/model");
+  }
+
+  async inside(request) {
+    const headers = { "Content-Type": "application/json" };
+    return revive(await this.#ask("api/inside", { method: "POST", headers, body: JSON.stringify(request) }));
+  }
+
+  async #ask(address, options) {
+    const reply = await fetch(address, options).catch((error) => {
+      throw new Failure({ code: "unreachable", message: error.message });
+    });
+    const body = await reply.json();
+    if (!reply.ok) throw new Failure(body.error);
+    return body;
+  }
+}
+
+class Saved {
+  constructor({ model, records }) {
+    this.saved = { ...model, saved: records.map(({ source }) => source) };
+    this.records = records;
+  }
+
+  async model() {
+    return this.saved;
+  }
+
+  async inside({ source, checkpoint }) {
+    const same = (r) => r.source === source && r.checkpoint === checkpoint;
+    const found = this.records.find(same);
+    if (!found) throw new Failure({ code: "not_saved" });
+    return revive(found.record);
+  }
+}
+
+/** The server, or what was saved in the element "saved": gzip of JSON, in base 64. */
+export async function open() {
+  const saved = document.getElementById("saved");
+  if (!saved) return new Server();
+  const bytes = Uint8Array.from(atob(saved.textContent.trim()), (c) => c.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Saved(await new Response(stream).json());
+}
