@@ -16,6 +16,7 @@ from transformer_jax.data.small_world import grammar
 from transformer_jax.data.tokenizer import Tokenizers, train_tokenizer, train_tokenizers
 from transformer_jax.inference.weights import load_weights
 from transformer_jax.interop.marian import export_marian, import_marian
+from transformer_jax.interop.marian_generation import to_decode
 from transformer_jax.interop.marian_weights import SpecialIds, export_order, import_order
 from transformer_jax.interop.requirements import require_package
 from transformer_jax.model.transformer import Transformer
@@ -251,6 +252,18 @@ def test_a_copied_bos_changes_no_other_probability(tmp_path):
     assert probabilities[..., BOS_ID].max() < 1e-30
     others = np.delete(np.arange(model.vocab_size), BOS_ID)
     np.testing.assert_array_equal(probabilities[..., others], jax.nn.softmax(logits[..., others]))
+
+
+def test_bad_words_become_sequences_of_our_ids():
+    """Without those that no search generates, and eos, which Hugging Face does not forbid."""
+    order = import_order(11, SpecialIds(pad=10, unk=1, eos=0, start=10))
+    ids = {"eos_token_id": 0, "pad_token_id": 10, "decoder_start_token_id": 10}
+    bad = [[10], [0], [1], [5], [10, 5], [6, 7], [6, 7], [5, 0]]
+    decode = to_decode(ids | {"bad_words_ids": bad}, order)
+    assert decode.forbidden_ids == f"7, {BOS_ID} 7, 8 9, 7 {EOS_ID}"
+    for wrong in ([[11]], [5], [[]], "x", [[1.5]]):
+        assert "bad_words_ids" in refused(to_decode, ids | {"bad_words_ids": wrong}, order)
+    assert to_decode(ids | {"forced_bos_token_id": 5}, order).first_id == 7
 
 
 # Round trips

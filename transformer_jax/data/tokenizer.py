@@ -90,7 +90,7 @@ class Tokenizer:
         if not self.codes:
             return [""] * len(texts), list(map(self.normalized, texts))
         parts = [split_code(text) for text in texts]
-        parts = [p if p[0] in self.codes else ("", t) for p, t in zip(parts, texts, strict=True)]
+        parts = [p if p[0] in self._ids else ("", t) for p, t in zip(parts, texts, strict=True)]
         return [code for code, _ in parts], [self.normalized(rest) for _, rest in parts]
 
     def normalized(self, text: str) -> str:

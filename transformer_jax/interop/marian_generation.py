@@ -68,10 +68,12 @@ def to_decode(options: Mapping[str, Any], order: Sequence[int]) -> DecodeConfig:
     decode.no_repeat_ngram_size = get(options, "no_repeat_ngram_size", int, 0)
     decode.repetition_penalty = get(options, "repetition_penalty", float, 1.0)
     decode.max_length = _max_length(options)
-    decode.forbidden_ids = _forbidden_ids(options, order)
+    # A row that <bos> borrows is in `order` twice, the piece itself first.
+    ids = {row: our_row for our_row, row in reversed(tuple(enumerate(order)))}
+    decode.forbidden_ids = _forbidden_ids(options, ids)
     if options.get("forced_bos_token_id") is not None:
         name = "forced_bos_token_id"
-        first = _our_id(name, get(options, name, int), options, order)
+        first = _our_id(name, get(options, name, int), ids)
         decode.first_id = first if first >= EOS_ID else 0  # no search generates the others
     if lost := _not_honoured(options, decode):
         log(
@@ -91,7 +93,7 @@ def _max_length(options: Mapping[str, Any]) -> int:
     return length - 1
 
 
-def _forbidden_ids(options: Mapping[str, Any], order: Sequence[int]) -> str:
+def _forbidden_ids(options: Mapping[str, Any], ids: Mapping[int, int]) -> str:
     """bad_words_ids as decode.forbidden_ids, without what no search of ours generates."""
     name = "bad_words_ids"
     sequences = options.get(name) or []
@@ -99,16 +101,21 @@ def _forbidden_ids(options: Mapping[str, Any], order: Sequence[int]) -> str:
         isinstance(row, list) and row and all(type(i) is int for i in row) for row in sequences
     ):
         raise UserError(f"the model has {name}={sequences!r}, which is not lists of ids")
-    ours = [tuple(_our_id(name, i, options, order) for i in row) for row in sequences]
+    ours = []
+    for row in sequences:
+        ours.append([_our_id(name, i, ids) for i in row])
+        if len(row) > 1 and row[0] == options.get("decoder_start_token_id"):
+            ours[-1][0] = BOS_ID  # what a translation may not begin with
     # Hugging Face does not forbid eos by itself.
-    never = {(PAD_ID,), (UNK_ID,), (BOS_ID,), (EOS_ID,)}
-    return ", ".join(" ".join(map(str, row)) for row in dict.fromkeys(ours) if row not in never)
+    never = ([PAD_ID], [UNK_ID], [BOS_ID], [EOS_ID])
+    texts = [" ".join(map(str, row)) for row in ours if row not in never]
+    return ", ".join(dict.fromkeys(texts))
 
 
-def _our_id(name: str, theirs: int, options: Mapping[str, Any], order: Sequence[int]) -> int:
-    if theirs not in order:
+def _our_id(name: str, theirs: int, ids: Mapping[int, int]) -> int:
+    if theirs not in ids:
         raise UserError(f"the model has {name} with id {theirs}, which no piece has")
-    return BOS_ID if theirs == options.get("decoder_start_token_id") else order.index(theirs)
+    return ids[theirs]
 
 
 def _not_honoured(options: Mapping[str, Any], decode: DecodeConfig) -> list[str]:
