@@ -36,12 +36,17 @@ def test_every_name_is_there_documented_and_typed():
         tj.translte  # noqa: B018
 
 
-def test_a_sentence_gives_a_string_and_a_list_a_list(model):
+def test_a_sentence_gives_a_string_a_list_a_list_and_what_is_too_long_nothing(model):
     sentence = "我有一只猫"
     one = model.translate(sentence)
     assert isinstance(one, str)
     assert model.translate([sentence, "", sentence]) == [one, "", one]
     assert model.translate([]) == []
+    long = "我 " * 3000
+    assert model.translate([long, "我"])[0] == ""
+    assert model.translate(long, return_scores=True) is None
+    assert model.score([long], ["I"]) == [None]
+    assert "pieces" in refused(model.encode, long)
 
 
 def test_hypotheses_come_with_their_scores(trained):
@@ -56,14 +61,6 @@ def test_hypotheses_come_with_their_scores(trained):
     assert model.translate(["我有一只猫"], n_best=2) == [texts[:2]]
     for wrong in (0, 4):
         assert f"n_best={wrong}" in refused(model.translate, "我有一只猫", n_best=wrong)
-
-
-def test_a_sentence_that_is_too_long_has_no_translation(model):
-    long = "我 " * 3000
-    assert model.translate([long, "我"])[0] == ""
-    assert model.translate(long, return_scores=True) is None
-    assert model.score([long], ["I"]) == [None]
-    assert "pieces" in refused(model.encode, long)
 
 
 def test_scores_of_a_pair_and_of_lists(model):

@@ -105,13 +105,13 @@ STANDARD = ("collections", "functools", "math", "typing", "dataclasses")
 
 
 @pytest.mark.fast
-def test_every_room_says_what_it_is_for():
+def test_every_room_states_its_purpose():
     rooms = [path for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE]
     assert len({room_of(path) for path in rooms}) <= 16
     for path in rooms:
         tree = ast.parse(path.read_text())
         doc = ast.get_docstring(tree) or ""
-        assert doc.endswith("."), f"{path} does not say what the room is for"
+        assert doc.endswith("."), f"{path} does not state the purpose of the room"
         assert len(tree.body) == 1 or room_of(path) == "functional", f"{path} is more than that"
 
 

@@ -21,8 +21,8 @@ def run(path, **parameters):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_on_a_trained_model(path, trained):
-    said = run(path, WORKDIR=str(trained[0]), OVERRIDES={})
-    assert "embedding" in said and "nats" in said, said
+    printed = run(path, WORKDIR=str(trained[0]), OVERRIDES={})
+    assert "embedding" in printed and "nats" in printed, printed
 
 
 @pytest.mark.slow

@@ -27,7 +27,6 @@ from transformer_jax.data import tokens as data_tokens
 from transformer_jax.data.small_world.grammar import pairs
 from transformer_jax.data.tokenizer import Tokenizers
 from transformer_jax.data.tokens import content_hash, tokenize_pairs
-from transformer_jax.errors import UserError
 from transformer_jax.modes import command_line
 from transformer_jax.modes.output import Output
 from transformer_jax.storage import is_remote, write_whole
@@ -143,19 +142,17 @@ def without_gcsfs(monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
 
 
-def test_missing_permission_is_an_error_at_once(bucket, monkeypatch):
+def test_listings_are_not_cached_and_missing_permission_is_an_error_at_once(bucket, monkeypatch):
+    """Or what one process writes would not be seen by another: gcsfs keeps listings for ever."""
+    storage.path("gs://bucket")
+    assert fsspec.config.apply_config(Buckets, {})["use_listings_cache"] is False
+
     def exists(self, path, **options):
         raise RuntimeError("Anonymous caller does not have\nstorage.objects.get access, 401")
 
     monkeypatch.setattr(Buckets, "exists", exists)  # gcsfs's HttpError is no OSError either
     reason = "Anonymous caller does not have storage.objects.get access, 401"
     assert refused(storage.path, "gs://bucket/x") == f"gs://bucket/x cannot be reached: {reason}"
-
-
-def test_listings_are_not_cached(bucket):
-    """Or what one process writes would not be seen by another: gcsfs keeps listings for ever."""
-    storage.path("gs://bucket")
-    assert fsspec.config.apply_config(Buckets, {})["use_listings_cache"] is False
 
 
 def test_gcsfs_is_needed_here_but_not_for_what_runs_elsewhere(monkeypatch, tmp_path):
@@ -172,27 +169,32 @@ def test_gcsfs_is_needed_here_but_not_for_what_runs_elsewhere(monkeypatch, tmp_p
 
 @pytest.mark.parametrize("kind", ["a link", "a loop of links", "a pipe"])
 def test_a_workdir_with_anything_but_files_and_folders_is_refused(tmp_path, kind):
-    folder = tmp_path / "run" / "checkpoints" / "4" / "params"
+    run = tmp_path / "run"
+    folder = run / "checkpoints" / "4" / "params"
     folder.mkdir(parents=True)
     (folder / "array").write_text("x")
-    storage.check_workdir(tmp_path / "run")
+    storage.check_workdir(run)
     odd = folder / "odd"
     if kind == "a pipe":
         os.mkfifo(odd)
     else:
-        odd.symlink_to(folder / "array" if kind == "a link" else tmp_path / "run")
-    with pytest.raises(UserError, match=f"^{odd} is neither a file nor a folder of its own"):
-        storage.check_workdir(tmp_path / "run")
-    (tmp_path / "link").symlink_to(tmp_path / "run" / "checkpoints" / "4")
+        odd.symlink_to(folder / "array" if kind == "a link" else run)
+    message = refused(storage.check_workdir, run)
+    assert message.startswith(f"{odd} is neither a file nor a folder of its own")
     odd.unlink()
+    (tmp_path / "link").symlink_to(run)
     storage.check_workdir(tmp_path / "link")
 
 
 # ------------------------------------------------------------------------------------- whole files
-def test_a_file_in_a_bucket_is_written_once_under_its_own_name(bucket):
+def test_a_file_in_a_bucket_is_written_once_and_a_missing_one_names_the_nearest(bucket):
     write_whole(storage.path("gs://bucket/a/b.txt"), "你好\n")
     assert (bucket / "a" / "b.txt").read_text(encoding="utf-8") == "你好\n"
     assert Buckets.written == ["b.txt"]
+    (bucket / "pairs.tsv").write_text("a\tb\n")
+    assert data_text.read_lines(storage.path("gs://bucket/pairs.tsv")) == ["a\tb"]
+    message = refused(data_text.read_lines, storage.path("gs://bucket/pear.tsv"))
+    assert message.startswith("gs://bucket/pear.tsv does not exist (did you mean p")
 
 
 def test_a_bucket_that_is_not_there_is_named_and_never_made(bucket, monkeypatch):
@@ -207,13 +209,6 @@ def test_a_bucket_that_is_not_there_is_named_and_never_made(bucket, monkeypatch)
     (folder / "file").write_text("")
     message = refused(storage.make_folder, folder / "file" / "c")
     assert message == f"cannot write to {folder}/file/c: Not a directory"
-
-
-def test_a_missing_file_in_a_bucket_names_the_nearest(bucket):
-    (bucket / "pairs.tsv").write_text("a\tb\n")
-    assert data_text.read_lines(storage.path("gs://bucket/pairs.tsv")) == ["a\tb"]
-    with pytest.raises(UserError, match=r"^gs://bucket/pear.tsv does not exist \(did you mean p"):
-        data_text.read_lines(storage.path("gs://bucket/pear.tsv"))
 
 
 # ----------------------------------------------------------------------------------------- metrics
@@ -299,7 +294,7 @@ def files(place):
     )
 
 
-def test_a_bucket_has_in_the_end_the_files_that_a_folder_has(runs):
+def test_a_bucket_has_in_the_end_the_files_and_metrics_that_a_folder_has(runs):
     local, bucket, written = runs
     assert files(bucket) == files(local)
     assert "run/checkpoints/4/params/manifest.ocdbt" in files(bucket)
@@ -314,9 +309,6 @@ def test_a_bucket_has_in_the_end_the_files_that_a_folder_has(runs):
     assert ours == theirs
     # A run that is killed then would resume without the metrics of the checkpoint's steps.
     assert written.index("metrics.jsonl") < written.index("commit_success.txt")
-
-
-def test_metrics_are_the_same_row_by_row(runs):
     rows = [json_lines(place / "run/metrics.jsonl") for place in runs[:2]]
     for row in itertools.chain(*rows):
         del row["time"]
@@ -369,28 +361,22 @@ def test_a_lock_in_a_bucket(bucket):
 
 # ------------------------------------------------------------------------------------- write_whole
 @pytest.mark.fast
-def test_a_file_is_written_whole(tmp_path):
+def test_a_file_is_written_whole_or_stays_as_it_was(tmp_path, monkeypatch):
     path = tmp_path / "out.de.txt"
-    write_whole(path, "猫\n")
-    write_whole(path, "狗\r\n")
-    assert path.read_bytes() == "狗\r\n".encode()
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    path = tmp_path / "out.txt"
-    path.write_text("before")
+    for text in ("猫\n", "狗\r\n"):
+        write_whole(path, text)
+        assert path.read_bytes() == text.encode()
 
     def no_room(file):
-        assert [p.name for p in tmp_path.iterdir() if p != path] == ["out.txt.tmp"]
+        assert [p.name for p in tmp_path.iterdir() if p != path] == ["out.de.txt.tmp"]
         raise OSError(28, "No space left on device")
 
     with pytest.raises(UnicodeEncodeError):
         write_whole(path, "a" * 9999 + "\ud800")
     monkeypatch.setattr(os, "fsync", no_room)
-    with pytest.raises(UserError, match=r"cannot write .*out\.txt: No space left on device"):
-        write_whole(path, "after")
-    assert path.read_text() == "before"
+    message = refused(write_whole, path, "after")
+    assert message == f"cannot write {path}: No space left on device"
+    assert path.read_bytes() == "狗\r\n".encode()
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -1,13 +1,14 @@
-"""Toy models with random parameters, a tokenizer of the small world, and trees compared by bits."""
+"""Toy models with random parameters and a tokenizer, what they find, and trees compared by bits."""
 
 import functools
 
 import jax
 import numpy as np
 
-from transformer_jax.config.options import ModelConfig
+from transformer_jax.config.options import DecodeConfig, ModelConfig
 from transformer_jax.data.small_world import grammar
 from transformer_jax.data.tokenizer import train_tokenizers
+from transformer_jax.inference.translator import search_batch
 
 MODEL = ModelConfig(num_layers=1, d_model=8, d_ff=14, num_heads=2)
 PAIRS = grammar.pairs("train", size=300)
@@ -26,6 +27,14 @@ def random_params(model, seed=0, *, stddev=0.4):
     shapes = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens)["params"]
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda x: rng.normal(0, stddev, x.shape).astype(np.float32), shapes)
+
+
+def search(model, params, source_tokens, **options):
+    """What a search finds with one model; `options` are those of decode."""
+    rows, decode = len(source_tokens), DecodeConfig(**options)
+    rest = source_tokens, np.zeros((rows, 1), np.int32), np.arange(rows), jax.random.key(0)
+    run = jax.jit(lambda params: search_batch([model], decode, [params], *rest))
+    return jax.device_get(run(params))
 
 
 def assert_same_bits(tree, other):

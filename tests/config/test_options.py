@@ -123,7 +123,7 @@ def test_choices(name):
         check_config(with_options(fused | {name: choice}))
 
 
-def test_an_error_has_the_range():
+def test_an_error_has_the_range_or_the_nearest_name():
     for name, value, words in [
         ("model.d_ff", 0, "model.d_ff=0 must be above 0"),
         ("model.dropout_rate", 1.0, "model.dropout_rate=1.0 must be at least 0 and below 1"),
@@ -134,6 +134,10 @@ def test_an_error_has_the_range():
         ("train.tensorboard", 1, "train.tensorboard=1 is not true or false"),
     ]:
         assert refused(check_config, with_options({name: value})) == words
+    message = refused(check_config, with_options({"model.num_layer": 2}))
+    assert message == "there is no option model.num_layer (did you mean model.num_layers?)"
+    message = refused(check_config, with_options({"epsilon": 2.0}))
+    assert message == "there is no option epsilon (did you mean optimizer.epsilon?)"
 
 
 def test_only_an_exponent_and_free_text_have_no_range():
@@ -142,13 +146,6 @@ def test_only_an_exponent_and_free_text_have_no_range():
     texts |= {"decode.forbidden_ids", "decode.target_token"}
     unlimited = {o.name for o in OPTIONS.values() if not (o.kind is bool or o.range or o.choices)}
     assert unlimited == texts | {"decode.length_penalty"}
-
-
-def test_an_option_that_does_not_exist_is_refused_when_python_sets_it():
-    message = refused(check_config, with_options({"model.num_layer": 2}))
-    assert message == "there is no option model.num_layer (did you mean model.num_layers?)"
-    message = refused(check_config, with_options({"epsilon": 2.0}))
-    assert message == "there is no option epsilon (did you mean optimizer.epsilon?)"
 
 
 # ------------------------------------------------------------------------------------ combinations
@@ -197,13 +194,10 @@ NEVER = """data.vocab_size data.shared_vocabulary model.num_layers model.num_enc
     model.compute_dtype"""
 
 
-def test_what_may_change_and_when():
+def test_what_may_change_and_when_and_what_is_traced():
     known = {Change.ANY_TIME: ANY_TIME, Change.ON_RESUME: ON_RESUME, Change.NEVER: NEVER}
     for change, names in known.items():
         assert {o.name for o in OPTIONS.values() if o.may_change == change} == set(names.split())
-
-
-def test_the_step_takes_the_traced_options():
     traced = {name.rpartition(".")[2] for name, option in OPTIONS.items() if option.traced}
     assert traced == {field.name for field in dataclasses.fields(Hyperparameters)}
     off = {name for name, option in OPTIONS.items() if option.none_if_zero}
@@ -231,7 +225,7 @@ def all_changed():
 
 
 @pytest.mark.fast
-def test_a_saved_configuration_comes_back(tmp_path):
+def test_a_saved_configuration_comes_back_and_what_it_lacks_is_the_default(tmp_path):
     for config in (Config(), all_changed()):
         path = tmp_path / "config.json"
         save_config(config, path)
@@ -240,9 +234,6 @@ def test_a_saved_configuration_comes_back(tmp_path):
         assert all(type(value) is OPTIONS[name].kind for name, value in flatten(loaded).items())
         assert json.loads(text) == dataclasses.asdict(loaded)
         assert config.demo in text, "it is for people too"
-
-
-def test_what_a_file_lacks_keeps_its_default(tmp_path):
     path = tmp_path / "config.json"
     path.write_text('{"model": {"d_ff": 17}, "decode": {}}')
     assert load_config(path) == with_options({"model.d_ff": 17})
@@ -269,7 +260,7 @@ def test_a_bad_file_is_named(tmp_path, content, named):
 
 
 # -------------------------------------------------------------------------------------- differences
-def test_differences_have_both_values():
+def test_differences_have_both_values(tmp_path):
     then = flatten(Config())
     now = flatten(with_options({"model.d_ff": 1024, "train.steps": 7, "train.log_every": 3}))
     assert differences(then, then) == {}
@@ -286,17 +277,11 @@ def test_differences_have_both_values():
         (Change.ANY_TIME, ["model.d_ff", "train.steps"]),
     ]:
         assert list(differences(then, now, moment)) == names
-
-
-def test_a_file_of_word_vectors_may_move_but_not_come_or_go():
     none, here, there = ({"model.pretrained_embeddings": path} for path in ("", "a.vec", "b.vec"))
     for moment in (Change.ON_RESUME, Change.ANY_TIME):
         assert differences(here, there, moment) == {}
         assert differences(none, here, moment) and differences(here, none, moment)
     assert differences(none, here, Change.AFTER_TRAINING) == {}
-
-
-def test_another_experiment_is_refused_with_both_values(tmp_path):
     refuse_differences(tmp_path, {})
     differing = {"model.d_ff": (512, 1024), "name": ("a", "b")}
     words = "model.d_ff: 512 in the workdir, 1024 now; name: 'a' in the workdir, 'b' now"

@@ -151,14 +151,11 @@ def test_groups_stay_whole_and_nothing_is_lost(count, sentences):
         assert 101 <= len(parts[name]) < 101 + 10
 
 
-def test_pairs_that_are_all_linked_are_refused():
+def test_a_chain_of_pairs_is_a_group_and_one_group_cannot_be_split():
     pairs = linked_pairs(997, 89)
     assert len(flood(pairs)) == 1
     with pytest.raises(UserError, match=r"of 997 pairs, in 1 groups"):
         hold_out(pairs, 101, ["valid", "test"])
-
-
-def test_a_chain_of_pairs_is_a_group():
     # a1-x1, a1-x2, a2-x2, a2-x3, …: the first and the last have nothing in common but the chain.
     chain = [(f"a{(i + 1) // 2}", f"x{i // 2}") for i in range(41)]
     random.Random(5).shuffle(chain)
@@ -175,20 +172,17 @@ def test_a_large_group_is_trained_on():
         assert {pair for pair in parts["train"] if pair[0] == "Yes."} == set(pairs[:29])
 
 
-def test_the_reverse_direction_has_the_same_splits():
-    pairs = linked_pairs(499, 1009)
-    forward = hold_out(pairs, 53, ["valid", "test"])
-    backward = hold_out([(t, s) for s, t in pairs], 53, ["valid", "test"])
-    assert {n: [(s, t) for t, s in part] for n, part in backward.items()} == forward
-
-
-def test_held_out_pairs_are_spread_and_training_keeps_its_order():
+def test_held_out_pairs_are_spread_and_the_same_in_the_reverse_direction():
     pairs = [(f"s{i}", f"t{i}") for i in range(1009)]
     parts = hold_out(pairs, 101, ["valid"])
     places = [pairs.index(pair) for pair in parts["valid"]]
     assert places != sorted(places)
     assert 400 < sum(places[:50]) / 50 < 600
     assert parts["train"] == [pair for pair in pairs if pair not in set(parts["valid"])]
+    pairs = linked_pairs(499, 1009)
+    forward = hold_out(pairs, 53, ["valid", "test"])
+    backward = hold_out([(t, s) for s, t in pairs], 53, ["valid", "test"])
+    assert {n: [(s, t) for t, s in part] for n, part in backward.items()} == forward
 
 
 # --------------------------------------------------------------------------------------------- hsk
@@ -285,10 +279,14 @@ def test_two_files_and_a_table_read_the_same(tmp_path):
     assert read(tmp_path, "a.de,a.en").pairs == [(t, s) for s, t in expected.pairs]
 
 
-def test_only_a_line_feed_ends_a_line(tmp_path):
+def test_only_a_line_feed_ends_a_line_and_a_byte_order_mark_is_stripped(tmp_path):
     odd = "a\u2028b\u2029c\u0085d\x0be\x0cf\x1cg\rh"
     write(tmp_path, a_en=f"{odd}\none\n", a_de="eins\nzwei")
     assert read(tmp_path, "a.en,a.de").pairs == [(odd, "eins"), ("one", "zwei")]
+    text = "\ufeffone\ntwo"
+    write(tmp_path, a_en=text, b_gz=gzip.compress(text.encode()), a_de="eins\n\ufeffzwei\n")
+    for train in ("a.en,a.de", "b.gz,a.de"):
+        assert read(tmp_path, train).pairs == [("one", "eins"), ("two", "\ufeffzwei")]
 
 
 @pytest.mark.parametrize(
@@ -302,13 +300,6 @@ def test_only_a_line_feed_ends_a_line(tmp_path):
 )
 def test_lines_are_split_as_they_are(content, lines):
     assert data_text.split_lines(content, "here") == lines
-
-
-def test_a_byte_order_mark_is_stripped_and_gzip_is_read(tmp_path):
-    text = "\ufeffone\ntwo"
-    write(tmp_path, a_en=text, b_gz=gzip.compress(text.encode()), a_de="eins\n\ufeffzwei\n")
-    for train in ("a.en,a.de", "b.gz,a.de"):
-        assert read(tmp_path, train).pairs == [("one", "eins"), ("two", "\ufeffzwei")]
 
 
 @pytest.mark.parametrize(
@@ -377,12 +368,9 @@ def test_missing_splits_are_held_out_of_the_training_file(tmp_path, valid, test)
     assert own == len(pairs)
 
 
-def test_all_of_the_training_file_is_trained_on_when_splits_are_given(tmp_path):
+def test_train_size_keeps_the_first_pairs_and_the_same_held_out_ones(tmp_path):
     write(tmp_path, p_tsv="a\tb\na\tb\nc\td\n")
     assert read(tmp_path, "p.tsv").pairs == [("a", "b"), ("a", "b"), ("c", "d")]
-
-
-def test_train_size_keeps_the_first_pairs_and_the_same_held_out_ones(tmp_path):
     write(tmp_path, p_tsv="".join(f"s{i}\tt{i}\n" for i in range(101)))
     for valid in ("", "p.tsv"):
         options = {"valid": valid, "test": valid, "held_out_size": 11}

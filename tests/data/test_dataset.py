@@ -201,9 +201,6 @@ def test_consecutive_batches_are_epoch_after_epoch():
         expected = data.plan.epoch(data.seed, epoch)
         assert seen[epoch * rows : (epoch + 1) * rows] == [row.tolist() for row in expected]
     assert data.steps_per_epoch == rows / data.batch_rows
-
-
-def test_a_batch_may_be_larger_than_an_epoch():
     data = small_dataset(count=5, batch_rows=19)
     assert data.plan.rows < 19
     counts = Counter(np.concatenate(data.batch_pairs(0)).tolist())
@@ -224,7 +221,7 @@ def test_tokens_seen_are_the_real_tokens_of_the_batches(batch_rows):
     assert again.tokens_seen(step) == data.tokens_seen(step), "whatever was asked before"
 
 
-def test_one_epoch_has_every_pair_once_in_batches_of_one_shape():
+def test_one_epoch_has_every_pair_once_and_its_share_of_real_positions():
     data = small_dataset()
     found = Counter()
     for batch in data.one_epoch():
@@ -235,9 +232,6 @@ def test_one_epoch_has_every_pair_once_in_batches_of_one_shape():
     assert found == Counter(
         tuple(sentence(pairs.target, pairs.target_offsets, n)) for n in data.plan.pairs
     )
-
-
-def test_real_share_counts_what_is_not_padding():
     data = small_dataset()
     batches = data.one_epoch()
     real = sum((b["source_segments"] > 0).sum() + (b["target_segments"] > 0).sum() for b in batches)

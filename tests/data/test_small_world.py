@@ -47,11 +47,6 @@ def test_a_shorter_list_begins_a_longer_one(split):
     assert grammar.pairs(split, size=0) == []
 
 
-def test_unknown_split_is_named():
-    with pytest.raises(ValueError, match=r"split='dev' is not one of train, valid, test, longer"):
-        grammar.pairs("dev", size=1)
-
-
 # --------------------------------------------------------------------------------------- splits
 def test_no_sentence_repeats_and_splits_are_disjoint_whatever_the_seed(train, others):
     seen = {}
@@ -90,17 +85,16 @@ def test_the_key_decides_the_split():
     assert 0.03 < buckets.count("valid") / 5000 < 0.05
     in_test, in_train = keys[buckets.index("test")], keys[buckets.index("train")]
     assert grammar.split_of([in_train, in_test]) == "test"
+    with pytest.raises(ValueError, match=r"split='dev' is not one of train, valid, test, longer"):
+        grammar.pairs("dev", size=1)
 
 
-def test_longer_is_strictly_longer_than_training_can_be(train, others):
+def test_longer_is_strictly_longer_and_every_word_of_it_occurs_in_training(train, others):
     assert max(len(bare_form(zh)) for zh, _ in train) <= grammar.MAX_CHARACTERS
     assert max(len(words_of(en)) for _, en in train) <= grammar.MAX_WORDS
     for zh, en in (*others["longer", 0], *others["longer", 3]):
         assert len(bare_form(zh)) > grammar.MAX_CHARACTERS + 1  # even beyond X。
         assert len(words_of(en)) > grammar.MAX_WORDS
-
-
-def test_every_word_of_the_other_splits_occurs_in_training(train, others):
     known_en = {word for _, en in train for word in words_of(en)}
     known_zh = {character for zh, _ in train for character in zh}
     for pairs in others.values():
@@ -111,14 +105,11 @@ def test_every_word_of_the_other_splits_occurs_in_training(train, others):
 
 
 # -------------------------------------------------------------------------------------- mapping
-def test_chinese_decides_english(train, others):
+def test_chinese_decides_english_and_its_punctuation(train, others):
     meaning = {}
     for pairs in (train, *others.values()):
         for zh, en in pairs:
             assert meaning.setdefault(bare_form(zh), bare_form(en)) == bare_form(en), zh
-
-
-def test_punctuation_agrees_and_a_quarter_of_the_statements_has_none(train):
     ends = {"。": ".", "？": "?"}
     for zh, en in train:
         assert ends.get(zh[-1], "") == (en[-1] if en[-1] in ".?" else "")

@@ -70,15 +70,12 @@ def test_ids_are_those_of_the_configuration_and_nothing_is_unknown(tokenizer):
     assert all(EOS_ID < i < 800 for i in tokenizer.encode([every])[0])
 
 
-def test_decoding_ends_at_eos_and_skips_padding(tokenizer):
+def test_decoding_ends_at_eos_and_pieces_spell_the_text(tokenizer):
     (cat,) = tokenizer.encode(["一只猫"])
     rows = [[BOS_ID, *cat, EOS_ID, *cat], [*cat, EOS_ID, PAD_ID, PAD_ID], [EOS_ID, *cat]]
     assert tokenizer.decode(rows) == ["一只猫", "一只猫", ""]
     (text,) = tokenizer.decode([tokenizer.encode(["龘"])[0][:-1]])
     assert text.encode().decode() == text  # bytes that are no character: no lone surrogate
-
-
-def test_pieces_spell_the_text(tokenizer):
     assert "".join(tokenizer.pieces("I have a cat.")).replace("▁", " ").strip() == "I have a cat."
 
 
@@ -93,20 +90,14 @@ def test_training_is_deterministic_and_a_saved_tokenizer_is_the_same(tokenizer, 
 
 
 # ---------------------------------------------------------------------------------------- refusals
-def test_a_vocabulary_too_large_names_the_largest():
+def test_a_vocabulary_that_cannot_be_trained_is_refused_with_one_that_can():
     message = refused(train_tokenizer, TEXTS, vocab_size=123_457)
     assert "data.vocab_size=123457" in message
     largest = int(message.rstrip(".").split()[-1])
     assert train_tokenizer(TEXTS, vocab_size=largest).vocab_size == largest
-
-
-def test_a_vocabulary_too_small_names_the_smallest():
     message = refused(train_tokenizer, TEXTS, vocab_size=17)
     assert "data.vocab_size=17" in message
     assert any(int(word) > 260 for word in message.replace(".", " ").split() if word.isdigit())
-
-
-def test_no_text_is_refused():
     assert "data.vocab_size=300" in refused(train_tokenizer, [], vocab_size=300)
 
 

@@ -89,7 +89,7 @@ def test_loops_are_those_found_by_cutting_out_every_piece(units):
     assert measure_degeneracy(["x"], [" ".join(units)], ["y"]).loops == by_hand
 
 
-def test_sharing_is_counted_against_the_references():
+def test_sharing_and_what_the_reference_does_are_counted_against_the_references():
     sources = ["一", "二", "三", "三", "四"]
     # "one" stands for 一 and 二; "three" for 三 alone, though twice.
     translations = ["one", "one", "three", "three", "four"]
@@ -100,9 +100,6 @@ def test_sharing_is_counted_against_the_references():
     assert measure_degeneracy(["三"] * 2, ["three"] * 2, ["three", "3"]).shared == 0, "one source"
     assert measure_degeneracy(sources, unlike, alike).shared == 0, "never less than none"
     assert measure_degeneracy(sources, [""] * 5, unlike).shared == 0, "those are empty"
-
-
-def test_what_the_reference_does_is_no_fault():
     found = measure_degeneracy(["Ali", "x"], ["Ali", "x"], ["Ali", "y"])
     assert found == Degeneracy(empty=0, loops=0, copied=1 / 2, shared=0)
     assert measure_degeneracy(["x"], [" "], [" "]).empty == 0

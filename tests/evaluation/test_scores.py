@@ -37,14 +37,11 @@ def test_scores_are_sacrebleus():
     assert scores.exact_match == 1 / 5
 
 
-def test_a_perfect_translation():
+def test_a_perfect_translation_and_exact_match():
     scores = corpus_scores(REFERENCES, REFERENCES, target_language="en", bootstrap=0)
     assert scores.bleu == pytest.approx(100)
     assert scores.chrf == pytest.approx(100)
     assert scores.exact_match == 1
-
-
-def test_exact_match_is_of_the_very_string():
     scores = corpus_scores(
         ["a b", "a b ", "A b", "a b"], ["a b"] * 4, target_language="en", bootstrap=0
     )
@@ -81,10 +78,7 @@ def test_intervals_are_there_when_asked_for():
     assert "bs:101" in with_them.bleu_signature
     again = corpus_scores(*many, target_language="en", bootstrap=101)
     assert again == with_them
-
-
-def test_intervals_when_hardly_anything_matches():
-    """Some resamples' chrF is then a float, some a float32: sacrebleu refuses to average them."""
+    # Some resamples' chrF is then a float, some a float32: sacrebleu refuses to average them.
     translations = ["I have no dog", *["x y z w"] * 6]
     scores = corpus_scores(translations, ["I have a cat"] * 7, target_language="en", bootstrap=101)
     assert 0 < scores.chrf < 20

@@ -113,7 +113,7 @@ def test_splash_is_made_for_tpus():
     assert kernels == 3  # forward, the gradient of the query, that of key and value
 
 
-def test_splash_keeps_no_weights_for_the_gradient():
+def test_splash_keeps_no_weights_and_refuses_a_length_that_no_block_divides():
     length = 256
     mask, shapes = packed_mask(length, length, causal=True), [(B, length, N, H)] * 3
 
@@ -125,9 +125,6 @@ def test_splash_keeps_no_weights_for_the_gradient():
     weights = B * N * length * length
     assert largest_kept(plain(mask)) >= weights
     assert largest_kept(lambda *qkv: splash_attention(*qkv, mask, interpret=True)) < weights / 8
-
-
-def test_splash_refuses_a_length_that_no_block_divides():
     mask, *qkv = inputs(192, 192, True)
     with pytest.raises(ValueError, match="128 divides, not 192"):
         splash_attention(*qkv, mask, interpret=True)

@@ -44,15 +44,12 @@ def test_against_the_whole_distribution(epsilon):
     assert count == COUNT
 
 
-def test_gradient_is_softmax_minus_labels_and_nothing_on_padding():
+def test_gradient_is_softmax_minus_labels_and_padding_does_not_matter():
     grad = jax.grad(lambda x: loss(x, LABELS, 0.1)[0])(jnp.asarray(LOGITS))
     real = LABELS != PAD
     expected = np.where(real[..., None], np.exp(log_probs()) - smoothed_labels(0.1), 0)
     np.testing.assert_allclose(grad, expected, atol=1e-6)
     assert (grad[~real] == 0).all()
-
-
-def test_logits_of_padding_do_not_matter():
     changed = np.where((LABELS == PAD)[..., None], 1e9, LOGITS).astype(np.float32)
     assert loss(changed, LABELS, 0.1) == loss(LOGITS, LABELS, 0.1)
 
@@ -67,13 +64,10 @@ def test_sums_and_counts_add_up_over_any_split(axis):
     assert sum(p[1] for p in parts) == whole[1]
 
 
-def test_bfloat16_logits_are_summed_in_float32_and_large_ones_stay_finite():
+def test_bfloat16_logits_are_summed_in_float32_and_smoothing_may_be_traced():
     rounded = jnp.asarray(LOGITS, jnp.bfloat16)
     total, _ = loss(rounded, LABELS, 0.1)
     assert total == loss(rounded.astype(jnp.float32), LABELS, 0.1)[0]
     assert np.isfinite(loss(LOGITS * 1e4, LABELS, 0.1)[0])
-
-
-def test_smoothing_may_be_traced():
     traced = jax.jit(loss)(LOGITS, LABELS, jnp.float32(0.1))
     np.testing.assert_allclose(traced[0], loss(LOGITS, LABELS, 0.1)[0], rtol=1e-6)

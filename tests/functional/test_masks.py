@@ -6,15 +6,12 @@ import numpy as np
 from transformer_jax.functional.masks import causal_mask, padding_segments, segment_mask
 
 
-def test_causal_mask():
+def test_causal_and_segment_masks():
     mask = causal_mask(7)
     assert mask.shape == (1, 1, 7, 7)
     assert mask.dtype == jnp.bool_
     for t, s in np.ndindex(7, 7):
         assert mask[0, 0, t, s] == (s <= t)
-
-
-def test_segment_mask():
     rng = np.random.default_rng(0)
     query, key = rng.integers(0, 4, (3, 5)), rng.integers(0, 4, (3, 7))
     mask = segment_mask(jnp.asarray(query), jnp.asarray(key))
@@ -26,15 +23,12 @@ def test_segment_mask():
     assert (query == 0).any() and (key == 0).any()
 
 
-def test_padding_is_whatever_equals_pad_id():
+def test_padding_is_whatever_equals_pad_id_and_masks_combine():
     tokens = jnp.array([[5, 0, 7, 7], [0, 3, 7, 7]])
     np.testing.assert_array_equal(padding_segments(tokens, pad_id=7), [[1, 1, 0, 0], [1, 1, 0, 0]])
     np.testing.assert_array_equal(padding_segments(tokens, pad_id=0), [[1, 0, 1, 1], [0, 1, 1, 1]])
     # A negative id is a token like any other: the test is "is not pad", not "is above pad".
     np.testing.assert_array_equal(padding_segments(jnp.array([[-1, 0, 2]]), pad_id=0), [[1, 0, 1]])
-
-
-def test_masks_combine_by_broadcasting():
     segments = jnp.array([[1, 1, 2, 2, 0], [1, 1, 1, 1, 1]])
     mask = segment_mask(segments, segments) & causal_mask(5)
     assert mask.shape == (2, 1, 5, 5)

@@ -91,18 +91,15 @@ def test_rotations_are_orthogonal_and_add_up(layout):
         assert np.linalg.det(rotation(offset)) > 0  # a rotation, no reflection
 
 
-def test_position_rotation_may_be_traced():
-    matrices = jax.jit(jax.vmap(lambda k: position_rotation(k, D)))(jnp.array([2, 11]))
-    for matrix, offset in zip(matrices, (2, 11), strict=True):
-        np.testing.assert_allclose(matrix, position_rotation(offset, D), atol=1e-6)
-
-
-def test_any_shape_of_positions():
+def test_any_shape_of_positions_and_a_traced_rotation():
     positions = np.random.default_rng(0).integers(0, 50, (3, 5))
     encoding = sinusoidal_positions(jnp.asarray(positions), D)
     assert encoding.shape == (3, 5, D)
     for b, t in np.ndindex(3, 5):
         np.testing.assert_allclose(encoding[b, t], article(positions[b, t], D), atol=2e-5)
+    matrices = jax.jit(jax.vmap(lambda k: position_rotation(k, D)))(jnp.array([2, 11]))
+    for matrix, offset in zip(matrices, (2, 11), strict=True):
+        np.testing.assert_allclose(matrix, position_rotation(offset, D), atol=1e-6)
 
 
 @pytest.mark.parametrize("function", [sinusoidal_positions, position_rotation])

@@ -21,9 +21,6 @@ def test_token_log_probs():
     expected = np.log(np.take_along_axis(softmax(logits), tokens[..., None], -1))[..., 0]
     np.testing.assert_allclose(found, np.where(tokens == 0, 0, expected), atol=1e-5)
     assert np.all(found[1, 3:] == 0) and found.dtype == jnp.float32
-
-
-def test_log_probs_are_float32_of_half_precision_logits():
     logits = jnp.zeros((1, 1, 997), jnp.bfloat16)
     found = token_log_probs(logits, jnp.array([[5]]), pad_id=0)
     np.testing.assert_allclose(found, [[-np.log(997)]], rtol=1e-6)
@@ -35,8 +32,5 @@ def test_an_ensemble_is_the_mean_of_probabilities():
     np.testing.assert_allclose(np.exp(found), softmax(logits).mean(0), atol=1e-6)
     one = jnp.asarray(logits[0], jnp.bfloat16)
     assert ensemble([one]) is one
-
-
-def test_what_one_model_excludes_the_other_may_say():
     a, b = jnp.array([-jnp.inf, 0.0, 0.0]), jnp.array([0.0, -jnp.inf, -jnp.inf])
     np.testing.assert_allclose(np.exp(ensemble([a, b])), [0.5, 0.25, 0.25], rtol=1e-6)

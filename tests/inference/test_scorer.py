@@ -71,7 +71,7 @@ def test_scores_come_in_order_whatever_the_company(params):
         np.testing.assert_allclose(scores.perplexity, np.exp(-log_probs.mean()), rtol=1e-4)
 
 
-def test_a_pair_that_is_too_long_has_no_score(params):
+def test_a_pair_that_is_too_long_has_no_score_and_perplexity(params):
     scorer = Scorer(MODELS[:1], TOKENIZERS)
     long = "我 " * 40
     found = scorer.score(params[:1], [(long, "a"), ("我", "I"), ("我", "a " * 60)])
@@ -81,8 +81,5 @@ def test_a_pair_that_is_too_long_has_no_score(params):
     pairs = [([9] * 4 + [EOS_ID], [11, EOS_ID]), ([9] * 5 + [EOS_ID], [11, EOS_ID])]
     found = Scorer([model], TOKENIZERS).score_ids([random_params(model)], pairs)
     assert [scores is None for scores in found] == [False, True]
-
-
-def test_perplexity():
     assert TokenScores(("a", "b"), (math.log(0.5), math.log(0.125))).perplexity == 4
     assert perplexity(-1e6, 1) == math.inf

@@ -227,12 +227,31 @@ def test_one_beam_without_penalty_is_greedy_search():
 
 
 @pytest.mark.fast
-def test_allowed_tokens_docstring_example():
+def test_docstring_examples():
     prefix = jnp.array([[4, 3], [4, 0]])
     allowed = allowed_tokens(prefix, 1, 5, bos_id=2, pad_id=0)
     assert allowed.astype(int).tolist() == [[0, 0, 0, 1, 0], [0, 1, 0, 1, 1]]
     beyond = allowed_tokens(prefix, 2, 5, bos_id=2, pad_id=0)
     assert beyond.astype(int).tolist() == [[0, 1, 0, 1, 1]] * 2
+    a, b = 2, 3
+    live = search.SearchResult(
+        tokens=jnp.array([[[a, PAD], [b, PAD]]]),
+        log_prob=jnp.log(jnp.array([[0.6, 0.4]])),
+        score=jnp.zeros((1, 2)),
+        length=jnp.ones((1, 2), jnp.int32),
+        token_log_probs=jnp.log(jnp.array([[[0.6, 1.0], [0.4, 1.0]]])),
+    )
+    finished = live._replace(score=jnp.full((1, 2), -jnp.inf))
+    logits = jnp.log(jnp.array([[[0.0, 0.5, 0.3, 0.2], [0.0, 0.1, 0.8, 0.1]]]))
+    beam_step = jax.jit(search.beam_step, static_argnames="eos_id")
+    allowed = allowed_tokens(None, 1, 4, bos_id=BOS, pad_id=PAD)
+    live, parent, finished = beam_step(logits, allowed, live, finished, 1.0, step=1, eos_id=EOS)
+    assert live.tokens.tolist() == [[[b, a], [a, a]]]
+    assert parent.tolist() == [[1, 0]]
+    np.testing.assert_allclose(np.exp(live.log_prob), [[0.32, 0.18]], rtol=1e-6)
+    np.testing.assert_allclose(np.exp(live.token_log_probs), [[[0.4, 0.8], [0.6, 0.3]]], rtol=1e-6)
+    assert finished.tokens[0, 0].tolist() == [a, EOS]
+    np.testing.assert_allclose(np.exp(finished.score), [[0.3, 0.0]], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -348,29 +367,6 @@ def test_a_dead_end_takes_no_place():
     nothing = jnp.full((1, 2, 5), -jnp.inf)
     found = search._best_extensions(nothing, jnp.ones((1, 5), bool), jnp.zeros((1, 2)), 4)
     assert np.all(found[2] == -np.inf)
-
-
-@pytest.mark.fast
-def test_beam_step_docstring_example():
-    a, b = 2, 3
-    live = search.SearchResult(
-        tokens=jnp.array([[[a, PAD], [b, PAD]]]),
-        log_prob=jnp.log(jnp.array([[0.6, 0.4]])),
-        score=jnp.zeros((1, 2)),
-        length=jnp.ones((1, 2), jnp.int32),
-        token_log_probs=jnp.log(jnp.array([[[0.6, 1.0], [0.4, 1.0]]])),
-    )
-    finished = live._replace(score=jnp.full((1, 2), -jnp.inf))
-    logits = jnp.log(jnp.array([[[0.0, 0.5, 0.3, 0.2], [0.0, 0.1, 0.8, 0.1]]]))
-    beam_step = jax.jit(search.beam_step, static_argnames="eos_id")
-    allowed = allowed_tokens(None, 1, 4, bos_id=BOS, pad_id=PAD)
-    live, parent, finished = beam_step(logits, allowed, live, finished, 1.0, step=1, eos_id=EOS)
-    assert live.tokens.tolist() == [[[b, a], [a, a]]]
-    assert parent.tolist() == [[1, 0]]
-    np.testing.assert_allclose(np.exp(live.log_prob), [[0.32, 0.18]], rtol=1e-6)
-    np.testing.assert_allclose(np.exp(live.token_log_probs), [[[0.4, 0.8], [0.6, 0.3]]], rtol=1e-6)
-    assert finished.tokens[0, 0].tolist() == [a, EOS]
-    np.testing.assert_allclose(np.exp(finished.score), [[0.3, 0.0]], rtol=1e-6)
 
 
 def test_the_scalar_of_a_cache_is_shared_and_the_rest_is_tiled():

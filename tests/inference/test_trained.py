@@ -116,16 +116,13 @@ def test_an_ensemble_needs_one_vocabulary(workdir, tmp_path):
 
 
 # ----------------------------------------------------------------------------------------- prefixes
-def test_translations_begin_as_the_prefixes_do(workdir, source, tmp_path):
+def test_translations_begin_as_the_prefixes_do(workdir, source, tmp_path, capsys):
     prefixes = tmp_path / "prefixes"
     prefixes.write_text("I\nno\n\nThe\n")
     free = translate(workdir, source, tmp_path / "free")
     found = translate(workdir, source, tmp_path / "forced", prefixes=prefixes)
     assert found[0].startswith("I") and found[3].startswith("The")
     assert found[1:3] == ["", free[2]]
-
-
-def test_prefixes_that_do_not_fit(workdir, source, tmp_path, capsys):
     prefixes = tmp_path / "prefixes"
     prefixes.write_text("I\n")
     with pytest.raises(UserError, match="prefixes has 1 lines, and there are 4"):

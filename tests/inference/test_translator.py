@@ -261,9 +261,6 @@ def test_a_translation_begins_with_its_prefix(translators, params):
         assert_same([found[1], found[5]], [free[1], free[5]])
         (ids,) = translator.tokenizers.target.encode([begins[0]])
         assert found[0][0].ids[: len(ids)] == tuple(ids), method
-
-
-def test_a_prefix_without_room_for_a_translation(translators, params):
     source = sentences_of(4)[0]  # 4 tokens with <eos>: room for 6
     target = translators["greedy"].tokenizers.target
     begins = [" ".join("abcdefgh"[:n]) for n in range(1, 9)]

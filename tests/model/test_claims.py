@@ -52,9 +52,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from launching import evaluate
+from launching import config_of, evaluate, json_lines
 
-from transformer_jax.config.files import load_config
 from transformer_jax.config.options import BOS_ID, PAD_ID, Config, ModelConfig
 from transformer_jax.data import corpora, held_out
 from transformer_jax.data.packing import pack
@@ -198,20 +197,14 @@ def test_inference_has_no_access_to_the_reference():
 
 
 def test_other_references_leave_translations_as_they_are(workdir, monkeypatch):
-    pairs = [("我有一只猫", "I have a cat"), ("他是老师。", "He is a teacher."), ("她", "She")]
-    references = {"own": [t for _, t in pairs], "other": ["I see", "No", "She has three books."]}
-    found = {}
-    for name, texts in references.items():
-        split = corpora.Corpus(list(zip([s for s, _ in pairs], texts, strict=True)), 0)
+    sources = ["我有一只猫", "他是老师。", "她"]
+    references = [["I have a cat", "He is a teacher.", "She"], ["I see", "No", "She has three."]]
+    found = []
+    for texts in references:
+        split = corpora.Corpus(list(zip(sources, texts, strict=True)), 0)
         monkeypatch.setattr(held_out, "load_split", lambda *_, split=split: (split, None))
-        config = load_config(workdir / "config.json")
-        evaluate(config, workdir, split="test", weights="average")
-        table = (workdir / "evaluation/test/translations.tsv").read_text(encoding="utf-8")
-        found[name] = [line.split("\t") for line in table.splitlines()]
-    (header, *own), (_, *other) = found.values()
-    columns = {name: number for number, name in enumerate(header)}
-    assert [row[columns["translation"]] for row in own] == [
-        row[columns["translation"]] for row in other
-    ]
-    assert any(row[columns["translation"]] for row in own)
-    assert [row[columns["reference"]] for row in other] == references["other"]
+        evaluate(config_of(workdir), workdir, split="test", weights="average")
+        rows = json_lines(workdir / "evaluation/test/translations.jsonl")
+        assert [row["reference"] for row in rows] == texts
+        found.append([row["translation"] for row in rows])
+    assert found[0] == found[1] and any(found[0])

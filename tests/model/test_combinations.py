@@ -7,18 +7,18 @@ are compiled once for all models of the same sizes, which are few for that reaso
 import itertools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from toy import search
 
 from transformer_jax.config.checks import check_config
-from transformer_jax.config.options import BOS_ID, Config, DataConfig, DecodeConfig, ModelConfig
+from transformer_jax.config.options import BOS_ID, Config, DataConfig, ModelConfig
 from transformer_jax.data.packing import pack
 from transformer_jax.data.tokens import TokenizedPairs
-from transformer_jax.inference.translator import search_batch
 from transformer_jax.model.transformer import Transformer
 from transformer_jax.training.step import create_state, make_train_step
 
+ROWS = {"source_row_length": 11, "target_row_length": 13}
 V, SOURCE_V = 17, 29  # of the target and of both; of the source when it has its own
 SHARED = ("all", "source_target", "target_softmax", "none")
 TABLES = {
@@ -67,8 +67,16 @@ def make_batch(source_vocab_size):
     """Three pairs packed into two rows, with padding."""
     ends = np.array([0, 5, 8, 12]), np.array([0, 4, 9, 11])
     pairs = TokenizedPairs(tokens(1, source_vocab_size, 12), tokens(2, V, 11), *ends)
-    batch = pack(pairs, [[0, 1], [2]], source_row_length=11, target_row_length=13)
-    return batch | {"row": np.arange(2)}
+    return pack(pairs, [[0, 1], [2]], **ROWS) | {"row": np.arange(2)}
+
+
+def config_of(combination):
+    positions, norm, (tied, source_vocab_size), (d_key, d_value) = combination
+    sizes = {"num_layers": 1, "d_model": 6, "d_ff": 6, "num_heads": 3, "max_positions": V}
+    widths = {"d_key": d_key, "d_value": d_value}
+    parts = {"positions": positions, "norm": norm, "tied_embeddings": tied}
+    data = DataConfig(shared_vocabulary=source_vocab_size == V, **ROWS)
+    return check_config(Config(data=data, model=ModelConfig(**sizes, **widths, **parts)))
 
 
 def name_of(combination):
@@ -77,12 +85,9 @@ def name_of(combination):
     return f"{positions}-{norm}-{tied}-{vocabulary}-{'equal' if len(set(widths)) == 1 else 'wider'}"
 
 
-def test_there_are_48():
-    assert len(set(map(name_of, COMBINATIONS))) == len(COMBINATIONS) == 48
-
-
 def test_the_fast_ones_have_every_pair_of_choices():
     """Of 12 there have to be, for the six kinds of tables with the two widths."""
+    assert len(set(map(name_of, COMBINATIONS))) == len(COMBINATIONS) == 48
     covered = set().union(*map(pairs_in, covering()))
     assert covered == set().union(*map(pairs_in, COMBINATIONS))
     assert len(covering()) <= 14
@@ -96,28 +101,7 @@ def test_the_fast_ones_have_every_pair_of_choices():
     ],
 )
 def test_trains_and_decodes(combination):
-    positions, norm, (tied, source_vocab_size), (d_key, d_value) = combination
-    config = check_config(
-        Config(
-            data=DataConfig(
-                shared_vocabulary=source_vocab_size == V,
-                source_row_length=11,
-                target_row_length=13,
-            ),
-            model=ModelConfig(
-                num_layers=1,
-                d_model=6,
-                d_ff=6,
-                num_heads=3,
-                d_key=d_key,
-                d_value=d_value,
-                positions=positions,
-                max_positions=V,
-                norm=norm,
-                tied_embeddings=tied,
-            ),
-        )
-    )
+    config, source_vocab_size = config_of(combination), combination[2][1]
     model = Transformer(config.model, V, source_vocab_size)
     before = create_state(config, model)
     after, metrics = make_train_step(config, model)(before, make_batch(source_vocab_size))
@@ -143,11 +127,8 @@ def test_trains_and_decodes(combination):
         np.testing.assert_allclose(logits, expected[:, t], atol=1e-5)
         last = targets[:, t]
 
-    # What the search says of its hypotheses is what the model says of them, given as targets.
-    free, rows = jnp.zeros((2, 1), jnp.int32), jnp.arange(2)
-    decode = DecodeConfig(beam_size=2, extra_length=1)
-    search = search_batch([model], decode, [after.params], source, free, rows, jax.random.key(0))
-    found = jax.device_get(search)
+    # What the search reports of its hypotheses is what the model gives them as targets.
+    found = search(model, after.params, source, beam_size=2, extra_length=1)
     assert found.tokens.shape == (2, 2, 5)
     assert np.isfinite(found.score).all()
     logits, chosen = whole(found.tokens.reshape(4, 5)), found.tokens.reshape(4, 5, 1)

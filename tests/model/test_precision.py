@@ -7,28 +7,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from toy import search
 
-from transformer_jax import (
-    Config,
-    DataConfig,
-    DecodeConfig,
-    ModelConfig,
-    OptimizerConfig,
-    ParallelConfig,
-    TrainConfig,
-)
+import transformer_jax as tj
 from transformer_jax.config.checks import check_config
 from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID
 from transformer_jax.errors import UserError
 from transformer_jax.functional.fused_attention import splash_attention
-from transformer_jax.inference.translator import search_batch
 from transformer_jax.model import layers
 from transformer_jax.model.layers import NO_DROPOUT, Dropout
 from transformer_jax.model.transformer import Transformer
 from transformer_jax.training.step import create_state, make_loss, make_train_step
 
 V = 19
-MODEL = ModelConfig(
+MODEL = tj.ModelConfig(
     num_layers=1, d_model=14, d_ff=23, num_heads=2, attention_bias=True, logits_bias=True
 )
 HALF = dataclasses.replace(MODEL, compute_dtype="bfloat16")
@@ -52,7 +44,7 @@ def packed_batch(rows, source_length, target_length, *, seed=0):
 
 
 def create_params(config, seed=0):
-    return create_state(Config(seed=seed, model=config), Transformer(config, V)).params
+    return create_state(tj.Config(seed=seed, model=config), Transformer(config, V)).params
 
 
 def loss_of(config, batch, dropout=NO_DROPOUT):
@@ -85,7 +77,7 @@ def dtypes_of(equation):
 def test_only_matmuls_and_sums_of_two_are_bfloat16(norm):
     """In the whole training step: softmax, statistics, loss, biases' gradients, the optimiser."""
     model = dataclasses.replace(HALF, norm=norm, dropout_rate=0.1, attention_dropout_rate=0.1)
-    config = Config(model=model, optimizer=OptimizerConfig(clip_norm=1.0))
+    config = tj.Config(model=model, optimizer=tj.OptimizerConfig(clip_norm=1.0))
     transformer = Transformer(model, V)
     state = jax.eval_shape(lambda: create_state(config, transformer))
     step = make_train_step(config, transformer)
@@ -131,8 +123,8 @@ def learned(compute_dtype):
     sizes = {"d_model": 16, "d_ff": 32, "dropout_rate": 0.0}
     model = dataclasses.replace(MODEL, compute_dtype=compute_dtype, **sizes)
     schedule = {"schedule": "cosine", "learning_rate_scale": 1e-2, "warmup_steps": 20}
-    optimizer = OptimizerConfig(label_smoothing=0.0, **schedule)
-    config = Config(model=model, optimizer=optimizer, train=TrainConfig(steps=120))
+    optimizer = tj.OptimizerConfig(label_smoothing=0.0, **schedule)
+    config = tj.Config(model=model, optimizer=optimizer, train=tj.TrainConfig(steps=120))
     transformer = Transformer(model, V)
     state = create_state(config, transformer)
     step = jax.jit(make_train_step(config, transformer))
@@ -167,10 +159,8 @@ def test_half_precision_learns_as_well():
 @pytest.mark.parametrize("method", ["greedy", "beam"])
 def test_half_precision_translates_what_it_learned(method):
     _, transformer, params = learned("bfloat16")
-    decode, batch = DecodeConfig(method=method, extra_length=2), by_heart()
-    rest = jnp.zeros((12, 1), jnp.int32), jnp.arange(12), jax.random.key(0)
-    search = functools.partial(search_batch, [transformer], decode)
-    found = jax.jit(lambda params: search([params], batch["source_tokens"], *rest))(params)
+    batch = by_heart()
+    found = search(transformer, params, batch["source_tokens"], method=method, extra_length=2)
     np.testing.assert_array_equal(found.tokens[:, 0, :6], batch["labels"])
 
 
@@ -237,18 +227,6 @@ def test_remat_keeps_what_enters_a_layer_and_no_more():
     assert per_layer > 10 * per_layer_remat
 
 
-def test_remat_takes_less_memory():
-    """Where XLA leaves it as it is: for CPUs it takes away what keeps the second computation."""
-    batch, used = packed_batch(16, 31, 37), {}
-    for remat in (False, True):
-        config = dataclasses.replace(MODEL, num_layers=3, remat=remat)
-        shapes = jax.eval_shape(functools.partial(create_params, config))
-        lowered = jax.jit(jax.grad(loss_of(config, batch))).lower(shapes)
-        compiled = lowered.compile({"xla_disable_hlo_passes": "cse_barrier_expander"})
-        used[remat] = compiled.memory_analysis().temp_size_in_bytes
-    assert used[True] < used[False] / 2
-
-
 def test_remat_decodes():
     source, params = packed_batch(3, 11, 13)["source_tokens"], create_params(MODEL)
     results = []
@@ -305,7 +283,7 @@ def test_the_training_step_takes_the_fused_function(monkeypatch):
         return jnp.zeros((*query.shape[:3], value.shape[-1]), value.dtype)
 
     monkeypatch.setitem(layers.FUSED, "splash", recorded)
-    config = Config(model=SPLASH)
+    config = tj.Config(model=SPLASH)
     transformer = Transformer(SPLASH, V)
     state = jax.eval_shape(lambda: create_state(config, transformer))
     step = make_train_step(config, transformer)
@@ -323,7 +301,7 @@ def test_fused_attention_drops_no_weights_silently():
 
 FITTING = {"attention": "cudnn", "compute_dtype": "bfloat16"}
 BLOCKS = {"attention": "splash"}
-LONG_ROWS = DataConfig(source_row_length=128, target_row_length=256)
+LONG_ROWS = tj.DataConfig(source_row_length=128, target_row_length=256)
 
 
 @pytest.mark.parametrize(
@@ -333,15 +311,15 @@ LONG_ROWS = DataConfig(source_row_length=128, target_row_length=256)
         ({"attention": "cudnn"}, {}, "model.compute_dtype=bfloat16, not float32"),
         (FITTING | {"d_key": 32}, {}, "32 and 64 wide"),
         (FITTING | {"num_heads": 2}, {}, "256 and 256 wide"),
-        (FITTING, {"data": DataConfig(source_row_length=63)}, "source_row_length=63 .* by 2"),
+        (FITTING, {"data": tj.DataConfig(source_row_length=63)}, "source_row_length=63 .* by 2"),
         (BLOCKS, {}, "source_row_length=64 divisible by 128"),
-        (BLOCKS, {"parallel": ParallelConfig(strategy="mesh")}, "cannot be sharded over a mesh"),
+        (BLOCKS, {"parallel": tj.ParallelConfig(strategy="mesh")}, "cannot be sharded over a mesh"),
         (FITTING, {}, None),
         (BLOCKS | {"d_key": 5, "d_value": 7}, {"data": LONG_ROWS}, None),
     ],
 )
 def test_options_that_fused_attention_can_and_cannot_do(model, others, message):
-    config = Config(model=ModelConfig(**model), **others)
+    config = tj.Config(model=tj.ModelConfig(**model), **others)
     if message is None:
         check_config(config)
         return
@@ -356,7 +334,7 @@ def test_options_that_fused_attention_can_and_cannot_do(model, others, message):
 def first_step(rng_name):
     """(config, state, compiled step, the state and the metrics after one step)."""
     model = dataclasses.replace(MODEL, dropout_rate=0.3, attention_dropout_rate=0.2)
-    config = Config(seed=5, model=model, train=TrainConfig(rng=rng_name))
+    config = tj.Config(seed=5, model=model, train=tj.TrainConfig(rng=rng_name))
     transformer = Transformer(model, V)
     state = create_state(config, transformer)
     step = jax.jit(make_train_step(config, transformer))

@@ -330,17 +330,13 @@ def test_the_help_of_a_mode_shows_its_flags_and_no_others(mode, capsys):
 
 
 @pytest.mark.fast
-def test_plain_help_lists_the_modes_with_a_sentence_each(capsys):
+def test_plain_help_lists_the_modes_without_jax(capsys):
     for flag in ("--help", "-h"):
         with pytest.raises(SystemExit):
             command_line.main(["launch.py", flag])
         printed = capsys.readouterr().out
         for mode in command_line.MODES:
             assert re.search(rf"^  --mode={mode} +[A-Z].*\.$", printed, re.MULTILINE), mode
-
-
-@pytest.mark.fast
-def test_the_flags_of_no_mode_need_jax():
     code = (
         "import sys; from transformer_jax.modes import command_line as c\n"
         "[c.help_of(mode) for mode in c.MODES]; assert 'jax' not in sys.modules"

@@ -18,7 +18,7 @@ from launching import (
     refused,
     tiny_config,
     translate,
-)  # fmt: skip
+)
 
 from transformer_jax.config.options import flatten
 from transformer_jax.data import corpora
@@ -32,12 +32,10 @@ from transformer_jax.training.run import replay_step, train
 @pytest.mark.fast
 def test_training_evaluates_and_shows_the_demo(trained):
     workdir, done = trained
-    assert "Traceback" not in done.stderr
     assert "step 4/4" in done.stderr
-    assert "resuming from step" not in done.stderr
-    assert "我有一只猫 → " in done.stdout
-    assert "BLEU" in done.stdout
-    assert "test, weights average of step 2, 4" in done.stdout
+    assert "Traceback" not in done.stderr and "resuming from step" not in done.stderr
+    for part in ("我有一只猫 → ", "BLEU", "test, weights average of step 2, 4"):
+        assert part in done.stdout
     names = {path.name for path in workdir.iterdir()}
     assert {"config.json", "tokenizer.model", "checkpoints", "metrics.jsonl", "evaluation"} <= names
     assert not list(workdir.rglob("*.tmp"))
@@ -46,11 +44,10 @@ def test_training_evaluates_and_shows_the_demo(trained):
     metrics = json_lines(workdir / "metrics.jsonl")
     assert [row["step"] for row in metrics if "train" in row] == [1, 2, 3, 4]
     assert [row["step"] for row in metrics if "valid" in row] == [4]
-    scores = json.loads((workdir / "evaluation" / "test" / "scores.json").read_text())
+    folder = workdir / "evaluation" / "test"
+    scores = json.loads((folder / "scores.json").read_text())
     assert scores["steps"] == [2, 4]
-    assert scores["sentences"] == len(
-        json_lines(workdir / "evaluation" / "test" / "translations.jsonl")
-    )
+    assert scores["sentences"] == len(json_lines(folder / "translations.jsonl"))
 
 
 def test_a_training_with_tensorboard_and_all_the_held_out_pairs(tmp_path):
@@ -65,21 +62,18 @@ def test_a_training_with_tensorboard_and_all_the_held_out_pairs(tmp_path):
 
 @pytest.mark.fast
 def test_three_lines_in_three_lines_out(workdir):
-    done = launch(
-        "--mode=translate", f"--workdir={workdir}", text="我有一只猫\n\n他是老师。\n", real=True
-    )
-    assert done.returncode == 0, done.stderr
+    line = ["--mode=translate", f"--workdir={workdir}"]
+    done = launch(*line, text="我有一只猫\n\n他是老师。\n", real=True)
+    assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.split("\n")
     assert len(lines) == 4
     assert (lines[1], lines[3]) == ("", "")
-    assert done.stderr == ""
 
 
 @pytest.mark.fast
 def test_describe():
     done = launch("--mode=describe", *FLAGS, real=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert (done.returncode, done.stderr) == (0, "")
     table = [line.split() for line in done.stdout.splitlines()]
     assert table[-1] == ["total", f"{sum(int(row[-1].replace(',', '')) for row in table[:-1]):,}"]
 
@@ -134,10 +128,18 @@ def test_another_configuration_is_refused(workdir):
 # --------------------------------------------------------------------------------------- evaluate
 
 
-def test_another_training_text_is_refused(workdir):
+def test_another_training_text_or_a_missing_configuration_is_refused(workdir, capsys):
     (workdir / "training_data.sha256").write_text("0123456789abcdef\n")
     message = refused(train, config_of(workdir), workdir)
     assert "the training text is not the one" in message
+    config = longer(workdir)
+    (workdir / "config.json").rename(workdir / "elsewhere")
+    assert "has checkpoints, but no config.json" in refused(train, config, workdir)
+    (workdir / "elsewhere").rename(workdir / "config.json")
+    (workdir / "training_data.sha256").unlink()
+    train(config, workdir)
+    assert "has no training_data.sha256: cannot verify the training text" in capsys.readouterr().err
+    assert (workdir / "training_data.sha256").exists()
 
 
 def test_the_tokenizer_of_a_workdir_is_used(trained, tmp_path, capsys):
@@ -149,17 +151,6 @@ def test_the_tokenizer_of_a_workdir_is_used(trained, tmp_path, capsys):
     train(tiny_config(options), tmp_path)
     assert (tmp_path / "tokenizer.model").read_bytes() == given
     assert f"the tokenizer in {tmp_path} is used; none is trained" in capsys.readouterr().err
-
-
-def test_checkpoints_without_their_configuration_are_refused(workdir, capsys):
-    config = longer(workdir)
-    (workdir / "config.json").rename(workdir / "elsewhere")
-    assert "has checkpoints, but no config.json" in refused(train, config, workdir)
-    (workdir / "elsewhere").rename(workdir / "config.json")
-    (workdir / "training_data.sha256").unlink()
-    train(config, workdir)
-    assert "has no training_data.sha256: cannot verify the training text" in capsys.readouterr().err
-    assert (workdir / "training_data.sha256").exists()
 
 
 def test_a_run_that_stops_names_the_last_checkpoint_that_was_good(workdir, monkeypatch):
@@ -233,9 +224,6 @@ def test_evaluate(workdir, capsys):
     pairs = corpora.load_split(config_of(workdir).data, "longer").pairs
     records = json_lines(workdir / "evaluation" / "longer" / "translations.jsonl")
     assert [(record["source"], record["reference"]) for record in records] == pairs
-
-
-def test_an_unknown_split(workdir):
     error = refusal("--mode=evaluate", f"--workdir={workdir}", "--split=lnoger")
     assert "has no split 'lnoger', only train, valid, test, longer (did you mean longer?)" in error
 

@@ -12,14 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from transformer_jax.config.options import (
-    Config,
-    DataConfig,
-    ModelConfig,
-    OptimizerConfig,
-    ParallelConfig,
-    TrainConfig,
-)
+import transformer_jax as tj
 from transformer_jax.errors import UserError
 from transformer_jax.model.transformer import Transformer
 from transformer_jax.parallel import layout
@@ -27,38 +20,28 @@ from transformer_jax.parallel.devices import all_devices, choose_devices
 from transformer_jax.training.step import create_state, make_train_step
 
 V, ROWS, STEPS, EARLY = 24, 8, 20, 5  # all that is cut divides by 8 devices
-CONFIG = Config(
-    model=ModelConfig(
+CONFIG = tj.Config(
+    model=tj.ModelConfig(
         num_layers=1, d_model=16, d_ff=24, num_heads=8, dropout_rate=0.3, attention_dropout_rate=0.2
     ),
-    optimizer=OptimizerConfig(warmup_steps=200, clip_norm=1.0),
+    optimizer=tj.OptimizerConfig(warmup_steps=200, clip_norm=1.0),
 )
 MODEL = Transformer(CONFIG.model, V)
-# Devices: name: (options of parallel, accumulate).
+
+
+def alone(number):
+    """{name: options of parallel} of each strategy by itself."""
+    mesh = {"strategy": "mesh"}
+    return {"pmap": {}, "data": mesh, "fsdp": {"fsdp": number}, "tensor": {"tensor": number}}
+
+
+# By the number of devices. "accumulate" makes a step of two.
 RUNS = {
-    1: {"single": ({}, 1), "accumulate": ({}, 2)},
-    2: {
-        "pmap": ({}, 1),
-        "pmap, accumulate": ({}, 2),
-        "data": ({"strategy": "mesh"}, 1),
-        "fsdp": ({"fsdp": 2}, 1),
-        "tensor": ({"tensor": 2}, 1),
-    },
-    4: {
-        "pmap": ({}, 1),
-        "data": ({"strategy": "mesh"}, 1),
-        "fsdp": ({"fsdp": 4}, 1),
-        "tensor": ({"tensor": 4}, 1),
-        "data, fsdp, accumulate": ({"fsdp": 2}, 2),
-        "fsdp, tensor": ({"data": 1, "fsdp": -1, "tensor": 2}, 1),
-    },
-    8: {
-        "pmap": ({}, 1),
-        "data": ({"strategy": "mesh"}, 1),
-        "fsdp": ({"fsdp": 8}, 1),
-        "tensor": ({"tensor": 8}, 1),
-        "data, fsdp, tensor": ({"fsdp": 2, "tensor": 2}, 1),
-    },
+    1: {"single": {}, "accumulate": {}},
+    2: alone(2) | {"pmap, accumulate": {}},
+    4: alone(4)
+    | {"data, fsdp, accumulate": {"fsdp": 2}, "fsdp, tensor": {"data": 1, "fsdp": -1, "tensor": 2}},
+    8: alone(8) | {"data, fsdp, tensor": {"fsdp": 2, "tensor": 2}},
 }
 # Every strategy, and a mix of each two; the others are slow.
 FAST = {
@@ -99,13 +82,13 @@ def make_batch(seed):
 
 def placed(config, options, rows):
     """`config` with options of parallel, and so many rows in a batch."""
-    parallel, data = ParallelConfig(**options), DataConfig(batch_rows=rows)
+    parallel, data = tj.ParallelConfig(**options), tj.DataConfig(batch_rows=rows)
     return dataclasses.replace(config, parallel=parallel, data=data)
 
 
 def run(options, accumulate):
     """What a training run does: the losses, and the parameters after some steps."""
-    config = dataclasses.replace(CONFIG, train=TrainConfig(accumulate=accumulate))
+    config = dataclasses.replace(CONFIG, train=tj.TrainConfig(accumulate=accumulate))
     devices = choose_devices(placed(config, options, ROWS))
     traces = []
 
@@ -136,7 +119,7 @@ def run(options, accumulate):
 
 
 def error_of(options, rows, accumulate=1):
-    config = dataclasses.replace(CONFIG, train=TrainConfig(accumulate=accumulate))
+    config = dataclasses.replace(CONFIG, train=tj.TrainConfig(accumulate=accumulate))
     try:
         choose_devices(placed(config, options, rows))
     except UserError as e:
@@ -174,15 +157,18 @@ def test_any_devices_learn_what_one_does(number, name):
     assert many["traces"] == 1
 
 
-def test_devices_are_what_was_asked_for():
-    def described(number, name):
-        return result(number, name)["description"]
-
-    assert described(1, "single") == "1 cpu device, jit"
-    assert described(2, "pmap") == "2 cpu devices, pmap"
-    assert described(2, "data") == "2 cpu devices, jit over a mesh (data 2, fsdp 1, tensor 1)"
-    assert described(4, "fsdp, tensor").endswith("(data 1, fsdp 2, tensor 2)")
-    assert described(8, "data, fsdp, tensor").endswith("(data 2, fsdp 2, tensor 2)")
+@pytest.mark.parametrize(
+    ("number", "name", "description"),
+    [
+        (1, "single", "1 cpu device, jit"),
+        (2, "pmap", "2 cpu devices, pmap"),
+        (2, "data", "2 cpu devices, jit over a mesh (data 2, fsdp 1, tensor 1)"),
+        (4, "fsdp, tensor", "4 cpu devices, jit over a mesh (data 1, fsdp 2, tensor 2)"),
+        (8, "data, fsdp, tensor", "8 cpu devices, jit over a mesh (data 2, fsdp 2, tensor 2)"),
+    ],
+)
+def test_devices_are_what_was_asked_for(number, name, description):
+    assert result(number, name)["description"] == description
 
 
 @pytest.mark.slow
@@ -200,30 +186,29 @@ def test_a_mesh_shares_out_the_parameters():
     assert result(8, "data, fsdp, tensor")["held"] == kernels / 4 + b1 / 2 + small
 
 
-def test_rows_must_divide_by_the_devices():
+def test_rows_and_a_mesh_have_to_fit_the_devices():
     errors = results(2, "fast")["errors"]
-    assert "data.batch_rows=7" in errors[0] and "2 devices" in errors[0]
-    assert "data.batch_rows=6" in errors[1] and "2 devices times train.accumulate=2" in errors[1]
-
-
-def test_a_mesh_has_to_fit_the_devices():
-    errors = results(2, "fast")["errors"]
-    assert (
-        "parallel.fsdp=3, parallel.tensor=1 must multiply to 2, the number of devices" in errors[2]
-    )
-    assert "parallel.data=1, parallel.fsdp=1, parallel.tensor=1 must multiply to 2," in errors[3]
-    assert "at most one of them can be -1" in errors[4]
+    sizes = "parallel.fsdp={}, parallel.tensor=1 must multiply to 2,"
+    for error, parts in zip(
+        errors,
+        [
+            ["data.batch_rows=7", "2 devices"],
+            ["data.batch_rows=6", "2 devices times train.accumulate=2"],
+            [sizes.format(3), "the number of devices"],
+            ["parallel.data=1, " + sizes.format(1)],
+            ["at most one of them can be -1"],
+        ],
+        strict=True,
+    ):
+        assert all(part in error for part in parts), error
 
 
 @pytest.mark.fast
-def test_the_rest_of_the_devices():
-    sizes = layout.sizes(ParallelConfig(fsdp=2, tensor=3), 24)
+def test_the_rest_of_the_devices_and_what_does_not_divide():
+    sizes = layout.sizes(tj.ParallelConfig(fsdp=2, tensor=3), 24)
     assert sizes == {"data": 4, "fsdp": 2, "tensor": 3}
-    sizes = layout.sizes(ParallelConfig(data=2, fsdp=-1), 24)
+    sizes = layout.sizes(tj.ParallelConfig(data=2, fsdp=-1), 24)
     assert sizes == {"data": 2, "fsdp": 12, "tensor": 1}
-
-
-def test_what_does_not_divide_is_not_cut():
     sizes = {"data": 2, "fsdp": 4, "tensor": 16}
     assert layout.parameter_axes("embedding", (37_000, 512), sizes) == (None, "fsdp")
     assert layout.parameter_axes("w1", (512, 2048), sizes) == ("fsdp", "tensor")
@@ -249,7 +234,7 @@ def test_every_parameter_has_a_rule(norm, tied):
 
 @pytest.mark.parametrize(("attention", "device"), [("cudnn", "an NVIDIA GPU"), ("splash", "a TPU")])
 def test_a_device_without_the_attention_kernel_is_refused(attention, device):
-    config = Config(model=dataclasses.replace(CONFIG.model, attention=attention))
+    config = tj.Config(model=dataclasses.replace(CONFIG.model, attention=attention))
     message = f"model.attention='{attention}' needs {device}, and this is a CPU"
     with pytest.raises(UserError, match=message):
         choose_devices(config)
@@ -271,7 +256,7 @@ def test_strategy_on_this_machine():
 if __name__ == "__main__":
     number, tier = int(sys.argv[1]), sys.argv[2]
     names = [name for name in RUNS[number] if tier_of(number, name) == tier]
-    found = {name: run(*RUNS[number][name]) for name in names}
+    found = {name: run(RUNS[number][name], 1 + ("accumulate" in name)) for name in names}
     wrong = [
         *(({}, ROWS - 1), ({}, 6, 2), ({"fsdp": 3}, ROWS)),
         *(({"strategy": "mesh", "data": 1}, ROWS), ({"fsdp": -1}, ROWS)),

@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from launching import FLAGS, ROOT, TINY, launch, refusal
+from launching import FLAGS, ROOT, TINY, json_lines, launch, refusal
 
 from transformer_jax.data.small_world import grammar
 from transformer_jax.workdir import lock
@@ -49,15 +49,24 @@ def finish(processes, timeout=300):
 
 
 def losses(workdir):
-    rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    rows = json_lines(workdir / "metrics.jsonl")
     return [row["train"]["loss"] for row in rows if "train" in row]
 
 
 @pytest.fixture(scope="module")
 def two_by_two(tmp_path_factory):
-    """A run of two processes with two devices each, and what they said."""
+    """A run of two processes with two devices each, and what they printed."""
     workdir = tmp_path_factory.mktemp("runs") / "many"
     return workdir, finish(start(2, 2, f"--workdir={workdir}", *FLAGS))
+
+
+@pytest.mark.slow
+def test_a_mesh_over_two_processes(trained, tmp_path):
+    workdir = tmp_path / "mesh"
+    sizes = ["--config.parallel.fsdp=2", "--config.parallel.tensor=2"]
+    done = finish(start(2, 2, f"--workdir={workdir}", *FLAGS, *sizes))
+    assert [status for status, *_ in done] == [0, 0], done
+    np.testing.assert_allclose(losses(workdir), losses(trained[0]), atol=1e-5)
 
 
 @pytest.mark.slow
@@ -66,22 +75,25 @@ def test_two_processes_train_what_one_does(two_by_two, trained):
     assert [status for status, *_ in done] == [0, 0], done
     np.testing.assert_allclose(losses(workdir), losses(trained[0]), atol=1e-5)
     assert "4 cpu devices of 2 processes, pmap" in done[0][2]
-    # One process speaks and writes.
+    # One process logs and writes.
     assert "我有一只猫 → " in done[0][1] and "我有一只猫" not in done[1][1]
     assert "step 4/4" in done[0][2] and "step 4/4" not in done[1][2]
-    assert len((workdir / "metrics.jsonl").read_text().splitlines()) == TINY["train.steps"] + 1
+    assert len(json_lines(workdir / "metrics.jsonl")) == TINY["train.steps"] + 1
     for name in ("tokenizer.model", "training_data.sha256"):
         assert (workdir / name).read_bytes() == (trained[0] / name).read_bytes()
-    # It evaluates as one process does.
-    one = json.loads((trained[0] / "evaluation/test/scores.json").read_text())
-    two = json.loads((workdir / "evaluation/test/scores.json").read_text())
+    one, two = (
+        json.loads((folder / "evaluation/test/scores.json").read_text())
+        for folder in (trained[0], workdir)
+    )
     assert two["sentences"] == one["sentences"]
     assert two["chrf"] == pytest.approx(one["chrf"], abs=0.5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("processes", "devices"), [(1, 4), (4, 1)])
-def test_it_goes_on_elsewhere(two_by_two, trained, tmp_path, processes, devices):
+def test_a_run_resumes_on_other_processes_and_devices(
+    two_by_two, trained, tmp_path, processes, devices
+):
     """On one process with four devices, and on four with one; as on one device alone."""
     workdir, alone = tmp_path / "many", tmp_path / "one"
     shutil.copytree(two_by_two[0], workdir)
@@ -92,15 +104,6 @@ def test_it_goes_on_elsewhere(two_by_two, trained, tmp_path, processes, devices)
     assert "resuming from step 4" in done[0][2]
     assert len(losses(workdir)) == 6
     np.testing.assert_allclose(losses(workdir), losses(alone), atol=1e-5)
-
-
-@pytest.mark.slow
-def test_a_mesh_over_two_processes(trained, tmp_path):
-    workdir = tmp_path / "mesh"
-    sizes = ["--config.parallel.fsdp=2", "--config.parallel.tensor=2"]
-    done = finish(start(2, 2, f"--workdir={workdir}", *FLAGS, *sizes))
-    assert [status for status, *_ in done] == [0, 0], done
-    np.testing.assert_allclose(losses(workdir), losses(trained[0]), atol=1e-5)
 
 
 @pytest.mark.slow
@@ -122,46 +125,47 @@ def test_sentences_are_spread_and_come_back_in_order(trained, tmp_path, processe
         assert float(score_a) == pytest.approx(float(score_b), abs=2e-4)
 
 
+ENDLESS = [*FLAGS, "--config.train.steps=1000000", "--config.train.evaluate_every=0"]
+ENDLESS += ["--config.train.checkpoint_every=1000000", "--config.train.log_every=1"]
+
+
+def start_stepping(workdir, *flags):
+    """Two processes that have made a few steps of a million."""
+    processes = start(2, 2, f"--workdir={workdir}", *ENDLESS, *flags)
+    metrics, patience = workdir / "metrics.jsonl", time.monotonic() + 200
+    while not (metrics.exists() and metrics.read_text().count("\n") > 2):
+        assert time.monotonic() < patience and processes[0].poll() is None
+        time.sleep(0.2)
+    return processes
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_when_one_is_killed_the_others_stop(tmp_path, killed):
     """In mid-step, the first of them (who coordinates) or another; in bounded time."""
-    steps = ["--config.train.steps=1000000", "--config.train.evaluate_every=0"]
-    every = ["--config.train.checkpoint_every=1000000", "--config.train.log_every=20"]
-    processes = start(2, 2, f"--workdir={tmp_path / 'run'}", *FLAGS, *steps, *every)
-    metrics, patience = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 200
-    while not (metrics.exists() and metrics.read_text().count("\n") > 2):
-        assert time.monotonic() < patience and processes[0].poll() is None
-        time.sleep(0.2)
-    processes[killed].send_signal(signal.SIGKILL)
+    processes = start_stepping(tmp_path / "run")
+    processes[killed].kill()
     ((status, _, errors),) = finish([processes[1 - killed]], timeout=60)
     processes[killed].communicate()
-    # Whichever notices first: the exchange, whose error is told, or jax, which ends the process.
+    # Whichever notices first: the exchange, whose error is logged, or jax, which ends the process.
     assert status in (1, -signal.SIGABRT)
-    told = "error: this process of several stopped", "JAX distributed service detected fatal errors"
-    assert told[status != 1] in errors
+    logged = "error: this process of several stopped", "JAX distributed service detected fatal"
+    assert logged[status != 1] in errors
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_one_stops_them_all_at_the_same_step(tmp_path, number):
-    """They save it, and go on from it; as if nothing had been."""
+    """They save it and resume from it, as if nothing had happened."""
     workdir, alone = tmp_path / "run", tmp_path / "alone"
-    endless = [*FLAGS, "--config.train.steps=1000000", "--config.train.evaluate_every=0"]
-    endless += ["--config.train.checkpoint_every=1000000", "--config.train.log_every=1"]
-    endless += ["--config.optimizer.schedule=inverse_sqrt"]  # which a length does not stretch
-    processes = start(2, 2, f"--workdir={workdir}", *endless)
-    metrics, patience = workdir / "metrics.jsonl", time.monotonic() + 200
-    while not (metrics.exists() and metrics.read_text().count("\n") > 2):
-        assert time.monotonic() < patience and processes[0].poll() is None
-        time.sleep(0.2)
+    schedule = "--config.optimizer.schedule=inverse_sqrt"  # which a length does not stretch
+    processes = start_stepping(workdir, schedule)
     processes[1].send_signal(number)
     done = finish(processes, timeout=60)
     assert [status for status, *_ in done] == [75, 75], done
     assert "stopped on request: of 1000000 steps, " in done[0][2]
     (saved,) = (path.name for path in (workdir / "checkpoints").iterdir())
-    steps = int(saved) + 2
-    rest = [*endless, f"--config.train.steps={steps}"]
+    rest = [*ENDLESS, schedule, f"--config.train.steps={int(saved) + 2}"]
     for folder in (workdir, alone):
         assert launch(f"--workdir={folder}", *rest).returncode == 0
     assert losses(workdir)[-2:] == pytest.approx(losses(alone)[-2:], abs=1e-4)
@@ -187,12 +191,9 @@ def test_a_mistake_stops_them_all(tmp_path):
         assert "error: data.batch_rows=6 is not divisible by 4 devices" in errors
 
 
-def test_a_mistyped_coordinator():
+def test_flags_that_go_together():
     join = ["--coordinator=localhost", "--num_processes=1", "--process_id=0"]
     assert "--coordinator=localhost must be host:port" in refusal("--mode=evaluate", *join)
-
-
-def test_flags_that_go_together():
     done = launch("--mode=evaluate", "--num_processes=2")
     assert done.returncode == 2
     assert "--coordinator, --num_processes and --process_id go together" in done.stderr

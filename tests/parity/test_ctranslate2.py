@@ -1,6 +1,5 @@
 """Exported models in CTranslate2 give our log-probabilities and our translations."""
 
-import dataclasses
 import functools
 import json
 
@@ -9,12 +8,14 @@ import numpy as np
 import pytest
 import sacrebleu
 from launching import launch
+from toy import random_params
 
-from transformer_jax.config.files import load_config
-from transformer_jax.config.options import BOS_ID, EOS_ID, Config, ModelConfig
+import transformer_jax as tj
+from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID
 from transformer_jax.data import corpora
 from transformer_jax.data.small_world import grammar
 from transformer_jax.data.tokenizer import Tokenizer, Tokenizers, train_tokenizer
+from transformer_jax.functional.probabilities import token_log_probs
 from transformer_jax.inference.batching import SOURCE_LENGTHS, padded
 from transformer_jax.inference.trained import load
 from transformer_jax.inference.translator import Translator
@@ -62,11 +63,8 @@ def words(model, size):
     return Tokenizer(model, ["<pad>", "<unk>", "<s>", "</s>", *map(str, range(4, size))])
 
 
-def random_params(model):
-    tokens = np.ones((1, 1), np.int32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens)["params"]
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda s: rng.normal(0, 0.4, s.shape).astype(np.float32), shapes)
+def padded_rows(rows):
+    return padded(rows, (len(rows), max(map(len, rows))))
 
 
 def largest_difference(config, sentencepiece_model, folder, lengths):
@@ -77,40 +75,35 @@ def largest_difference(config, sentencepiece_model, folder, lengths):
     params = random_params(model)
     export_ctranslate2(config, params, tokenizers, folder)
     rng = np.random.default_rng(1)
-    pairs = [
-        [rng.integers(4, size, length).tolist() for size, length in zip(sizes, row, strict=True)]
-        for row in lengths
-    ]
+    sources, targets = (
+        [rng.integers(4, size, row[side]).tolist() for row in lengths]
+        for side, size in enumerate(sizes)
+    )
     named = [
-        [[t.vocabulary[i] for i in pair[side]] for pair in pairs]
-        for side, t in enumerate(tokenizers)
+        [[tokenizer.vocabulary[i] for i in ids] for ids in side]
+        for side, tokenizer in zip((sources, targets), tokenizers, strict=True)
     ]
     peer = ctranslate2.Translator(str(folder), device="cpu", compute_type="float32")
     theirs = peer.score_batch(*named, max_input_length=0)
-    longest = [max(len(pair[side]) for pair in pairs) + 1 for side in (0, 1)]
-    source = padded([[*pair[0], EOS_ID] for pair in pairs], (len(pairs), longest[0]))
-    target = padded([[BOS_ID, *pair[1]] for pair in pairs], (len(pairs), longest[1]))
-    log_probs = np.asarray(
-        jax.nn.log_softmax(jax.jit(model.apply)({"params": params}, source, target))
-    )
-    labels = [[*pair[1], EOS_ID] for pair in pairs]
-    ours = np.concatenate(
-        [log_probs[row, np.arange(len(ids)), ids] for row, ids in enumerate(labels)]
-    )
+    source = padded_rows([[*ids, EOS_ID] for ids in sources])
+    target = padded_rows([[BOS_ID, *ids] for ids in targets])
+    labels = padded_rows([[*ids, EOS_ID] for ids in targets])
+    logits = jax.jit(model.apply)({"params": params}, source, target)
+    ours = np.asarray(token_log_probs(logits, labels, pad_id=PAD_ID))[labels != PAD_ID]
     assert ours.std() > 0.3  # something to be wrong about
     return np.abs(ours - np.concatenate([found.log_probs for found in theirs])).max()
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_log_probabilities(name, sentencepiece_model, tmp_path, measure):
-    config = Config(model=ModelConfig(**(BASE | MODELS[name])))
+    config = tj.Config(model=tj.ModelConfig(**(BASE | MODELS[name])))
     lengths = [(7, 5), (1, 11), (13, 3)]
     found = largest_difference(config, sentencepiece_model, tmp_path / "model", lengths)
     measure("CTranslate2", "log-probability of a piece, float32", found, 1e-5)
 
 
 def test_the_longest_sentences(sentencepiece_model, tmp_path, measure):
-    config = Config(model=ModelConfig(**(BASE | {"num_layers": 1})))
+    config = tj.Config(model=tj.ModelConfig(**(BASE | {"num_layers": 1})))
     longest = SOURCE_LENGTHS[-1]
     lengths = [(longest - 1, longest + config.decode.extra_length - 1)]
     found = largest_difference(config, sentencepiece_model, tmp_path / "model", lengths)
@@ -145,16 +138,14 @@ SENTENCES = 200
 def trained(tmp_path_factory):
     """A model of 320 steps, which still hesitates: searching matters."""
     workdir = tmp_path_factory.mktemp("runs") / "small"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")  # that would compile a slow program
-        done = launch(
-            f"--workdir={workdir}", *(f"--config.{name}={value}" for name, value in OPTIONS.items())
-        )
+    flags = [f"--config.{name}={value}" for name, value in OPTIONS.items()]
+    # The tests' own setting would compile a slow program.
+    options = {"real": True, "variables": {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}}
+    done = launch(f"--workdir={workdir}", *flags, **options)
     assert done.returncode == 0, done.stderr
     scores = json.loads((workdir / "evaluation" / "test" / "scores.json").read_text())
     assert scores["bleu"] > 55
-    config = load_config(workdir / "config.json")
-    return load(workdir, config=config, weights="average")
+    return load(workdir, weights="average")
 
 
 @pytest.fixture(scope="module")
@@ -165,34 +156,23 @@ def pairs(trained):
 @pytest.fixture(scope="module")
 def folders(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported")
+    exported = trained.config, trained.params, trained.tokenizers
     for name in ("", "int8"):
-        export_ctranslate2(
-            trained.config,
-            trained.params,
-            trained.tokenizers,
-            folder / (name or "float32"),
-            quantization=name,
-        )
+        export_ctranslate2(*exported, folder / (name or "float32"), quantization=name)
     return folder
 
 
 @pytest.fixture(scope="module")
 def ours(trained, pairs):
     """ours(length_penalty): (text, score) of the first sentences."""
+    sources = [source for source, _ in pairs[:SENTENCES]]
 
     @functools.cache
     def search(length_penalty):
-        decode = dataclasses.replace(
-            trained.config.decode,
-            method="beam",
-            beam_size=4,
-            length_penalty=length_penalty,
-            length_penalty_form="power",
-        )
+        options = {"method": "beam", "beam_size": 4, "length_penalty_form": "power"}
+        decode = tj.DecodeConfig(length_penalty=length_penalty, **options)
         translator = Translator(trained.transformers, trained.tokenizers, decode)
-        found = translator.translate(
-            trained.all_params, [source for source, _ in pairs[:SENTENCES]]
-        )
+        found = translator.translate(trained.all_params, sources)
         return [(hypotheses[0].text, hypotheses[0].score) for hypotheses in found]
 
     return search

@@ -5,22 +5,14 @@ import json
 import jax
 import numpy as np
 import pytest
+from toy import random_params, search
 
 from transformer_jax.config.files import load_config
-from transformer_jax.config.options import (
-    BOS_ID,
-    EOS_ID,
-    PAD_ID,
-    UNK_ID,
-    Config,
-    DecodeConfig,
-    ModelConfig,
-)
+from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID, UNK_ID, Config, ModelConfig
 from transformer_jax.data.small_world import grammar
 from transformer_jax.data.tokenizer import Tokenizers, train_tokenizer, train_tokenizers
 from transformer_jax.functional.positions import sinusoidal_positions
 from transformer_jax.inference.trained import load
-from transformer_jax.inference.translator import search_batch
 from transformer_jax.inference.weights import load_weights
 from transformer_jax.interop.marian import export_marian, import_marian
 from transformer_jax.model.transformer import Transformer
@@ -174,9 +166,7 @@ DEPTHS = [{"num_decoder_layers": 1}, {"num_encoder_layers": 1, "num_decoder_laye
 def test_an_exported_model_of_ours_gives_our_logits(tmp_path, measure, tied, depths):
     config = our_config(tied, **depths)
     model = Transformer(config.model, V)
-    params = create_state(config, model).params
-    rng = np.random.default_rng(7)
-    params = jax.tree.map(lambda x: 0.4 * rng.standard_normal(x.shape).astype("f"), params)
+    params = random_params(model)
     export_marian(config, params, None, tmp_path / "m")
     peer = transformers.MarianMTModel.from_pretrained(tmp_path / "m").eval()
     source, source_mask = ragged(SOURCE_LENGTHS, V, last=EOS_ID)
@@ -234,33 +224,21 @@ def test_beam_search_finds_hugging_faces_translations(tmp_path, measure, alpha, 
             **{"eos_token_id": 0, "pad_token_id": V - 1, "decoder_start_token_id": V - 1},
         ),
     )
-    decode = DecodeConfig(
-        beam_size=beams, length_penalty=alpha, length_penalty_form="power", extra_length=extra
-    )
     rows = our_rows(V, V - 1)
-    tokens = ours(source, mask, rows)
-    found = search_batch(
-        (model,),
-        decode,
-        (params,),
-        tokens,
-        np.zeros((len(tokens), 1), np.int32),
-        np.arange(len(tokens)),
-        jax.random.key(0),
-    )
-    sequences = theirs.sequences[:, 1:].numpy().reshape(len(tokens), beams, -1)
-    found_tokens, lengths = np.asarray(found.tokens), np.asarray(found.length)
+    options = {"beam_size": beams, "extra_length": extra, "length_penalty": alpha}
+    found = search(model, params, ours(source, mask, rows), length_penalty_form="power", **options)
+    sequences = theirs.sequences[:, 1:].numpy().reshape(len(source), beams, -1)
     # They end before either limit, so that it does not matter that ours is each row's own.
-    last = np.take_along_axis(found_tokens, lengths[..., None] - 1, axis=-1)
+    last = np.take_along_axis(found.tokens, found.length[..., None] - 1, axis=-1)
     assert (last == EOS_ID).all()
-    assert lengths.max() < min(SOURCE_LENGTHS) + extra
-    assert len(set(lengths.ravel().tolist())) > 3
+    assert found.length.max() < min(SOURCE_LENGTHS) + extra
+    assert len(set(found.length.ravel().tolist())) > 3
     is_real = np.cumsum(sequences == 0, axis=-1) - (sequences == 0) == 0  # up to its first eos
     width = sequences.shape[-1]
-    np.testing.assert_array_equal(found_tokens[..., :width], ours(sequences, is_real, rows))
-    assert (found_tokens[..., width:] == PAD_ID).all()
-    scores = theirs.sequences_scores.numpy().reshape(len(tokens), beams)
-    measure(PEER, "scores of beam search", np.abs(np.asarray(found.score) - scores).max(), 1e-4)
+    np.testing.assert_array_equal(found.tokens[..., :width], ours(sequences, is_real, rows))
+    assert (found.tokens[..., width:] == PAD_ID).all()
+    scores = theirs.sequences_scores.numpy().reshape(len(source), beams)
+    measure(PEER, "scores of beam search", np.abs(found.score - scores).max(), 1e-4)
 
 
 CONSTRAINTS = {
@@ -322,12 +300,11 @@ def test_what_generation_config_asks_for_is_done_as_hugging_face_does(tmp_path, 
     unlike = theirs(transformers.GenerationConfig(**plain | {"bad_words_ids": [[V - 1], [1]]}))
     assert sequences.shape != unlike.shape or (sequences != unlike).any()
     tokens = ours(source, mask, our_rows(V, V - 1))
-    nothing, rows = np.zeros((len(tokens), 1), np.int32), np.arange(len(tokens))
-    found = search_batch((model,), decode, (params,), tokens, nothing, rows, jax.random.key(0))
+    found = search(model, params, tokens, **vars(decode))
     is_real = np.cumsum(sequences == 0, axis=-1) - (sequences == 0) == 0
     width = sequences.shape[-1]
     expected = ours(sequences, is_real, our_rows(V, V - 1))
-    np.testing.assert_array_equal(np.asarray(found.tokens)[..., :width], expected)
+    np.testing.assert_array_equal(found.tokens[..., :width], expected)
 
 
 def test_sinusoids_are_marians(tmp_path, measure):
@@ -345,19 +322,15 @@ TEXTS = ["I have a cat.", "我有一只猫。", "Zebra ½ 猫 déjà vu", "a"]
 def test_marians_tokenizer_reads_our_export(tmp_path, shared):
     """The same pieces of both sides; what is rare falls back to bytes."""
     pairs = grammar.pairs("train", size=50)
+    sides = zip(zip(*pairs, strict=True), (500, 450), strict=True)
+    tokenizers = Tokenizers(*(train_tokenizer(side, vocab_size=n) for side, n in sides))
     if shared:
         tokenizers = train_tokenizers(pairs, vocab_size=800, shared=True)
-    else:
-        sides = zip(*pairs, strict=True)
-        tokenizers = Tokenizers(
-            *(train_tokenizer(s, vocab_size=n) for s, n in zip(sides, (500, 450), strict=True))
-        )
     sizes = [tokenizer.vocab_size for tokenizer in tokenizers]
     config = our_config("all" if shared else "target_softmax")
     config.data.vocab_size, config.data.shared_vocabulary = sizes[1], shared
     config.data.target_language, config.decode.length_penalty_form = "en", "power"
-    model = Transformer(config.model, sizes[1], sizes[0])
-    params = create_state(config, model).params
+    params = random_params(Transformer(config.model, sizes[1], sizes[0]))
     export_marian(config, params, tokenizers, tmp_path / "m")
     theirs = transformers.MarianTokenizer.from_pretrained(tmp_path / "m")
     import_marian(tmp_path / "m", tmp_path / "w")

@@ -57,7 +57,7 @@ KINDS = [
         "no-break spaces, byte order marks and NFD change a translation",
         "the tokenizer's own rules give text that looks alike the same pieces",
         "test_text.py",
-        "look|alike|normal|rules|no_break",
+        "look|alike|normal|rules|no_break|references",
     ),
     Kind(
         "BLEU of 0 for Japanese, Thai and others; tokenised references",
@@ -73,7 +73,7 @@ KINDS = [
         "an interruption, or an output that cannot be written, loses hours of translation",
         "the output is opened first, written in order, and resumed",
         "test_output.py",
-        "interrupt|keeps|saved|save_|job|written|pipe|link|failure|several",
+        "interrupt|keeps|saved|save_|job|written|pipe|reader|link|failure|several",
     ),
     Kind(
         "text that the locale cannot write is a traceback after the work",

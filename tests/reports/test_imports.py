@@ -106,3 +106,29 @@ def test_ids_of_generation_config_come_first(tmp_path, capsys):
     model, _ = imported(tmp_path, capsys)
     assert model.config.decode.beam_size == 2
     assert len(model.tokenizers.target.vocabulary) == len(ids) + 1  # pad begins, which is borrowed
+
+
+@pytest.mark.parametrize(
+    ("form", "lost"),
+    [
+        ("marian", ["decode.target_token='>>fra<<'"]),
+        (
+            "ctranslate2",
+            [
+                "decode.target_token='>>fra<<'",
+                "decode.max_length=511",
+                "decode.repetition_penalty=1.5",
+            ],
+        ),
+    ],
+)
+def test_an_export_names_what_it_cannot_store(tmp_path, capsys, form, lost):
+    if form == "ctranslate2":
+        pytest.importorskip(form, reason="what is tested writes its format")
+    opus(tmp_path / "m", generation={"repetition_penalty": 1.5})
+    model, _ = imported(tmp_path, capsys)
+    model.config.decode.target_token = ">>fra<<"
+    options = {"format": form, "output": tmp_path / "out"}
+    in_process("export", tmp_path / "w", model.config, **options)
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if "does not store" in x]
+    assert line.endswith(", ".join(lost))

@@ -23,6 +23,9 @@ from transformer_jax.data.normalization import normalize, rules
 from transformer_jax.data.small_world import grammar
 from transformer_jax.data.text import is_blank, lines_of, read_lines, split_lines
 from transformer_jax.data.tokenizer import Tokenizer, train_tokenizer
+from transformer_jax.evaluation.degenerate import measure_degeneracy
+from transformer_jax.inference.evaluate import TranslatedSplit
+from transformer_jax.modes.evaluate import log_warnings
 
 TEXTS = [text for pair in grammar.pairs("train", size=101) for text in pair]
 # A space of each width, line ends, controls, zero-width characters, marks of direction, fillers.
@@ -205,6 +208,13 @@ def test_normal_text_has_the_pieces_that_it_had(tokenizer):
     assert old.encode(TEXTS) == tokenizer.encode(TEXTS)
 
 
+def test_references_that_no_translation_can_equal_are_counted(tokenizer, capsys):
+    pairs = [("猫", "a cat"), ("猫", "a\xa0cat"), ("猫", "a cafe\u0301"), ("猫", "a\u200b")]
+    found = TranslatedSplit(corpora.Corpus(pairs, 0), [[]] * 4, "en")
+    log_warnings(found, measure_degeneracy(["猫"], ["a"], ["a"]), tokenizer)
+    assert "3 references have characters that the model does not write" in capsys.readouterr().err
+
+
 def test_no_translation_changes_with_a_no_break_space_or_a_byte_order_mark(workdir):
     model = tj.load(workdir)
     lines = [text for text in TEXTS if " " in text][:23]
@@ -299,8 +309,10 @@ def test_word_vectors_are_known_by_their_first_bytes(tmp_path):
 def test_lines_that_end_in_carriage_returns_alone_are_refused_with_counts(tmp_path):
     (tmp_path / "a.en").write_bytes(b"one\rtwo\rthree\r" * 577)
     message = refused(read_lines, tmp_path / "a.en")
-    assert "a.en has 1,731 carriage returns and 1 lines" in message
-    assert "standard input has 2 " in refused(lines_of, io.BytesIO(b"a\rb\rc"), "standard input")
+    assert "a.en is one line with 1,731 carriage returns" in message
+    assert "standard input is one line with 2 " in refused(
+        lines_of, io.BytesIO(b"a\rb\rc"), "standard input"
+    )
 
 
 @pytest.mark.parametrize("content", [b"one\r\ntwo\r\n", b"one\r\ntwo\r", b"on\re\ntwo\n"])

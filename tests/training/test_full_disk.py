@@ -2,10 +2,8 @@
 
 import pytest
 from failures import poison
-from launching import fill
+from launching import fill, refused, tiny_config
 
-from transformer_jax.config.options import Config, DataConfig, ModelConfig, TrainConfig
-from transformer_jax.errors import UserError
 from transformer_jax.training.run import train
 from transformer_jax.workdir.checkpoints import Checkpoints
 from transformer_jax.workdir.metrics import read_metrics
@@ -14,13 +12,8 @@ from transformer_jax.workdir.tracking import Tracker
 
 @pytest.fixture
 def config():
-    return Config(
-        data=DataConfig(train_size=500, held_out_size=30, vocab_size=701, batch_rows=4),
-        model=ModelConfig(num_layers=1, d_model=8, d_ff=14, num_heads=2),
-        train=TrainConfig(
-            steps=9, log_every=1, checkpoint_every=2, evaluate_every=4, evaluate_sentences=3
-        ),
-    )
+    steps = {"train.steps": 9, "train.checkpoint_every": 2, "train.evaluate_every": 4}
+    return tiny_config(steps | {"train.tensorboard": True})
 
 
 def fill_before_saving(monkeypatch, step, folder):
@@ -65,8 +58,8 @@ def test_a_disk_that_stays_full_is_an_error_after_the_last_step(
     small_disk, config, monkeypatch, capsys
 ):
     fill_before_saving(monkeypatch, 4, small_disk)
-    with pytest.raises(UserError, match=r"^the last checkpoint could not be saved: the disk is"):
-        train(config, small_disk)
+    message = refused(train, config, small_disk)
+    assert message.startswith("the last checkpoint could not be saved: the disk is")
     error = capsys.readouterr().err
     assert "step 9/9 " in error, "all steps were made"
     assert "the last one is that of step 2" in error

@@ -34,36 +34,33 @@ def test_so_many_in_a_row_stop_it():
         follow([nan, nan, 3.0, nan, nan, nan, nan], max_skipped=3)
 
 
-def test_a_loss_that_rises_and_stays_stops_it():
-    falling = [5.0 / (1 + step / 50) for step in range(1000)]
-    good = follow(falling, divergence_factor=2.0, divergence_steps=100)
-    assert not good[1]
-    with pytest.raises(TrainingStopped, match=r"diverged: since step 10\d\d, the last good one"):
-        follow([*falling, *[7.0] * 300], divergence_factor=2.0, divergence_steps=100)
+FALLING = [5.0 / (1 + step / 50) for step in range(1000)]
+BUMP = [*FALLING, *[7.0] * 60, *[0.25] * 500]
+NOISY = [0.02 + 0.019 * math.sin(step) for step in range(5000)]
+RISEN = [1.0, *[1000.0] * 3000]
 
 
-def test_a_loss_that_comes_back_does_not():
-    falling = [5.0 / (1 + step / 50) for step in range(1000)]
-    bump = [*falling, *[7.0] * 60, *[0.25] * 500]
-    follow(bump, divergence_factor=2.0, divergence_steps=500)
-    with pytest.raises(TrainingStopped):
-        follow(bump, divergence_factor=2.0, divergence_steps=50)
-
-
-def test_noise_about_a_small_loss_does_not():
-    """One lucky batch is no best: the loss is smoothed."""
-    noisy = [0.02 + 0.019 * math.sin(step) for step in range(5000)]
-    health, skipped = follow(noisy, divergence_factor=3.0, divergence_steps=10)
-    assert health.skipped == 0 and not skipped
-    with pytest.raises(TrainingStopped):  # a sharper eye would have taken the noise for it
-        follow(noisy, divergence_factor=1.005, divergence_steps=2)
-
-
-def test_it_can_be_turned_off():
-    risen = [1.0, *[1000.0] * 3000]
-    assert follow(risen, divergence_factor=0.0)[0].skipped == 0
-    with pytest.raises(TrainingStopped):
-        follow(risen, divergence_factor=3.0)
+@pytest.mark.parametrize(
+    ("losses", "factor", "steps", "stops"),
+    [
+        (FALLING, 2.0, 100, False),
+        ([*FALLING, *[7.0] * 300], 2.0, 100, True),
+        (BUMP, 2.0, 500, False),  # it comes back in time
+        (BUMP, 2.0, 50, True),
+        (NOISY, 3.0, 10, False),  # one lucky batch is no best: the loss is smoothed
+        (NOISY, 1.005, 2, True),  # a sharper eye takes the noise for it
+        (RISEN, 0.0, 500, False),  # turned off
+        (RISEN, 3.0, 500, True),
+    ],
+)
+def test_a_loss_that_rises_and_stays_stops_the_run(losses, factor, steps, stops):
+    options = {"divergence_factor": factor, "divergence_steps": steps}
+    if stops:
+        with pytest.raises(TrainingStopped, match=r"diverged: since step \d+, the last good one"):
+            follow(losses, **options)
+    else:
+        health, skipped = follow(losses, **options)
+        assert health.skipped == 0 and not skipped
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.5, -1.0])

@@ -13,49 +13,48 @@ BETA1, BETA2, EPSILON = 0.9, 0.98, 1e-9  # section 5.3
 SHAPES = {"a": (2, 3), "b": (5,)}
 
 
+PEAK = SCALE / np.sqrt(D_MODEL * WARMUP)
+
+
 @pytest.mark.fast
 def test_inverse_sqrt_schedule():
     def rate(step):
         return inverse_sqrt_schedule(step, d_model=D_MODEL, warmup_steps=WARMUP, scale=SCALE)
 
-    peak = SCALE / np.sqrt(D_MODEL * WARMUP)
-    np.testing.assert_allclose(rate(1), peak / WARMUP, rtol=1e-6)
-    np.testing.assert_allclose(rate(WARMUP // 2), peak / 2, rtol=1e-6)
-    np.testing.assert_allclose(rate(WARMUP), peak, rtol=1e-6)
-    np.testing.assert_allclose(rate(4 * WARMUP), peak / 2, rtol=1e-6)
+    expected = {1: PEAK / WARMUP, WARMUP // 2: PEAK / 2, WARMUP: PEAK, 4 * WARMUP: PEAK / 2}
+    np.testing.assert_allclose(
+        [rate(step) for step in expected], list(expected.values()), rtol=1e-6
+    )
     paper = inverse_sqrt_schedule(WARMUP, d_model=D_MODEL, warmup_steps=WARMUP)
     np.testing.assert_allclose(paper, 6.987712e-4, rtol=1e-6)
     assert rate(1).dtype == jnp.float32
 
 
 def test_cosine_schedule():
-    def rate(step):
-        return cosine_schedule(step, num_steps=100, warmup_steps=20, scale=SCALE)
-
-    assert rate(0) == 0
-    np.testing.assert_allclose(rate(5), SCALE / 4, rtol=1e-6)
-    np.testing.assert_allclose(rate(20), SCALE, rtol=1e-6)
-    np.testing.assert_allclose(rate(40), SCALE * (1 + np.sqrt(0.5)) / 2, rtol=1e-6)
-    np.testing.assert_allclose(rate(60), SCALE / 2, rtol=1e-6)
-    np.testing.assert_allclose(rate(100), 0, atol=1e-7)
-    np.testing.assert_allclose(rate(200), 0, atol=1e-7)
+    options = {"num_steps": 100, "warmup_steps": 20, "scale": SCALE}
+    shares = {0: 0, 5: 1 / 4, 20: 1, 40: (1 + np.sqrt(0.5)) / 2, 60: 1 / 2, 100: 0, 200: 0}
+    found = [cosine_schedule(step, **options) for step in shares]
+    expected = [SCALE * share for share in shares.values()]
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["inverse_sqrt", "cosine"])
-def test_schedules_take_traced_numbers(name):
+@pytest.mark.parametrize(
+    ("schedule", "options", "ratio"),
+    [
+        (cosine_schedule, {"num_steps": 100}, 1),
+        (inverse_sqrt_schedule, {"d_model": D_MODEL}, np.sqrt(2)),
+    ],
+)
+def test_schedules_take_traced_numbers(schedule, options, ratio):
     traces = []
 
     @jax.jit
     def rate(step, warmup_steps, scale):
         traces.append(step)
-        options = {"warmup_steps": warmup_steps, "scale": scale}
-        if name == "cosine":
-            return cosine_schedule(step, num_steps=100, **options)
-        return inverse_sqrt_schedule(step, d_model=D_MODEL, **options)
+        return schedule(step, warmup_steps=warmup_steps, scale=scale, **options)
 
     peaks = [rate(jnp.int32(w), jnp.float32(w), jnp.float32(SCALE)) for w in (5, 10)]
     assert len(traces) == 1
-    ratio = 1 if name == "cosine" else np.sqrt(2)
     np.testing.assert_allclose(peaks[0] / peaks[1], ratio, rtol=1e-6)
 
 
@@ -82,13 +81,8 @@ def adam_by_hand(gradients, learning_rate, clip_norm=np.inf):
 def test_first_three_updates_of_adam(clip_norm):
     rng = np.random.default_rng(0)
     # Norms of about 0.03, 30 and 3: the first is below clip_norm.
-    gradients = [
-        {
-            name: (rng.standard_normal(shape) * size).astype(np.float32)
-            for name, shape in SHAPES.items()
-        }
-        for size in (0.01, 10, 1)
-    ]
+    draw = lambda shape, size: (rng.standard_normal(shape) * size).astype(np.float32)  # noqa: E731
+    gradients = [{n: draw(shape, size) for n, shape in SHAPES.items()} for size in (0.01, 10, 1)]
     options = {"beta1": BETA1, "beta2": BETA2, "epsilon": EPSILON, "clip_norm": clip_norm}
     optimizer = adam(learning_rate=0.01, **options)
     state = optimizer.init({name: jnp.zeros(shape) for name, shape in SHAPES.items()})

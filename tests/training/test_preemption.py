@@ -44,11 +44,8 @@ def test_a_run_stopped_in_each_phase_ends_as_the_whole_one(tmp_path, phases):
     for phase in phases:
         done = interrupt(workdir, phase, flags=longer)
         assert done.returncode == PREEMPTED_STATUS == 75, (phase, done.stderr)
-        assert "SIGTERM: stopping within 25 s" in done.stderr, phase
-        assert (
-            "stopped on request: " in done.stderr
-            and "run the same command to resume" in done.stderr
-        )
+        for part in ("SIGTERM: stopping within 25 s", "stopped on request: ", "same command"):
+            assert part in done.stderr, phase
         assert "Traceback" not in done.stderr, (phase, done.stderr)
         # No lock and no half-written file is left.
         assert not (workdir / "lock").exists() and not list(workdir.rglob("*.tmp"))
@@ -75,6 +72,7 @@ def test_a_signal_that_a_destructor_swallows_still_counts():
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.01)
 
+    survived = False
     with (
         pytest.raises(Preempted),
         preemption.handled(600),
@@ -83,8 +81,8 @@ def test_a_signal_that_a_destructor_swallows_still_counts():
     ):
         swallows = Swallows()
         del swallows
-        went_on = True
-    assert went_on
+        survived = True
+    assert survived
 
 
 # What Python cannot interrupt; a compilation takes as long.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,13 +12,12 @@ import time
 import numpy as np
 import pytest
 from compiling import own_cache
-from launching import FLAGS, ROOT, launch, refusal
+from launching import FLAGS, ROOT, launch, refusal, refused
 
 from transformer_jax.config.options import Config, TrainConfig
-from transformer_jax.errors import UserError
 from transformer_jax.parallel.host import alive
 from transformer_jax.training import resume_proof
-from transformer_jax.workdir import manifest
+from transformer_jax.workdir import lock
 
 LONGER = ["--config.train.steps=90", "--config.train.checkpoint_every=7"]
 LONGER += ["--config.train.evaluate_every=28", "--config.model.dropout_rate=0.1"]
@@ -61,27 +61,11 @@ def _the_proof_can_fail(folder):
         resume_proof.compare(whole, interrupted)
 
 
-def test_of_two_runs_at_once_the_second_is_refused(tmp_path):
-    workdir = tmp_path / "run"
-    long = [*FLAGS, "--config.train.steps=1000000", "--config.train.evaluate_every=0"]
-    first = subprocess.Popen(
-        [sys.executable, str(ROOT / "launch.py"), f"--workdir={workdir}", *long],
-        cwd=ROOT,
-        env=os.environ | own_cache(tmp_path / "cache"),
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while not list((workdir / "checkpoints").glob(f"*/{manifest.NAME}")):
-            assert first.poll() is None and time.monotonic() < deadline
-            time.sleep(0.1)
-        done = launch(f"--workdir={workdir}", *long)
-        assert done.returncode == 2
-        assert f"{workdir} is in use by process {first.pid} on " in done.stderr
-        assert first.poll() is None, "the first continues"
-    finally:
-        first.send_signal(signal.SIGKILL)
-        first.wait()
+def test_of_two_runs_at_once_the_second_is_refused(workdir):
+    """tests/workdir/test_lock.py has the rest."""
+    with lock.held(workdir):
+        error = refusal(f"--workdir={workdir}", *FLAGS, "--config.train.steps=6")
+    assert f"{workdir} is in use by process {os.getpid()} on " in error
 
 
 def test_a_proof_that_cannot_start(tmp_path):
@@ -178,18 +162,19 @@ def test_a_proof_that_is_stopped_leaves_no_run(stand_in, tmp_path, request, numb
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_run_that_fails_or_ends_by_itself_is_named(tmp_path):
-    fails = [sys.executable, "-c", "print('a: 7 parameters, x'); raise SystemExit('the end')"]
-    with pytest.raises(UserError, match=r"the run in .*/whole failed by itself: the end"):
-        prove(fails, tmp_path / "p")
-    ends = [sys.executable, "-c", "print('a: 7 parameters, x')"]
-    with pytest.raises(UserError, match=r"finished before it could be killed: .* fewer --kills"):
-        prove(ends, tmp_path / "q")
+@pytest.mark.parametrize(
+    ("end", "message"),
+    [
+        ("; raise SystemExit('the end')", r"the run in .*/whole failed by itself: the end"),
+        ("", r"exited with status 0 before it .* fewer --kills"),
+    ],
+)
+def test_a_run_that_fails_or_ends_by_itself_is_named(tmp_path, end, message):
+    command = [sys.executable, "-c", "print('a: 7 parameters, x')" + end]
+    assert re.search(message, refused(prove, command, tmp_path / "p"))
 
 
 def test_a_run_without_a_checkpoint_has_no_state(tmp_path):
-    with pytest.raises(UserError, match="has no complete checkpoint"):
-        resume_proof.last_state(tmp_path)
-    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
-    with pytest.raises(UserError, match="has no complete checkpoint"):
-        resume_proof.last_state(tmp_path)
+    for folder in (tmp_path, tmp_path / "checkpoints" / "3"):
+        folder.mkdir(parents=True, exist_ok=True)
+        assert "has no complete checkpoint" in refused(resume_proof.last_state, tmp_path)

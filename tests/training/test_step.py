@@ -7,34 +7,26 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from toy import assert_same_bits
+from toy import assert_same_bits, search
 
-from transformer_jax import (
-    Config,
-    DataConfig,
-    DecodeConfig,
-    ModelConfig,
-    OptimizerConfig,
-    TrainConfig,
-)
+import transformer_jax as tj
 from transformer_jax.config.options import EOS_ID, PAD_ID
 from transformer_jax.data.packing import pack
 from transformer_jax.data.tokens import TokenizedPairs
-from transformer_jax.inference.translator import search_batch
 from transformer_jax.model.layers import NO_DROPOUT
 from transformer_jax.model.transformer import Transformer
 from transformer_jax.training.loop import run_steps
 from transformer_jax.training.step import create_state, make_loss, make_train_step
 
 V = 19
-CONFIG = Config(
+CONFIG = tj.Config(
     seed=3,
-    model=ModelConfig(
+    model=tj.ModelConfig(
         **{"num_layers": 1, "d_model": 6, "d_ff": 11, "num_heads": 2},
         **{"dropout_rate": 0.3, "attention_dropout_rate": 0.2},
     ),
-    data=DataConfig(source_row_length=7, target_row_length=5, batch_rows=6),
-    optimizer=OptimizerConfig(warmup_steps=10, clip_norm=1.0),
+    data=tj.DataConfig(source_row_length=7, target_row_length=5, batch_rows=6),
+    optimizer=tj.OptimizerConfig(warmup_steps=10, clip_norm=1.0),
 )
 MODEL = Transformer(CONFIG.model, V)
 
@@ -85,7 +77,7 @@ def train_step(traces):
 @pytest.fixture(scope="module")
 def accumulating_step():
     """Of three micro-batches, with 3, 7 and 7 target tokens."""
-    config = dataclasses.replace(CONFIG, train=TrainConfig(accumulate=3))
+    config = dataclasses.replace(CONFIG, train=tj.TrainConfig(accumulate=3))
     return jax.jit(make_train_step(config, MODEL))
 
 
@@ -171,25 +163,15 @@ def test_accumulation_equals_the_whole_batch(state, train_step, accumulating_ste
     )
 
 
-def test_learning_rate_starts_at_the_first_update(state, train_step):
-    for step, batch in enumerate(BATCHES[:2], start=1):
-        state, metrics = train_step(state, batch)
-        np.testing.assert_allclose(metrics["learning_rate"], 6**-0.5 * step * 10**-1.5, rtol=1e-6)
-        assert state.step == step
-
-
 # --- Randomness: (seed, step, row), and nothing else. ---
 
 
 @pytest.mark.fast
-def test_the_seed_decides_every_bit(state, train_step):
+def test_the_seed_decides_every_bit_and_dropout_seed_step_and_row(state, train_step):
     again = create_state(CONFIG, MODEL)
     assert_same_bits(run(again, train_step, BATCHES[:3]), run(state, train_step, BATCHES[:3]))
     other = create_state(dataclasses.replace(CONFIG, seed=4), MODEL)
     assert differ(other.params, state.params)
-
-
-def test_dropout_depends_on_seed_step_and_row(state, train_step):
     batch = BATCHES[0]
 
     def loss(state, batch):
@@ -276,7 +258,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_step(state, train_ste
     assert_same_bits(after.replace(step=before.step), before)
 
 
-def test_the_update_norm_is_that_of_the_change(state, train_step):
+def test_the_update_norm_and_the_learning_rate_of_a_step(state, train_step):
     before = jax.tree.map(np.asarray, jax.device_get(state.params))
     after, metrics = train_step(state, BATCHES[0])
     change = [
@@ -285,6 +267,10 @@ def test_the_update_norm_is_that_of_the_change(state, train_step):
     ]
     norm = np.sqrt(sum((c.astype(np.float64) ** 2).sum() for c in change))
     assert float(metrics["update_norm"]) == pytest.approx(norm, rel=1e-3) and norm > 0
+    for step, batch in enumerate(BATCHES[:2], start=1):
+        state, metrics = train_step(state, batch)
+        np.testing.assert_allclose(metrics["learning_rate"], 6**-0.5 * step * 10**-1.5, rtol=1e-6)
+        assert state.step == step
 
 
 # --- It learns. ---
@@ -303,10 +289,10 @@ def reversals(rng, count, *, held_out):
 def test_learns_to_reverse_sequences():
     steps, rows = 500, 32
     schedule = {"schedule": "cosine", "learning_rate_scale": 5e-3, "warmup_steps": 50}
-    config = Config(
-        model=ModelConfig(num_layers=1, d_model=32, d_ff=64, num_heads=4, dropout_rate=0.0),
-        optimizer=OptimizerConfig(label_smoothing=0.0, **schedule),
-        train=TrainConfig(steps=steps),
+    config = tj.Config(
+        model=tj.ModelConfig(num_layers=1, d_model=32, d_ff=64, num_heads=4, dropout_rate=0.0),
+        optimizer=tj.OptimizerConfig(label_smoothing=0.0, **schedule),
+        train=tj.TrainConfig(steps=steps),
     )
     model = Transformer(config.model, 12)
     rng = np.random.default_rng(0)
@@ -322,10 +308,7 @@ def test_learns_to_reverse_sequences():
 
     pairs = reversals(rng, 211, held_out=True)
     source = make_batch(pairs, np.arange(211)[:, None], 8, 8)["source_tokens"]
-    decode = DecodeConfig(method="greedy", extra_length=2)
-    rest = jnp.zeros((211, 1), jnp.int32), jnp.arange(211), jax.random.key(0)
-    search = jax.jit(lambda params: search_batch([model], decode, [params], source, *rest))
-    found = search(state.params)
+    found = search(model, state.params, source, method="greedy", extra_length=2)
     exact = [
         found.tokens[row, 0, : found.length[row, 0]].tolist() == target
         for row, (_, target) in enumerate(pairs)

@@ -1,8 +1,8 @@
 """What a validation gives: the samples are among what was scored, and always the same sentences."""
 
 import pytest
+from launching import config_of
 
-from transformer_jax.config.files import load_config
 from transformer_jax.data import corpora
 from transformer_jax.evaluation.scores import corpus_bleu
 from transformer_jax.training import validation
@@ -18,7 +18,7 @@ def test_samples_are_spread_over_what_was_scored(workdir, monkeypatch):
         return bleu(translations, references, **options)
 
     monkeypatch.setattr(validation, "corpus_bleu", recorded)
-    config = load_config(workdir / "config.json")
+    config = config_of(workdir)
     config.train.steps, config.train.evaluate_every = 8, 2
     config.train.evaluate_sentences = 11
     train(config, workdir)

@@ -211,7 +211,7 @@ def git(folder, *arguments):
     ).stdout.strip()
 
 
-def test_the_commit_and_whether_files_differ_from_it(checkout):
+def test_the_commit_and_whether_files_differ_from_it(checkout, tmp_path, monkeypatch):
     commit = git(checkout, "rev-parse", "HEAD")
     clean = {"commit": commit, "describe": commit[:7]}
     assert card.code() == clean
@@ -222,9 +222,6 @@ def test_the_commit_and_whether_files_differ_from_it(checkout):
     (checkout / "card.py").write_text("one\n")
     git(checkout, "-c", "user.name=n", "-c", "user.email=e", "tag", "-a", "v1", "-m", "x")
     assert card.code() == {"commit": commit, "describe": "v1"}
-
-
-def test_code_that_is_in_no_checkout_of_its_own_has_no_commit(checkout, tmp_path, monkeypatch):
     nothing = {"commit": None, "describe": None}
     with monkeypatch.context() as patched:
         patched.setenv("PATH", str(tmp_path))  # without git

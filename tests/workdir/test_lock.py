@@ -210,11 +210,7 @@ def test_with_them_a_dead_one_is_known_by_its_machines_name_or_boot(tmp_path, mo
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have none")
-def test_the_machines_boot_has_a_name():
-    assert len(boot_id()) == 36
-
-
-def test_which_processes_live(monkeypatch):
+def test_which_processes_live_and_the_name_of_a_boot(monkeypatch):
     for number in (0, -1, 2**31, 10**30):
         assert not alive(number)
     assert alive(os.getpid()) and alive(1)
@@ -224,6 +220,7 @@ def test_which_processes_live(monkeypatch):
 
     monkeypatch.setattr(os, "kill", kill)
     assert alive(7), "it is another user's"
+    assert len(boot_id()) == 36
 
 
 def test_a_lock_file_that_its_last_owner_removes_meanwhile_is_not_used(tmp_path, monkeypatch):

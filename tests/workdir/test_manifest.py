@@ -33,59 +33,54 @@ def list_too(folder, name, content=b""):
         file.write(f"{hashlib.sha256(content).hexdigest()}  {name}\n")
 
 
-def test_what_was_written_is_as_it_was(folder):
-    assert (folder / manifest.NAME).read_text(encoding="utf-8").count("\n") == len(FILES)
-    assert manifest.damaged(folder) == manifest.damaged(folder, below="params/") == []
-
-
 def test_a_manifest_cut_anywhere_is_damage(folder):
+    assert manifest.damaged(folder) == manifest.damaged(folder, below="params/") == []
     path = folder / manifest.NAME
     content = path.read_bytes()
+    lines = content.splitlines(keepends=True)
+    assert len(lines) == len(FILES)
     for size in range(len(content) - 1):
         path.write_bytes(content[:size])
         assert manifest.damaged(folder), size
-    lines = content.splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:3]))
-    assert manifest.damaged(folder) == [
-        "top is not in the manifest",
-        "'z\\u2028z' is not in the manifest",
-    ]
+    lacks = [f"{name} is not in the manifest" for name in ("top", "'z\\u2028z'")]
+    assert manifest.damaged(folder) == lacks
     assert manifest.damaged(folder, below="params/") == []
     path.write_bytes(lines[0] + lines[3])
-    assert manifest.damaged(folder, below="params/") == [
-        "params/a is not in the manifest",
-        "params/d/b is not in the manifest",
-    ]
+    lacks = [f"{name} is not in the manifest" for name in ("params/a", "params/d/b")]
+    assert manifest.damaged(folder, below="params/") == lacks
 
 
 def test_files_added_lost_and_altered(folder):
+    for name in (".DS_Store", "params/.nfs0123", "manifest.sha256.tmp"):  # file managers' own
+        (folder / name).write_bytes(b"x")
+    assert manifest.damaged(folder) == []
     (folder / "params/d/new").write_bytes(b"")
     (folder / "params/manifest.sha256").write_bytes(b"")  # that is not the manifest
     (folder / "top").write_bytes(b"2")
     (folder / "optimizer/c").unlink()
+    list_too(folder, "params/.listed")
     assert manifest.damaged(folder) == [
         "optimizer/c is missing",
+        "params/.listed is missing",
         "params/d/new is not in the manifest",
         "params/manifest.sha256 is not in the manifest",
         "top has been altered",
     ]
 
 
-def test_what_file_managers_leave_is_no_damage(folder):
-    for name in (".DS_Store", "params/.nfs0123", "manifest.sha256.tmp"):
-        (folder / name).write_bytes(b"x")
-    assert manifest.damaged(folder) == []
-    list_too(folder, "params/.listed")
-    assert manifest.damaged(folder) == ["params/.listed is missing"]
-
-
-def test_without_anything_below_it_is_damage(folder):
+def test_a_manifest_without_anything_or_that_cannot_be_read_is_damage(folder):
     assert manifest.damaged(folder, below="other/") == ["has no other/"]
     (folder / "other").mkdir()
     (folder / "other/.DS_Store").write_bytes(b"x")
     assert manifest.damaged(folder, below="other/") == ["has no other/"]
     list_too(folder, "other/a")
     assert manifest.damaged(folder, below="other/") == ["other/a is missing"]
+    path = folder / manifest.NAME
+    path.unlink()
+    assert manifest.damaged(folder) == ["it cannot be read (No such file or directory)"]
+    path.mkdir()
+    assert manifest.damaged(folder) == ["it cannot be read (Is a directory)"]
 
 
 @pytest.mark.parametrize("name", ["../outside", "params/../top", "./top", "/dev/zero", "params"])
@@ -99,14 +94,6 @@ def test_what_is_not_there_is_not_opened(folder, name, monkeypatch):
     assert f"{name} is missing" in manifest.damaged(folder)
     assert f"{folder.parent / 'outside'} is missing" in manifest.damaged(folder)
     assert set(opened) == {folder / name for name in FILES}
-
-
-def test_a_manifest_that_cannot_be_read_is_damage(folder):
-    path = folder / manifest.NAME
-    path.unlink()
-    assert manifest.damaged(folder) == ["it cannot be read (No such file or directory)"]
-    path.mkdir()
-    assert manifest.damaged(folder) == ["it cannot be read (Is a directory)"]
 
 
 def test_folders_of_any_depth(folder):
@@ -125,6 +112,7 @@ LINE = st.tuples(
     st.text() | st.just(hashlib.sha256(b"22").hexdigest()),
     st.text() | st.sampled_from([*FILES, "../x", "/dev/zero", "params/", "\0"]),
 )
+LINES = st.lists(LINE.map("  ".join)).map("\n".join).map(lambda x: x.encode("utf-8", "replace"))
 
 
 @pytest.fixture(scope="module")
@@ -132,10 +120,7 @@ def kept(tmp_path_factory):
     return written(tmp_path_factory.mktemp("kept"))
 
 
-@given(
-    content=st.binary()
-    | st.lists(LINE.map("  ".join)).map(lambda lines: "\n".join(lines).encode("utf-8", "replace"))
-)
+@given(content=st.binary() | LINES)
 @example(content=b"")
 @example(content=b"\n")
 @example(content=b"  ")

@@ -8,7 +8,6 @@ fingerprints of the training text.
 import hashlib
 import io
 import json
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from transformer_jax.config.files import with_absolute_paths
 from transformer_jax.config.options import Config, DataConfig
 from transformer_jax.console import log
 from transformer_jax.data import corpora
+from transformer_jax.data.normalization import normalize
 from transformer_jax.errors import UserError
 from transformer_jax.storage import is_remote, make_folder, write_whole
 from transformer_jax.workdir import manifest
@@ -183,16 +183,13 @@ def count_overlap(workdir: Path, pairs: Sequence[corpora.Pair]) -> Overlap:
 
 
 def _fingerprints(pairs: Sequence[corpora.Pair]) -> dict[str, np.ndarray]:
-    """64 bits of a hash of each source and each pair, whatever their white space and NFC form."""
+    """64 bits of a hash of each source and each pair; those of text that looks alike are equal."""
 
     def fingerprint(text: str) -> int:
-        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8)
+        digest = hashlib.blake2b(text.encode(), digest_size=8)
         return int.from_bytes(digest.digest())
 
-    def normal(text: str) -> str:
-        return " ".join(unicodedata.normalize("NFC", text).split())
-
-    sides = [(normal(source), normal(target)) for source, target in pairs]
+    sides = [(normalize(source), normalize(target)) for source, target in pairs]
     texts = {
         "training_sources": [source for source, _ in sides],
         "training_pairs": ["\t".join(pair) for pair in sides],

@@ -1,6 +1,6 @@
 """Text that looks alike becomes the same text, before it is cut into pieces.
 
-Unlike NFKC, which rewrites Chinese punctuation, nothing here changes what a reader sees.
+NFKC would rewrite what a reader sees, Chinese punctuation among it; nothing here does.
 """
 
 import functools
@@ -26,8 +26,8 @@ def normalize(text: str) -> str:
 
     - Every white space is a space, tabs and line ends too; runs of them are one, and those at the
       ends go. "▁" is a space, because SentencePiece writes spaces so.
-    - Controls, soft hyphens, byte order marks, zero-width spaces, word joiners and marks of
-      direction are dropped.
+    - Controls, soft hyphens, byte order marks, zero-width spaces and word joiners are dropped, and
+      so are marks of direction, which arrange text on a screen.
     - Zero-width joiners and non-joiners are dropped where they join nothing, as between Latin
       letters. Elsewhere they are seen: in Persian, in the scripts of India, in emoji.
     - Kept are variation selectors, the tags of flags, and format characters that are drawn.

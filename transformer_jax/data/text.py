@@ -85,8 +85,9 @@ def split_lines(content: bytes, name: str) -> list[str]:
     lines = [line.removesuffix("\r") for line in lines]
     returns = text.count("\r") - text.count("\r\n") if "\r" in text else 0
     if returns > len(lines):
+        number = "one line" if len(lines) == 1 else f"{len(lines):,} lines"
         raise UserError(
-            f"{name} has {returns:,} carriage returns and {len(lines):,} lines, which end in line "
-            "feeds: convert it (tr '\\r' '\\n')"
+            f"{name} is {number} with {returns:,} carriage returns, which end no line here: "
+            "convert it (tr '\\r' '\\n')"
         )
     return lines

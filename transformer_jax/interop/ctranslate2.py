@@ -18,7 +18,7 @@ CTranslate2's beam search differs from ours:
 - It may generate <pad>, <s> and <unk>, which ours never does, unless `suppress_sequences` and
   `disable_unk` forbid it. It then divides their probability among the other pieces, and ours does
   not. The format cannot store this, and a bias that excludes them would change every
-  log-probability. Nor does it store `decode.no_repeat_ngram_size` and its like: give them there.
+  log-probability. Nor does it store `decode.no_repeat_ngram_size` and its like; export names them.
 - Its length penalty is our `length_penalty_form="power"`; it has no "gnmt".
 - With a length penalty it stops when `beam_size * patience` translations have ended, and ours when
   no other can be better. It may miss a better translation; with `patience=5` it hardly ever does.
@@ -40,7 +40,12 @@ from transformer_jax.config.options import BOS_ID, EOS_ID, UNK_ID, Config, Model
 from transformer_jax.data.tokenizer import Tokenizers
 from transformer_jax.errors import UserError
 from transformer_jax.functional.positions import sinusoidal_positions
-from transformer_jax.interop.requirements import require_empty, require_finite, require_package
+from transformer_jax.interop.requirements import (
+    log_lost,
+    require_empty,
+    require_finite,
+    require_package,
+)
 from transformer_jax.storage import make_folder
 
 # The dtypes of stored weights, besides float32. After the underscore comes the dtype of what is not
@@ -50,6 +55,11 @@ QUANTIZATIONS = ("int8", "int8_float16", "int8_bfloat16", "int16", "float16", "b
 # How many sinusoids the file holds: our longest source has 1024 pieces, and a translation
 # may be longer. CTranslate2's own sinusoids have other frequencies.
 SINUSOIDAL_POSITIONS = 2048
+# Options of decoding that a caller of CTranslate2 has to know, besides the beam.
+_CONSTRAINTS = (
+    *("target_token", "max_length", "no_repeat_ngram_size", "repetition_penalty"),
+    *("forbidden_ids", "first_id"),
+)
 TOKENIZER_FILES = ("source.spm", "target.spm")
 
 # The projections of ours that each linear layer of CTranslate2 holds.
@@ -89,6 +99,7 @@ def export_ctranslate2(
     spec.config.layer_norm_epsilon = config.model.layer_norm_epsilon
     spec.validate()
     spec.optimize(quantization=quantization or None)
+    log_lost(config, _CONSTRAINTS, "CTranslate2")
     require_empty(output, "--output")
     make_folder(output)
     try:

@@ -39,7 +39,12 @@ from transformer_jax.functional.positions import sinusoidal_positions
 from transformer_jax.interop import marian_config as options
 from transformer_jax.interop import marian_weights as weights
 from transformer_jax.interop.marian_generation import get, to_decode, to_generation
-from transformer_jax.interop.requirements import require_empty, require_finite, require_package
+from transformer_jax.interop.requirements import (
+    log_lost,
+    require_empty,
+    require_finite,
+    require_package,
+)
 from transformer_jax.model.size import parameter_shapes
 from transformer_jax.model.transformer import Transformer
 from transformer_jax.storage import make_folder, write_whole
@@ -214,7 +219,8 @@ def _read_tensors(path: Path) -> weights.Tensors:
     if not path.exists() and list(path.parent.glob("*.bin")):
         raise UserError(
             f"the weights in {path.parent} are a .bin file, which may run code when it is read: "
-            "convert it with transformers, model.save_pretrained(folder, safe_serialization=True)"
+            "convert it with transformers, MarianMTModel.from_pretrained(folder).save_pretrained("
+            "folder, safe_serialization=True)"
         )
     if not path.exists():
         raise UserError(f"{path.parent} has no {path.name}")
@@ -234,6 +240,7 @@ def export_marian(config: Config, params: Any, tokenizers: Tokenizers | None, ou
       UserError: naming every option that Marian does not have, or if the folder is not empty.
     """
     options.check_exportable(config.model)
+    log_lost(config, ("target_token", "temperature", "top_k", "top_p"), "Marian")
     require_empty(output, "--output")
     safetensors = require_package("safetensors.numpy")
     params = jax.device_get(params)

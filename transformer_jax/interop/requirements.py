@@ -1,6 +1,7 @@
 """What every format requires before it writes: its library, finite weights, an empty folder."""
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from transformer_jax.config.options import Config, DecodeConfig
+from transformer_jax.console import log
 from transformer_jax.errors import UserError
 
 
@@ -32,6 +35,24 @@ def require_finite(params: Any) -> None:
         if not np.isfinite(weight).all():
             name = "/".join(key.key for key in path)
             raise UserError(f"{name} has values that are not finite: the training diverged")
+
+
+def log_lost(config: Config, names: Sequence[str], form: str) -> None:
+    """Logs one line that names those of the `decode` options `names` that are not at their default.
+
+    They are what the format called `form` cannot store, so that translations there may differ.
+    """
+    plain = DecodeConfig()
+    lost = [
+        f"decode.{name}={value!r}"
+        for name in names
+        if (value := getattr(config.decode, name)) != getattr(plain, name)
+    ]
+    if lost:
+        log(
+            f"{form} does not store these options, and translations differ unless it is given the "
+            f"same: {', '.join(lost)}"
+        )
 
 
 def require_empty(folder: Path, option: str) -> None:

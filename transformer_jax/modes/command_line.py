@@ -8,6 +8,7 @@ import importlib
 import io
 import itertools
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -59,6 +60,9 @@ def main(argv: Sequence[str] | None = None, *, default_experiment: Path | None =
         sys.exit(run(list(sys.argv if argv is None else argv), default))
     except UserError as e:
         _stop(f"error: {one_line(e)}", _MISTAKE)  # what it quotes may hold anything
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as e:  # a full disk, a file of another user
         _stop(f"error: {e.filename or 'input or output'}: {e.strerror or e}", _MISTAKE)
     except Preempted as e:

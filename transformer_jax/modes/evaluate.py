@@ -17,6 +17,7 @@ from transformer_jax.modes.flags import Flags
 from transformer_jax.modes.launch import Launch
 
 if TYPE_CHECKING:
+    from transformer_jax.data.tokenizer import Tokenizer
     from transformer_jax.evaluation.degenerate import Degeneracy
     from transformer_jax.evaluation.scores import Scores
     from transformer_jax.inference.evaluate import TranslatedSplit
@@ -69,7 +70,7 @@ def evaluate(
         found = translate_corpus(model, corpus, progress=bar.update)
     sources, translations, references = found.sources, found.translations, found.references
     degeneracy = measure_degeneracy(sources, translations, references)
-    log_warnings(found, degeneracy)
+    log_warnings(found, degeneracy, model.tokenizers.target)
     scores = found.scores()
     if not processes.is_writer():
         return scores
@@ -110,7 +111,9 @@ def _some(*columns: Sequence[str]) -> str:
     return side_by_side(*([column[n] for n in shown] for column in columns))
 
 
-def log_warnings(found: "TranslatedSplit", degeneracy: "Degeneracy") -> None:
+def log_warnings(
+    found: "TranslatedSplit", degeneracy: "Degeneracy", tokenizer: "Tokenizer"
+) -> None:
     """Logs what makes scores mean less than they seem to, and what is plainly wrong."""
     from transformer_jax.console import log
     from transformer_jax.evaluation.degenerate import degeneracy_warnings
@@ -121,6 +124,12 @@ def log_warnings(found: "TranslatedSplit", degeneracy: "Degeneracy") -> None:
         log(f"{found.corpus.empty:,} pairs with an empty side left out")
     if untranslated:
         log(f"{untranslated:,} sentences too long to translate count as empty translations")
+    unlike = sum(tokenizer.normalized(text) != text for text in found.references)
+    if unlike:
+        log(
+            f"{unlike:,} references have characters that the model does not write, such as "
+            "no-break spaces or decomposed accents (data.normalization): scores count them"
+        )
     about_text = reference_warnings(found.references, found.target_language)
     for warning in [*about_text, *degeneracy_warnings(degeneracy)]:
         log(warning)

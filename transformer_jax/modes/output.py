@@ -77,7 +77,7 @@ class Output(contextlib.AbstractContextManager):
         except BrokenPipeError:
             raise
         except OSError as e:
-            lost = isinstance(e, FileNotFoundError)
+            lost = isinstance(e, FileNotFoundError) and not Path(self._name).parent.is_dir()
             reason = "there is no such folder" if lost else e.strerror or e
             raise UserError(f"cannot write {self._name}: {reason}") from None
 

@@ -31,11 +31,25 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         return []
     try:
         # Not by splitlines: JSON strings may hold other characters that end a line for Python.
-        return [json.loads(line) for line in path.read_bytes().decode().split("\n")[:-1]]
-    except ValueError:
-        raise UserError(f"{path} is damaged: remove it, and the run continues without it") from None
+        rows = [json.loads(line) for line in path.read_bytes().decode().split("\n")[:-1]]
+    except (ValueError, RecursionError):
+        rows = [None]
     except OSError as e:
         raise UserError(f"cannot read {path}: {e.strerror or e}") from None
+    if not all(map(_is_row, rows)):
+        raise UserError(f"{path} is damaged: remove it, and the run continues without it")
+    return rows
+
+
+def _is_row(row: Any) -> bool:
+    if not isinstance(row, dict) or type(row.get("step")) is not int:
+        return False
+    groups = [row.get(name, {}) for name in ("train", "valid")]
+    if not all(isinstance(group, dict) for group in groups):
+        return False
+    values = [value for group in groups for value in group.values() if value is not None]
+    # JSON has integers of any length, and nan.
+    return all(type(v) in (int, float) and abs(v) < 1e100 for v in [row["step"], *values])
 
 
 def bleu_scores(workdir: Path) -> dict[int, float]:
