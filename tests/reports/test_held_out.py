@@ -68,7 +68,7 @@ def test_a_text_that_grew_is_not_cut_again(run, capsys):
     write(run.parent / "text.tsv", [*PAIRS, ("新的句子", "a new sentence")])
     after, logged = evaluated(run, capsys)
     assert after == before
-    assert f"{run.parent}/text.tsv has changed since the training began" in logged
+    assert f"{run.parent}/text.tsv has changed since training began" in logged
 
 
 def test_a_text_that_is_gone_is_not_needed(run, capsys):
@@ -76,7 +76,7 @@ def test_a_text_that_is_gone_is_not_needed(run, capsys):
     (run.parent / "text.tsv").unlink()
     after, logged = evaluated(run, capsys)
     assert after == before
-    assert "text.tsv is no longer there" in logged
+    assert "text.tsv no longer exists" in logged
     assert tj.evaluate(tj.load(run)).sentences == len(before)
 
 
@@ -145,7 +145,7 @@ def test_resuming_validates_on_the_recorded_pairs(tmp_path, capsys):
     longer.train.steps = 2 * TINY["train.steps"]
     tj.train(longer, tmp_path / "run")
     assert read_card(tmp_path / "run")["data"]["validation_text"] == recorded
-    assert "valid.tsv has changed since the training began" in capsys.readouterr().err
+    assert "valid.tsv has changed since training began" in capsys.readouterr().err
 
 
 def test_a_workdir_without_a_record_is_evaluated_with_a_warning(run, capsys):

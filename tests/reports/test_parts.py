@@ -34,6 +34,13 @@ def test_tokenizers_of_each_side_added_to_a_shared_one_are_refused(workdir, othe
     assert "tokenizer.source.model" in refused(tj.load, workdir)
 
 
+def test_tokenizers_of_two_sizes_beside_a_shared_one_are_refused(workdir):
+    texts = [text for pair in grammar.pairs("train", size=211) for text in pair]
+    smaller = train_tokenizer(texts, vocab_size=653)
+    Tokenizers(smaller, Tokenizers.load(workdir).target).save(workdir)
+    assert "tokenizer.source.model" in refused(tj.load, workdir)
+
+
 def test_the_configuration_of_another_run_is_refused_by_option(workdir):
     path = workdir / "config.json"
     options = json.loads(path.read_text())

@@ -1,6 +1,7 @@
 """Text as users of other toolkits reported it: each kind of report is a small test."""
 
 import bz2
+import functools
 import gzip
 import io
 import lzma
@@ -249,6 +250,7 @@ def zstd(content):
 
 
 COMPRESS = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zst": zstd}
+COMPRESS["lzma"] = functools.partial(lzma.compress, format=lzma.FORMAT_ALONE)
 
 
 @pytest.mark.parametrize("kind", COMPRESS)
@@ -288,10 +290,15 @@ def test_a_format_without_its_package_is_named(tmp_path, monkeypatch):
     assert "pip install zstandard" in refused(compressor, "out.zst")
 
 
-@pytest.mark.parametrize("kind", COMPRESS)
+@pytest.mark.parametrize("name", ["out.zip", "out.de.TGZ", "out.lzma"])
+def test_a_compressed_output_that_cannot_be_written_is_refused(name):
+    assert "choose .gz, .bz2, .xz or .zst" in refused(compressor, name)
+
+
+@pytest.mark.parametrize("kind", ["gz", "GZ", "bz2", "xz", "zst"])
 def test_translations_are_compressed_by_the_name_of_the_output(workdir, tmp_path, kind):
-    COMPRESS[kind](b"")
-    (tmp_path / "in").write_bytes(COMPRESS[kind]("我有一只猫\n猫\n".encode()))
+    compress = COMPRESS[kind.lower()]
+    (tmp_path / "in").write_bytes(compress("我有一只猫\n猫\n".encode()))
     for name in "out", f"out.{kind}":
         in_process("translate", workdir, input=tmp_path / "in", output=tmp_path / name)
     packed = (tmp_path / f"out.{kind}").read_bytes()

@@ -15,7 +15,7 @@ from transformer_jax.errors import UserError
 _MAGIC = {
     "gz": rb"\x1f\x8b",
     "bz2": rb"BZh[1-9](1AY&SY|\x17rE8P\x90)",
-    "xz": rb"\xfd7zXZ\0",
+    "xz": rb"\xfd7zXZ\0|\x5d\0\0",  # and its older form, .lzma
     "zst": rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18",
     "zip": rb"PK[\3\5][\4\6]",
     "tar": rb"(?s:.{257})ustar",
@@ -23,6 +23,7 @@ _MAGIC = {
 _OPEN: dict[str, Callable[[Any], Any]] = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}
 # What one is asked to do with it; the others are read.
 _ARCHIVES = {"zip": "unzip", "tar": "untar"}
+_NOT_WRITTEN = (".zip", ".tar", ".tgz", ".7z", ".lz4", ".lzma", ".z")
 _HEAD = 512  # bytes that show what a file is
 
 
@@ -44,9 +45,11 @@ def compressor(name: str) -> Callable[[bytes], bytes]:
     """What compresses the content of a file of that name; streams end to end are one stream.
 
     Raises:
-      UserError: if the name ends in .zst and no package writes that.
+      UserError: if the name ends in .zst and no package writes that, or in .zip or the like.
     """
-    suffix = os.path.splitext(name)[1]
+    suffix = os.path.splitext(name)[1].lower()
+    if suffix in _NOT_WRITTEN:
+        raise UserError(f"{name}: {suffix} is not written; choose .gz, .bz2, .xz or .zst")
     if suffix == ".zst":
         return _zstd(name).compress
     known = {".gz": functools.partial(gzip.compress, mtime=0), ".bz2": bz2.compress}

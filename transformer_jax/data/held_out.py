@@ -126,10 +126,10 @@ def _recorded(workdir: Path, data: DataConfig, split: str) -> corpora.Corpus | N
     for name, digest in about["files"][source].items():
         file = Path(name)
         if not file.exists() or _digest(file) != digest:
-            changed = "has changed" if file.exists() else "is no longer there"
+            change = "has changed since training began" if file.exists() else "no longer exists"
             log(
-                f"warning: {name} {changed} since the training began; the {split} split is the one "
-                f"recorded then, in {workdir / FOLDER}"
+                f"warning: {name} {change}; the {split} split is the one that was recorded when "
+                f"training began, in {workdir / FOLDER}"
             )
     lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     return corpora.Corpus([tuple(json.loads(line)) for line in lines], 0)

@@ -39,9 +39,9 @@ class Sources:
         if bare and known and not self._target_token and not self._logged:
             self._logged = True
             log(
-                f"{bare:,} of {len(texts):,} sources do not name the language to write, and this "
-                f"model needs it: set decode.target_token to one of {listed(known)}, or begin each "
-                "with one"
+                f"warning: {bare:,} of {len(texts):,} sources do not name the language to write, "
+                f"and this model needs it: set decode.target_token to one of {listed(known)}, or "
+                "begin each with one"
             )
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:

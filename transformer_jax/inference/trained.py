@@ -27,7 +27,7 @@ from transformer_jax.inference.weights import load_weights
 from transformer_jax.model.size import parameter_shapes
 from transformer_jax.model.transformer import Transformer
 from transformer_jax.parallel.devices import all_devices
-from transformer_jax.workdir import checkpoints
+from transformer_jax.workdir import checkpoints, parts
 
 Progress = Callable[[int], None]
 
@@ -293,6 +293,7 @@ def at_checkpoint(model: Model, step: int) -> Model:
 def _load_member(
     config: Config, workdir: Path, weights: str
 ) -> tuple[Tokenizers, Transformer, Any, list[int]]:
+    parts.check_last(workdir)  # of other tokenizers there may be no such model
     tokenizers = Tokenizers.load(workdir)
     model = Transformer(config.model, tokenizers.target.vocab_size, tokenizers.source.vocab_size)
     everywhere = all_devices().replicated

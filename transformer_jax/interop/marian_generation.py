@@ -77,8 +77,8 @@ def to_decode(options: Mapping[str, Any], order: Sequence[int]) -> DecodeConfig:
         decode.first_id = first if first >= EOS_ID else 0  # no search generates the others
     if lost := _not_honoured(options, decode):
         log(
-            "these options of config.json and generation_config.json are not honoured, and "
-            f"translations may differ: {', '.join(lost)}"
+            "warning: these options of config.json and generation_config.json are not honoured, "
+            f"and translations may differ: {', '.join(lost)}"
         )
     return decode
 

@@ -281,4 +281,4 @@ def _with_flag_files(argv: list[str]) -> list[str]:
     try:
         return list(flags.FLAGS.read_flags_from_files(argv[1:]))
     except flags.Error as e:
-        raise UserError(one_line(e)) from None
+        raise UserError(one_line(e).removeprefix("ERROR:: ")) from None

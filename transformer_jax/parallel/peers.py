@@ -136,6 +136,8 @@ class _Starter:
         missing = [name for name in needed if name not in environment]
         if missing:
             known = name if name in environment else self.index
+            if set(missing) <= set(self.address):
+                remedy = f"start it with {self.program}, give --coordinator=HOST:PORT, or unset it"
             raise UserError(
                 f"{known}={environment[known]} is for one of several processes, but "
                 f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing: {remedy}"

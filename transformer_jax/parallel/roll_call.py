@@ -48,7 +48,8 @@ def _call(peers: Peers, deadline: float, within: str) -> None:
             left = deadline - time.monotonic()
             if left <= 0:
                 names = ", ".join(map(str, missing[:8])) + (", …" if missing[8:] else "")
-                late = f"process {names} of {peers.number} did not come to {peers.coordinator}"
+                who = f"process{'es' if missing[1:] else ''} {names} of {peers.number}"
+                late = f"{who} did not come to {peers.coordinator}"
                 for connection in present.values():
                     _send(connection, f"error: {late} {within}")
                 raise UserError(f"{late} {within}")

@@ -22,7 +22,7 @@ from transformer_jax.parallel.devices import Devices, Step
 from transformer_jax.storage import write_whole
 from transformer_jax.training import step as training_step
 from transformer_jax.training.step import TrainState, make_train_step
-from transformer_jax.workdir import manifest, parts
+from transformer_jax.workdir import parts
 
 DATA_FILE = "training_data.sha256"
 
@@ -97,8 +97,7 @@ def prepare(
     Raises:
       UserError: if the text, or its tokenizer, is not the one that was trained on.
     """
-    for step in manifest.complete(workdir / manifest.FOLDER)[-1:]:
-        parts.check(workdir / manifest.FOLDER / str(step))
+    parts.check_last(workdir)
     with processes.writer_first():
         if Tokenizers.exist(workdir) and not resuming:
             log(f"the tokenizer in {workdir} is used; none is trained")

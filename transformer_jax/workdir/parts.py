@@ -14,6 +14,7 @@ from transformer_jax.config.metadata import Change
 from transformer_jax.config.options import OPTIONS
 from transformer_jax.errors import UserError
 from transformer_jax.storage import write_whole
+from transformer_jax.workdir import manifest
 
 NAME = "trained_with.json"  # in a checkpoint
 # The tokenizer of both sides; or one of each side, and its vocabulary if it was imported.
@@ -64,6 +65,12 @@ def check(checkpoint: Path) -> None:
                 f"{workdir / CONFIG_FILE} has model.{name}={new!r}, but checkpoint "
                 f"{checkpoint.name} was trained with {old!r}: restore it from a copy"
             )
+
+
+def check_last(workdir: Path) -> None:
+    """Compares the workdir with its last checkpoint, if it has one; see `check`."""
+    for step in manifest.complete(workdir / manifest.FOLDER)[-1:]:
+        check(workdir / manifest.FOLDER / str(step))
 
 
 def _parts(workdir: Path) -> dict[str, Any]:
