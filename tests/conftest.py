@@ -7,9 +7,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from compiling import use_cache
 from hypothesis import settings
 from launching import FLAGS, launch
+
+from transformer_jax.parallel import compilation_cache
 
 # Before jax is imported. Nearly all of a tiny test's time is compiling, and this halves it; the
 # subprocesses that tests start inherit both. JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests what users run.
@@ -19,7 +20,9 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 if platform.machine() == "x86_64":
     os.environ.setdefault("CT2_USE_MKL", "1")
 
-use_cache()
+# Compiled programs, half of the tests' time, are kept apart from the user's, for all checkouts.
+user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+compilation_cache.use(f"{user}/transformer_jax_tests", most_bytes=400_000_000)
 
 # Compiling in the first example takes longer than hypothesis thinks that one should.
 settings.register_profile("default", max_examples=50, deadline=None)

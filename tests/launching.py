@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,16 @@ def launch(*arguments, text=None, real=False, variables=()):
         capture_output=True,
         timeout=300,
     )
+
+
+def own_cache(folder):
+    """Variables for processes that get killed, perhaps while they write a compiled program."""
+    shared, copy = os.environ.get("JAX_COMPILATION_CACHE_DIR"), folder / "compiled"
+    if not shared:
+        return {}
+    if not copy.exists():
+        shutil.copytree(shared, copy, copy_function=os.symlink)  # no entry is ever rewritten
+    return {"JAX_COMPILATION_CACHE_DIR": str(copy)}
 
 
 def fill(folder):

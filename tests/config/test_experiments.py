@@ -70,13 +70,9 @@ def test_an_experiment_is_valid_and_documented(name):
 
 @pytest.mark.fast
 @pytest.mark.parametrize("name", PAPER)
-def test_the_papers_values(name):
+def test_the_papers_values_and_batches_of_25_000_tokens_a_side(name):
     found = flatten(load(name))
     assert {option: found[option] for option in PAPER[name]} == PAPER[name]
-
-
-@pytest.mark.parametrize("name", PAPER)
-def test_a_batch_has_about_25_000_tokens_a_side(name):
     data = load(name).data
     for row_length in (data.source_row_length, data.target_row_length):
         # At the 95 % that packing promises.

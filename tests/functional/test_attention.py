@@ -80,7 +80,7 @@ def test_attention_against_loops(qkv, mask):
     np.testing.assert_allclose(output, expected, atol=1e-6)
 
 
-def test_blind_query_gives_zero_and_who_is_not_seen_gets_no_gradient(qkv, mask):
+def test_blind_queries_and_unseen_keys_get_no_gradient(qkv, mask):
     weighting = normal(5, B, T, N, HV)
 
     def loss(query, key, value):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import toy
 
-from transformer_jax import Config, DataConfig, DecodeConfig, ModelConfig
+from transformer_jax import Config, DecodeConfig, ModelConfig
 from transformer_jax.config.options import BOS_ID, EOS_ID
 from transformer_jax.functional import attention, layers, masks, positions
 from transformer_jax.inference.capture import Capture
@@ -20,14 +20,13 @@ from transformer_jax.training.step import create_state, make_train_step
 
 D, F, N, H, HV, POSITIONS = 14, 19, 7, 3, 5, 31
 SENTENCE, IDS = "我有一只猫", (301, 5, 257, 607, 4)
+SEGMENTED = ("segments", "positions")
 KINDS = {
     "paper": {},
     "pre-norm, learned positions": {"norm": "pre", "positions": "learned"},
     "biases, as in Marian": {
-        "attention_bias": True,
-        "logits_bias": True,
-        "sinusoid_layout": "halves",
-        "activation": "swish",
+        **{"attention_bias": True, "logits_bias": True},
+        **{"sinusoid_layout": "halves", "activation": "swish"},
     },
     "remat": {"remat": True, "norm": "pre"},
 }
@@ -235,19 +234,13 @@ def test_decoding_piece_by_piece_over_a_cache_computes_the_same(kind):
 
 def programs(model, params):
     """The lowered text of a training step and of each search."""
-    config = Config(model=model.config, data=DataConfig(batch_rows=3))
-    shape = (3, 11)
-    sides = [
-        f"{side}_{kind}" for side in ("source", "target") for kind in ("segments", "positions")
-    ]
-    batch = dict.fromkeys(("source_tokens", "decoder_input", "labels", *sides))
-    batch = {name: np.ones(shape, np.int32) for name in batch} | {"row": np.arange(3)}
-    step, state = (
-        make_train_step(config, model),
-        jax.eval_shape(lambda: create_state(config, model)),
-    )
-    texts = {"step": jax.jit(lambda *args: step(*args)).lower(state, batch).as_text()}
-    rest = np.ones(shape, np.int32), np.zeros(shape, np.int32), np.arange(3), jax.random.key(0)
+    config, ones = Config(model=model.config), np.ones((3, 11), np.int32)
+    kinds = [f"{side}_{kind}" for side in ("source", "target") for kind in SEGMENTED]
+    batch = dict.fromkeys(["source_tokens", "decoder_input", "labels", *kinds], ones)
+    step = make_train_step(config, model)
+    state = jax.eval_shape(lambda: create_state(config, model))
+    texts = {"step": jax.jit(step).lower(state, batch | {"row": np.arange(3)}).as_text()}
+    rest = ones, np.zeros_like(ones), np.arange(3), jax.random.key(0)
     for method in ("greedy", "beam"):
         decode = DecodeConfig(method=method, extra_length=2)
         search = functools.partial(search_batch, [model], decode)

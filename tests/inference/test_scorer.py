@@ -71,7 +71,7 @@ def test_scores_come_in_order_whatever_the_company(params):
         np.testing.assert_allclose(scores.perplexity, np.exp(-log_probs.mean()), rtol=1e-4)
 
 
-def test_a_pair_that_is_too_long_has_no_score_and_perplexity(params):
+def test_what_is_too_long_has_no_score_and_perplexity_is_per_piece(params):
     scorer = Scorer(MODELS[:1], TOKENIZERS)
     long = "我 " * 40
     found = scorer.score(params[:1], [(long, "a"), ("我", "I"), ("我", "a " * 60)])

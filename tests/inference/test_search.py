@@ -330,17 +330,14 @@ def test_length_limits_of_zero_and_above_max_length():
     assert_same_bits(above, at)
 
 
-def test_unfinished_hypotheses_come_after_finished_ones():
+def test_impossible_tokens_are_never_chosen_and_unfinished_hypotheses_come_last():
     """EOS is improbable: at the limit one is finished, and better unfinished ones follow it."""
     logits = jnp.log(jnp.array([1e-9, 0.1, 0.5, 0.4]))
     options = {"beam_size": 3, "max_length": 3, "length_limit": 1, "length_penalty": 0.0}
     result = find("beam", memoryless(logits), **options)
     assert result.tokens[0, :, 0].tolist() == [EOS, 2, 3]
     np.testing.assert_allclose(np.exp(result.score[0]), [0.1, 0.5, 0.4], rtol=1e-5)
-
-
-def test_impossible_tokens_are_never_chosen():
-    """V=5, K=4, and three of the tokens impossible: one live hypothesis, one end per length."""
+    # V=5, K=4, and three of the tokens impossible: one live hypothesis, one end per length.
     logits = jnp.array([-jnp.inf, 0.0, jnp.log(3.0), -jnp.inf, -jnp.inf], jnp.bfloat16)
     options = {"beam_size": 4, "max_length": 2, "length_penalty": 0.0}
     result = find("beam", memoryless(logits), **options)

@@ -5,13 +5,12 @@ import logging
 import random
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from launching import refused
 from toy import MODEL, VOCAB_SIZE, random_params, tokenizers
 
-from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID, DecodeConfig
+from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID, UNK_ID, DecodeConfig
 from transformer_jax.inference import batching
 from transformer_jax.inference import search as inference_search
 from transformer_jax.inference import translator as inference_translator
@@ -116,25 +115,41 @@ def test_company_changes_nothing(translators, params):
         assert_same(translator.translate(params, some), [alone[text] for text in some])
 
 
-def test_greedy_is_what_the_whole_model_finds(translators, params):
-    """Without cache, batch or buckets: the likeliest next piece, again and again."""
-    model, text = Transformer(MODEL, VOCAB_SIZE), MIXED[0]
-    source = jnp.asarray([[*TOKENIZER.encode([text])[0], EOS_ID]], jnp.int32)
-    limit = source.shape[1] + DECODE.extra_length
-    next_log_probs = jax.jit(
-        lambda inputs: jax.nn.log_softmax(model.apply({"params": params[0]}, source, inputs)[0])
+def greedy_by_definition(models, params, source, limit):
+    """The likeliest next piece, again and again, from whole-target logits: (ids, log-probs)."""
+    tokens, log_probs, whole = [], [], [jax.jit(m.apply) for m in models]
+    excluded = np.isin(np.arange(VOCAB_SIZE), [PAD_ID, UNK_ID, BOS_ID])
+    while len(tokens) < limit and EOS_ID not in tokens:
+        so_far = np.array([[BOS_ID, *tokens, *[PAD_ID] * (limit - len(tokens))]])
+        probs = [
+            jax.nn.softmax(apply({"params": p}, source, so_far)[0, len(tokens)])
+            for apply, p in zip(whole, params, strict=True)
+        ]
+        mean = np.mean(probs, axis=0)
+        tokens.append(int(np.argmax(np.where(excluded, 0, mean))))
+        log_probs.append(np.log(mean[tokens[-1]]))
+    return tokens, log_probs
+
+
+@pytest.mark.parametrize("number", [1, 2], ids=["one model", "an ensemble"])
+def test_greedy_is_what_the_whole_model_finds(number):
+    """Without cache, batch or buckets; of an ensemble it is the mean of probabilities."""
+    configs = [MODEL, dataclasses.replace(MODEL, d_model=12, norm="pre", num_heads=3)]
+    models = [Transformer(config, VOCAB_SIZE) for config in configs]
+    # Sharp ones, or their mean would be nearly uniform.
+    params = [random_params(m, seed, stddev=0.8) for seed, m in enumerate(models)]
+    text, decode = sentences_of(4)[0], dataclasses.replace(DECODE, method="greedy")
+    alone, found = (
+        Translator(models[:n], TOKENIZERS, decode).translate(params[:n], [text])[0][0]
+        for n in (1, number)
     )
-    found, log_prob = [], 0.0
-    while len(found) < limit and EOS_ID not in found:
-        inputs = jnp.asarray([[BOS_ID, *found, *[PAD_ID] * (limit - len(found))]], jnp.int32)
-        log_probs = np.array(next_log_probs(inputs)[len(found)])
-        found.append(
-            int(np.where(np.isin(range(VOCAB_SIZE), [PAD_ID, BOS_ID]), -9e9, log_probs).argmax())
-        )
-        log_prob += float(log_probs[found[-1]])
-    (hypothesis,) = translators["greedy"].translate(params, [text])[0]
-    assert hypothesis.text == TOKENIZER.decode([found])[0]
-    assert hypothesis.log_prob == pytest.approx(log_prob, rel=1e-3)
+    source = np.array([[*TOKENIZER.encode([text])[0], EOS_ID]])
+    limit = source.shape[1] + DECODE.extra_length
+    tokens, log_probs = greedy_by_definition(models[:number], params[:number], source, limit)
+    assert found.ids == tuple(tokens)
+    np.testing.assert_allclose(found.token_log_probs, log_probs, rtol=1e-4, atol=1e-5)
+    assert found.text == TOKENIZER.decode([tokens])[0]
+    assert number == 1 or abs(alone.log_prob - found.log_prob) > 0.1, "both are asked"
 
 
 # ----------------------------------------------------------------------- blank, too long, one line
@@ -268,33 +283,6 @@ def test_a_translation_begins_with_its_prefix(translators, params):
     fits = [len(ids) < 4 + DECODE.extra_length for ids in target.encode(begins)]
     assert True in fits and False in fits
     assert [bool(h) for h in found] == fits
-
-
-def test_an_ensemble_searches_the_mean_of_probabilities():
-    """Two different architectures; greedy search by the definition, from whole-target logits."""
-    configs = [MODEL, dataclasses.replace(MODEL, d_model=12, norm="pre", num_heads=3)]
-    models = [Transformer(c, VOCAB_SIZE) for c in configs]
-    # Sharp ones, or their mean would be nearly uniform.
-    params = [random_params(m, seed, stddev=0.8) for seed, m in enumerate(models)]
-    decode = dataclasses.replace(DECODE, method="greedy")
-    text = sentences_of(4)[0]
-    (found,), *_ = Translator(models, TOKENIZERS, decode).translate(params, [text])
-    source = np.array([[*TOKENIZERS.source.encode([text])[0], EOS_ID]])
-    tokens, log_probs, whole = [], [], [jax.jit(m.apply) for m in models]
-    excluded = np.isin(np.arange(VOCAB_SIZE), [PAD_ID, BOS_ID])
-    while len(tokens) < 4 + DECODE.extra_length and EOS_ID not in tokens:
-        so_far = np.array([[BOS_ID, *tokens]])
-        logits = [
-            apply({"params": p}, source, so_far)[0, -1]
-            for apply, p in zip(whole, params, strict=True)
-        ]
-        mean = np.mean([jax.nn.softmax(x) for x in logits], axis=0)
-        tokens.append(int(np.argmax(np.where(excluded, 0, mean))))
-        log_probs.append(np.log(mean[tokens[-1]]))
-    assert found.ids == tuple(tokens)
-    np.testing.assert_allclose(found.token_log_probs, log_probs, rtol=1e-4, atol=1e-5)
-    (alone,), *_ = Translator(models[:1], TOKENIZERS, decode).translate(params[:1], [text])
-    assert abs(alone.log_prob - found.log_prob) > 0.1, "or one of the two was not asked"
 
 
 def test_an_ensemble_of_one_model_twice_is_that_model(params):

@@ -103,32 +103,13 @@ def test_training_resumes_at_its_step(workdir, capsys, monkeypatch):
     assert load(workdir, config=config, weights="latest").steps == ([6],)
 
 
-def test_fewer_steps_than_have_been_trained_are_refused(workdir):
+def test_what_a_run_does_not_resume_with(workdir, capsys):
     before = (workdir / "config.json").read_bytes()
     assert "train.steps=2, but 4 steps are done" in refused(train, longer(workdir, 2), workdir)
     assert (workdir / "config.json").read_bytes() == before
     message = refused(train, config_of(workdir), workdir, profile="somewhere")
     assert "--profile needs 15 steps, and 0 are left" in message
 
-
-def test_another_configuration_is_refused(workdir):
-    before = config_of(workdir)
-    error = refusal(f"--workdir={workdir}", "--config.model.d_ff=18")
-    assert "model.d_ff: 14 in the workdir, 18 now" in error
-    assert config_of(workdir) == before
-    config = config_of(workdir)
-    config.model.d_ff = 18
-    message = refused(load, workdir, config=config, weights="latest")
-    assert "model.d_ff: 14 in the workdir, 18 now" in message
-    shutil.rmtree(workdir / "checkpoints")
-    message = refused(train, config, workdir)
-    assert "d_ff" in message and "and has no checkpoint yet: remove it" in message
-
-
-# --------------------------------------------------------------------------------------- evaluate
-
-
-def test_another_training_text_or_a_missing_configuration_is_refused(workdir, capsys):
     (workdir / "training_data.sha256").write_text("0123456789abcdef\n")
     message = refused(train, config_of(workdir), workdir)
     assert "the training text is not the one" in message
@@ -140,6 +121,18 @@ def test_another_training_text_or_a_missing_configuration_is_refused(workdir, ca
     train(config, workdir)
     assert "has no training_data.sha256: cannot verify the training text" in capsys.readouterr().err
     assert (workdir / "training_data.sha256").exists()
+
+    before = config_of(workdir)
+    error = refusal(f"--workdir={workdir}", "--config.model.d_ff=18")
+    assert "model.d_ff: 14 in the workdir, 18 now" in error
+    assert config_of(workdir) == before
+    config = config_of(workdir)
+    config.model.d_ff = 18
+    message = refused(load, workdir, config=config, weights="latest")
+    assert "model.d_ff: 14 in the workdir, 18 now" in message
+    shutil.rmtree(workdir / "checkpoints")
+    message = refused(train, config, workdir)
+    assert "d_ff" in message and "and has no checkpoint yet: remove it" in message
 
 
 def test_the_tokenizer_of_a_workdir_is_used(trained, tmp_path, capsys):

@@ -196,6 +196,19 @@ def marian_that_ends(folder, eos_bias):
     return peer
 
 
+SPECIAL = {"eos_token_id": 0, "pad_token_id": V - 1, "decoder_start_token_id": V - 1}
+
+
+def hypotheses(peer, source, mask, asked):
+    """What Hugging Face finds, and its sequences as our tokens, int32 [B, beams, longest]."""
+    inputs = {"input_ids": torch.tensor(source), "attention_mask": torch.tensor(mask).long()}
+    outputs = {"num_return_sequences": asked.num_beams, "return_dict_in_generate": True}
+    found = peer.generate(**inputs, generation_config=asked, output_scores=True, **outputs)
+    sequences = found.sequences[:, 1:].numpy().reshape(len(source), asked.num_beams, -1)
+    is_real = np.cumsum(sequences == 0, axis=-1) - (sequences == 0) == 0  # up to its first eos
+    return found, ours(sequences, is_real, our_rows(V, V - 1))
+
+
 @pytest.mark.parametrize("eos_bias", [0.0, -2.0])
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
 def test_beam_search_finds_hugging_faces_translations(tmp_path, measure, alpha, eos_bias):
@@ -209,33 +222,20 @@ def test_beam_search_finds_hugging_faces_translations(tmp_path, measure, alpha, 
     import_marian(tmp_path / "m", tmp_path / "w")
     model, params = workdir_model(tmp_path / "w", (V + 1, V + 1))
     source, mask = ragged(SOURCE_LENGTHS, V, last=0)
-    theirs = peer.generate(
-        input_ids=torch.tensor(source),
-        attention_mask=torch.tensor(mask, dtype=torch.long),
-        generation_config=transformers.GenerationConfig(
-            num_beams=beams,
-            num_return_sequences=beams,
-            length_penalty=alpha,
-            early_stopping="never",
-            bad_words_ids=[[V - 1]],
-            max_new_tokens=min(SOURCE_LENGTHS) + extra,
-            return_dict_in_generate=True,
-            output_scores=True,
-            **{"eos_token_id": 0, "pad_token_id": V - 1, "decoder_start_token_id": V - 1},
-        ),
-    )
-    rows = our_rows(V, V - 1)
+    options = {"num_beams": beams, "length_penalty": alpha, "early_stopping": "never"}
+    options |= {"bad_words_ids": [[V - 1]], "max_new_tokens": min(SOURCE_LENGTHS) + extra}
+    asked = transformers.GenerationConfig(**options, **SPECIAL)
+    theirs, expected = hypotheses(peer, source, mask, asked)
+    tokens = ours(source, mask, our_rows(V, V - 1))
     options = {"beam_size": beams, "extra_length": extra, "length_penalty": alpha}
-    found = search(model, params, ours(source, mask, rows), length_penalty_form="power", **options)
-    sequences = theirs.sequences[:, 1:].numpy().reshape(len(source), beams, -1)
+    found = search(model, params, tokens, length_penalty_form="power", **options)
     # They end before either limit, so that it does not matter that ours is each row's own.
     last = np.take_along_axis(found.tokens, found.length[..., None] - 1, axis=-1)
     assert (last == EOS_ID).all()
     assert found.length.max() < min(SOURCE_LENGTHS) + extra
     assert len(set(found.length.ravel().tolist())) > 3
-    is_real = np.cumsum(sequences == 0, axis=-1) - (sequences == 0) == 0  # up to its first eos
-    width = sequences.shape[-1]
-    np.testing.assert_array_equal(found.tokens[..., :width], ours(sequences, is_real, rows))
+    width = expected.shape[-1]
+    np.testing.assert_array_equal(found.tokens[..., :width], expected)
     assert (found.tokens[..., width:] == PAD_ID).all()
     scores = theirs.sequences_scores.numpy().reshape(len(source), beams)
     measure(PEER, "scores of beam search", np.abs(found.score - scores).max(), 1e-4)
@@ -272,39 +272,22 @@ MORE = {
 def test_what_generation_config_asks_for_is_done_as_hugging_face_does(tmp_path, asked_for, beams):
     """Token for token, for all hypotheses; the file of options is what both read."""
     peer = marian_that_ends(tmp_path / "m", -2.0)
-    ids = {"eos_token_id": 0, "pad_token_id": V - 1, "decoder_start_token_id": V - 1}
-    options = {"num_beams": beams, "bad_words_ids": [[V - 1], [1]], "forced_eos_token_id": 0}
-    options |= ids | {"max_length": 31} | asked_for
+    plain = SPECIAL | {"num_beams": beams, "bad_words_ids": [[V - 1], [1]], "max_length": 31}
+    plain |= {"forced_eos_token_id": 0}
     if beams > 1:
-        options |= {"early_stopping": "never", "length_penalty": 0.7}
-    asked = transformers.GenerationConfig(**options)
+        plain |= {"early_stopping": "never", "length_penalty": 0.7}
+    asked = transformers.GenerationConfig(**plain | asked_for)
     asked.save_pretrained(tmp_path / "m")
     import_marian(tmp_path / "m", tmp_path / "w")
     model, params = workdir_model(tmp_path / "w", (V + 1, V + 1))
     decode = load_config(tmp_path / "w" / "config.json").decode
     decode.extra_length = 31
     source, mask = ragged(SOURCE_LENGTHS, V, last=0)
-
-    def theirs(asked):
-        tokens, attended = torch.tensor(source), torch.tensor(mask, dtype=torch.long)
-        found = peer.generate(
-            input_ids=tokens,
-            attention_mask=attended,
-            generation_config=asked,
-            num_return_sequences=beams,
-        )
-        return found[:, 1:].numpy().reshape(len(source), beams, -1)
-
-    sequences = theirs(asked)
-    plain = {k: v for k, v in options.items() if k not in asked_for} | {"max_length": 31}
-    unlike = theirs(transformers.GenerationConfig(**plain | {"bad_words_ids": [[V - 1], [1]]}))
-    assert sequences.shape != unlike.shape or (sequences != unlike).any()
-    tokens = ours(source, mask, our_rows(V, V - 1))
-    found = search(model, params, tokens, **vars(decode))
-    is_real = np.cumsum(sequences == 0, axis=-1) - (sequences == 0) == 0
-    width = sequences.shape[-1]
-    expected = ours(sequences, is_real, our_rows(V, V - 1))
-    np.testing.assert_array_equal(found.tokens[..., :width], expected)
+    _, expected = hypotheses(peer, source, mask, asked)
+    _, unlike = hypotheses(peer, source, mask, transformers.GenerationConfig(**plain))
+    assert expected.shape != unlike.shape or (expected != unlike).any()
+    found = search(model, params, ours(source, mask, our_rows(V, V - 1)), **vars(decode))
+    np.testing.assert_array_equal(found.tokens[..., : expected.shape[-1]], expected)
 
 
 def test_sinusoids_are_marians(tmp_path, measure):

@@ -9,8 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from compiling import own_cache
-from launching import FLAGS, ROOT, launch, refusal
+from launching import FLAGS, ROOT, launch, own_cache, refusal
 from sweeping import EXPERIMENT, experiment, points, trials
 
 from transformer_jax.config import experiment_files

@@ -11,8 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from compiling import own_cache
-from launching import FLAGS, ROOT, launch, refusal, refused
+from launching import FLAGS, ROOT, launch, own_cache, refusal, refused
 
 from transformer_jax.config.options import Config, TrainConfig
 from transformer_jax.parallel.host import alive

@@ -167,7 +167,7 @@ def test_accumulation_equals_the_whole_batch(state, train_step, accumulating_ste
 
 
 @pytest.mark.fast
-def test_the_seed_decides_every_bit_and_dropout_seed_step_and_row(state, train_step):
+def test_seed_step_and_row_decide_every_bit(state, train_step):
     again = create_state(CONFIG, MODEL)
     assert_same_bits(run(again, train_step, BATCHES[:3]), run(state, train_step, BATCHES[:3]))
     other = create_state(dataclasses.replace(CONFIG, seed=4), MODEL)

@@ -93,7 +93,7 @@ def test_the_lock_of_a_dead_process_is_taken_over_at_once(holder, tmp_path):
     assert not (tmp_path / lock.NAME).exists()
 
 
-def test_it_can_be_held_again(tmp_path):
+def test_it_can_be_held_again_and_has_a_heartbeat(tmp_path, monkeypatch):
     for _ in range(2):
         with lock.held(tmp_path / "new"):
             pass
@@ -101,6 +101,11 @@ def test_it_can_be_held_again(tmp_path):
         raise ZeroDivisionError
     with lock.held(tmp_path):
         pass
+    monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.05)
+    with lock.held(tmp_path):
+        first = read(tmp_path)["time"]
+        time.sleep(0.5)
+        assert read(tmp_path)["time"] > first
 
 
 @pytest.mark.parametrize(("age", "free"), [(0, False), (170, False), (190, True)])
@@ -110,14 +115,6 @@ def test_another_machine_counts_until_its_heartbeat_is_old(tmp_path, age, free):
     if not free:
         message = r"process 1 on elsewhere, last heartbeat \d+ s ago: .* expires 180 s after"
         assert re.search(message, refusal(tmp_path))
-
-
-def test_the_owner_has_a_heartbeat(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.05)
-    with lock.held(tmp_path):
-        first = read(tmp_path)["time"]
-        time.sleep(0.5)
-        assert read(tmp_path)["time"] > first
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "nothing", '{"host": 3}', "x" * 10_000])
