@@ -50,7 +50,7 @@ def changed(config, **options):
     return dataclasses.replace(config, **sections)
 
 
-def test_without_the_compiler_one_line_says_how_to_install_it(monkeypatch):
+def test_without_the_compiler_the_error_names_its_package(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r'^--accelerator=v4-8 needs .*: pip install "jax\[tpu\]"$'):
         plan(PRIMES, "v4-8", workdir=NOWHERE, chip_hour_price=None)

@@ -91,7 +91,7 @@ def test_only_what_was_given_is_to_be_left_out(tmp_path, given, advice):
     assert "choose another --workdir" in message and advice in message
 
 
-def test_all_sizes_that_are_too_large_are_told_together(tmp_path):
+def test_all_sizes_that_are_too_large_are_reported_together(tmp_path):
     """With values that fit: nothing else is wrong then."""
     for side in ("en", "de"):
         lines = (f"{side} {'abcdefg'[n % 7] * (n % 5 + 1)} {n}\n" for n in range(300))

@@ -14,7 +14,7 @@ TEXTS = ["I have a cat .", "a"]
 
 
 @pytest.mark.parametrize("method", ["greedy", "beam", "sample"])
-def test_an_imported_model_never_says_unk(tmp_path, method):
+def test_an_imported_model_never_generates_unk(tmp_path, method):
     opus(tmp_path / "m", bias={"<unk>": 30.0, "</s>": 4.0})
     in_process("import", tmp_path / "w", format="marian", input=tmp_path / "m")
     config = tj.load(tmp_path / "w").config
@@ -34,7 +34,7 @@ def test_an_imported_model_never_says_unk(tmp_path, method):
             np.testing.assert_allclose(h.token_log_probs, scored.log_probs, rtol=1e-3)
 
 
-def test_a_model_of_ours_never_says_unk(workdir):
+def test_a_model_of_ours_never_generates_unk(workdir):
     model = tj.load(workdir)
     usual = model.translate("我有一只猫", return_scores=True).ids[0]
     embedding = np.array(model.params["embedding"])

@@ -74,7 +74,7 @@ def together(*called, wait_seconds):
 
 
 @pytest.mark.parametrize("index", ["0", "3"])
-def test_alone_under_srun_it_says_so_at_once_and_stops(started, tmp_path, index):
+def test_alone_under_srun_it_logs_so_at_once_and_stops(started, tmp_path, index):
     started(SRUN | {"SLURM_STEP_NODELIST": "localhost", "SLURM_PROCID": index})
     begun = time.monotonic()
     done = launch("--mode=evaluate", f"--workdir={tmp_path}", "--wait_seconds=1")
