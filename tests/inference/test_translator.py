@@ -14,7 +14,7 @@ from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID, UNK_ID, Decod
 from transformer_jax.inference import batching
 from transformer_jax.inference import search as inference_search
 from transformer_jax.inference import translator as inference_translator
-from transformer_jax.inference.translator import Hypothesis, Translator, search_batch
+from transformer_jax.inference.translator import Hypothesis, Translator, hypotheses_of, search_batch
 from transformer_jax.model.transformer import Transformer
 
 TOKENIZERS = tokenizers()
@@ -180,7 +180,7 @@ def test_a_translation_is_one_line(translators):
         length=np.asarray([[len(ids) + 1]]),
         token_log_probs=np.zeros((1, 1, len(ids) + 1)),
     )
-    assert translators["greedy"]._hypotheses(found, 0)[0].text == "a b  c"
+    assert hypotheses_of(TOKENIZER, found, 0)[0].text == "a b  c"
 
 
 # ------------------------------------------------------------------------------------------ shapes

@@ -51,7 +51,7 @@ class SearchResult(NamedTuple):
     token_log_probs: jax.Array  # float32 [B, K, T], nats, padded with 0
 
 
-class _State(NamedTuple):
+class State(NamedTuple):
     step: jax.Array  # int32 []
     limit: jax.Array  # int32 [B]
     active: jax.Array  # bool [B]
@@ -61,13 +61,30 @@ class _State(NamedTuple):
     cache: Cache
 
 
+class Extensions(NamedTuple):
+    """The best ways to grow the live hypotheses by one token, best first."""
+
+    parent: jax.Array  # int32 [B, C], the live hypothesis that grows
+    token: jax.Array  # int32 [B, C]
+    log_prob: jax.Array  # float32 [B, C], of the whole; -inf = impossible
+
+
+# A step gives the next state, and a function that lists the best C extensions that it considered,
+# which costs nothing unless a loop calls it.
+Body = Callable[[State], tuple[State, Callable[[int], Extensions]]]
+Loop = Callable[[Body, State], State]
+
+
+def until_done(body: Body, state: State) -> State:
+    """Takes steps until every row is done. Another loop may keep what it sees of each."""
+    return lax.while_loop(lambda state: jnp.any(state.active), lambda state: body(state)[0], state)
+
+
 def greedy_search(
-    decode_step: DecodeStep,
-    cache: Cache,
-    limits: Limits,
+    decode_step: DecodeStep, cache: Cache, limits: Limits, *, loop: Loop = until_done
 ) -> SearchResult:
     """Takes the most probable token at every step."""
-    return _search_rows(decode_step, cache, limits, lambda x, step: jnp.argmax(x, axis=-1))
+    return _search_rows(decode_step, cache, limits, lambda x, step: jnp.argmax(x, axis=-1), loop)
 
 
 def sample(
@@ -107,7 +124,7 @@ def sample(
         picks = jax.vmap(jax.random.categorical)(rngs, kept)
         return jnp.take_along_axis(tokens, picks[:, None], axis=1)[:, 0]
 
-    return _search_rows(decode_step, cache, limits, choose)
+    return _search_rows(decode_step, cache, limits, choose, until_done)
 
 
 def beam_search(
@@ -118,6 +135,7 @@ def beam_search(
     beam_size: int,
     length_penalty: ArrayLike = 0.6,
     length_penalty_form: str = "gnmt",
+    loop: Loop = until_done,
 ) -> SearchResult:
     """Beam search (Vaswani et al. 2017, section 6.1: beam 4, penalty 0.6, limit source + 50).
 
@@ -135,7 +153,7 @@ def beam_search(
         raise ValueError(f"{beam_size=} must be at least 1")
     normalizer = partial(length_normalizer, length_penalty=length_penalty, form=length_penalty_form)
 
-    def body(state: _State) -> _State:
+    def body(state: State) -> tuple[State, Callable[[int], Extensions]]:
         step, length = state.step, state.step + 1
         logits, cache = decode_step(state.cache, state.last.reshape(-1))
         logits = logits.reshape(limits.batch_size, beam_size, -1)
@@ -143,9 +161,10 @@ def beam_search(
         if limits.adjust is not None:
             log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
             gains = limits.adjusted(log_probs, state.live.tokens, step)
+        allowed = limits.allowed(step, logits.shape[-1])
         live, parent, finished = beam_step(
             logits,
-            limits.allowed(step, logits.shape[-1]),
+            allowed,
             state.live,
             state.finished,
             normalizer(length),
@@ -160,10 +179,15 @@ def beam_search(
         can_improve = live.log_prob[:, 0] / best_normalizer > finished.score[:, -1]
         active = state.active & (length < state.limit) & can_improve
         last, cache = live.tokens[:, :, step], _reorder(cache, parent)
-        return _State(length, state.limit, active, last, live, finished, cache)
 
-    state = _start(cache, limits, beam_size)
-    state = lax.while_loop(lambda state: jnp.any(state.active), body, state)
+        def consider(count: int) -> Extensions:
+            before = state.live.log_prob
+            parent, token, gain = _best_extensions(logits, allowed, before, count, gains)
+            return Extensions(parent, token, _gather_beams(before, parent) + gain)
+
+        return State(length, state.limit, active, last, live, finished, cache), consider
+
+    state = loop(body, _start(cache, limits, beam_size))
     result = _fill_free_slots(state.finished, state.live, limits.pad_id)
     if limits.adjust is None:
         return result
@@ -245,7 +269,7 @@ def tile_beams(tree: Any, beam_size: int) -> Any:
     return jax.tree.map(lambda x: jnp.repeat(x, beam_size, axis=0) if jnp.ndim(x) else x, tree)
 
 
-def _start(cache: Cache, limits: Limits, beam_size: int) -> _State:
+def _start(cache: Cache, limits: Limits, beam_size: int) -> State:
     """The state before the first token."""
     shape, max_length = (limits.batch_size, beam_size), limits.max_length
     if max_length < 1:
@@ -257,15 +281,15 @@ def _start(cache: Cache, limits: Limits, beam_size: int) -> _State:
     # One beam starts; K equal ones would fill the beam with K copies of each hypothesis.
     live = SearchResult(tokens, score.at[:, 1:].set(-jnp.inf), score, length, zeros)
     finished = live._replace(score=score - jnp.inf)
-    return _State(jnp.int32(0), limit, limit > 0, length + limits.bos_id, live, finished, cache)
+    return State(jnp.int32(0), limit, limit > 0, length + limits.bos_id, live, finished, cache)
 
 
 def _search_rows(
-    decode_step: DecodeStep, cache: Cache, limits: Limits, choose: Choose
+    decode_step: DecodeStep, cache: Cache, limits: Limits, choose: Choose, loop: Loop
 ) -> SearchResult:
     """One hypothesis per row, of the tokens that `choose` picks among the allowed ones."""
 
-    def body(state: _State) -> _State:
+    def body(state: State) -> tuple[State, Callable[[int], Extensions]]:
         step, live, active = state.step, state.live, state.active[:, None]
         logits, cache = decode_step(state.cache, state.last[:, 0])
         logits = logits.astype(jnp.float32)
@@ -278,10 +302,17 @@ def _search_rows(
         live = _append(live, step, token, token_log_prob, token_log_prob)
         live = live._replace(score=live.log_prob, length=live.length + active)
         unfinished = state.active & (token[:, 0] != limits.eos_id) & (step + 1 < state.limit)
-        return _State(step + 1, state.limit, unfinished, token, live, state.finished, cache)
 
-    state = _start(cache, limits, 1)
-    return lax.while_loop(lambda state: jnp.any(state.active), body, state).live
+        def consider(count: int) -> Extensions:
+            best, tokens = lax.top_k(choosable, min(count, choosable.shape[-1]))
+            nats = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens, axis=1)
+            nats = jnp.where(best > -jnp.inf, nats, -jnp.inf)
+            return Extensions(jnp.zeros_like(tokens), tokens, state.live.log_prob + nats)
+
+        after = State(step + 1, state.limit, unfinished, token, live, state.finished, cache)
+        return after, consider
+
+    return loop(body, _start(cache, limits, 1)).live
 
 
 def _truncate(logits: jax.Array, top_k: int, top_p: float) -> tuple[jax.Array, jax.Array]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from transformer_jax.config.checks import forbidden_sequences
 from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID, UNK_ID, DecodeConfig
-from transformer_jax.data.tokenizer import Tokenizers
+from transformer_jax.data.tokenizer import Tokenizer, Tokenizers
 from transformer_jax.errors import UserError
 from transformer_jax.functional import probabilities
 from transformer_jax.inference import constraints
@@ -22,10 +22,12 @@ from transformer_jax.inference.batching import by_length, padded, source_lengths
 from transformer_jax.inference.limits import Adjust, Limits
 from transformer_jax.inference.search import (
     DecodeStep,
+    Loop,
     SearchResult,
     beam_search,
     greedy_search,
     sample,
+    until_done,
 )
 from transformer_jax.inference.sources import Sources
 from transformer_jax.model.transformer import Transformer
@@ -204,7 +206,7 @@ class Translator:
         for draw in range(samples if self.decode.method == "sample" else 1):
             each = jax.device_get(self._search(tuple(params), *arrays, self._key_data(draw)))
             for row, hypotheses in enumerate(found):
-                hypotheses += self._hypotheses(each, row)
+                hypotheses += hypotheses_of(self.tokenizers.target, each, row)
         return found
 
     def _key_data(self, draw: int) -> np.ndarray:
@@ -212,22 +214,24 @@ class Translator:
         rng = jax.random.key(self._seed)
         return np.asarray(jax.random.key_data(jax.random.fold_in(rng, draw) if draw else rng))
 
-    def _hypotheses(self, found: SearchResult, row: int) -> list[Hypothesis]:
-        kept = [k for k in range(found.score.shape[1]) if np.isfinite(found.score[row, k])]
-        # <0x0A> is a piece, and a line in must give a line out.
-        decoded = self.tokenizers.target.decode(found.tokens[row, kept])
-        texts = [re.sub(r"[\r\n]", " ", text) for text in decoded]
-        lengths = found.length[row, kept]
-        return [
-            Hypothesis(
-                text,
-                float(found.score[row, k]),
-                float(found.log_prob[row, k]),
-                tuple(found.tokens[row, k, :length].tolist()),
-                tuple(found.token_log_probs[row, k, :length].tolist()),
-            )
-            for text, k, length in zip(texts, kept, lengths, strict=True)
-        ]
+
+def hypotheses_of(tokenizer: Tokenizer, found: SearchResult, row: int) -> list[Hypothesis]:
+    """What a search found for one row of its batch, best first, as text."""
+    kept = [k for k in range(found.score.shape[1]) if np.isfinite(found.score[row, k])]
+    # <0x0A> is a piece, and a line in must give a line out.
+    decoded = tokenizer.decode(found.tokens[row, kept])
+    texts = [re.sub(r"[\r\n]", " ", text) for text in decoded]
+    lengths = found.length[row, kept]
+    return [
+        Hypothesis(
+            text,
+            float(found.score[row, k]),
+            float(found.log_prob[row, k]),
+            tuple(found.tokens[row, k, :length].tolist()),
+            tuple(found.token_log_probs[row, k, :length].tolist()),
+        )
+        for text, k, length in zip(texts, kept, lengths, strict=True)
+    ]
 
 
 def search_batch(
@@ -238,6 +242,8 @@ def search_batch(
     prefix: jax.Array,
     row_ids: jax.Array,
     rng: jax.Array,
+    *,
+    loop: Loop = until_done,
 ) -> SearchResult:
     """Encodes a batch and searches its translations, in one program.
 
@@ -250,6 +256,7 @@ def search_batch(
       prefix: int32 [B, P], what each translation has to begin with, padded; P is free.
       row_ids: int32 [B], numbers that decide what each row draws when sampling.
       rng: PRNG key for sampling.
+      loop: what takes the steps of a greedy or a beam search.
 
     Returns:
       The hypotheses; K = beam_size, or 1 without a beam.
@@ -265,15 +272,16 @@ def search_batch(
     adjust = _adjust(decode, max_length)
     limits = Limits(len(source_tokens), max_length, limit, **ids, prefix=prefix, adjust=adjust)
     if decode.method == "greedy":
-        return greedy_search(decode_step, caches, limits)
+        return greedy_search(decode_step, caches, limits, loop=loop)
     if decode.method == "sample":
         how = {"temperature": decode.temperature, "top_k": decode.top_k, "top_p": decode.top_p}
         return sample(decode_step, caches, limits, rng=rng, row_ids=row_ids, **how)
-    penalty = {
+    options = {
+        "beam_size": beam_size,
         "length_penalty": decode.length_penalty,
         "length_penalty_form": decode.length_penalty_form,
     }
-    return beam_search(decode_step, caches, limits, beam_size=beam_size, **penalty)
+    return beam_search(decode_step, caches, limits, **options, loop=loop)
 
 
 def _check_ids(decode: DecodeConfig, vocab_size: int) -> None:
