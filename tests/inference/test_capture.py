@@ -19,7 +19,8 @@ from transformer_jax.model.transformer import Transformer
 from transformer_jax.training.step import create_state, make_train_step
 
 D, F, N, H, HV, POSITIONS = 14, 19, 7, 3, 5, 31
-SENTENCE, IDS = "我有一只猫", (301, 5, 257, 607, 4)
+SENTENCE, TARGET = "我有一只猫", "She has a dog"
+IDS = tuple(toy.tokenizers().target.encode([TARGET])[0])
 SEGMENTED = ("segments", "positions")
 KINDS = {
     "paper": {},
@@ -39,9 +40,9 @@ def build(**options):
     return model, toy.random_params(model)
 
 
-def look(model, params):
-    capture = Capture(model, toy.tokenizers())
-    return capture.inside(params, capture.source_ids(SENTENCE), (*IDS, EOS_ID))
+def look(model, params, **options):
+    capture = Capture(model, toy.tokenizers(), DecodeConfig(extra_length=7, beam_size=3))
+    return capture.inside(params, [5], SENTENCE, TARGET, **options)
 
 
 class ByHand:
@@ -132,7 +133,7 @@ def test_every_array_is_that_of_the_pure_functions(kind):
     sides = {}
     for side, ids in (("source", source), ("target", target)):
         embedding, encoding, sides[side] = hand.embed(ids, side)
-        ours = found[side]
+        ours = getattr(found, side)
         np.testing.assert_array_equal(ours.ids, ids[0])
         np.testing.assert_allclose(ours.embedding, embedding[0], atol=1e-6)
         np.testing.assert_allclose(ours.position, encoding, atol=1e-6)
@@ -140,21 +141,21 @@ def test_every_array_is_that_of_the_pure_functions(kind):
         assert len(ours.pieces) == ids.shape[1]
 
     x = sides["source"]
-    for number, ours in enumerate(found["encoder"]):
+    for number, ours in enumerate(found.encoder):
         see_all = np.ones((1, 1, x.shape[1], x.shape[1]), bool)
         expected, x = hand.layer(x, params[f"encoder_{number}"], see_all)
         check_layer(ours, expected)
     assert number == 1
     encoded = hand.norm(x, params["encoder_norm"]) if model.config.norm == "pre" else x
-    np.testing.assert_allclose(found["encoded"], encoded[0], atol=2e-5)
+    np.testing.assert_allclose(found.encoded, encoded[0], atol=2e-5)
     x = sides["target"]
-    for number, ours in enumerate(found["decoder"]):
+    for number, ours in enumerate(found.decoder):
         causal = masks.causal_mask(x.shape[1])
         expected, x = hand.layer(x, params[f"decoder_{number}"], causal, encoded)
         check_layer(ours, expected)
     assert number == 2
     decoded = hand.norm(x, params["decoder_norm"]) if model.config.norm == "pre" else x
-    np.testing.assert_allclose(found["decoded"], decoded[0], atol=2e-5)
+    np.testing.assert_allclose(found.decoded, decoded[0], atol=2e-5)
     logits = layers.logits(decoded, params["embedding"], params.get("logits_bias"))[0]
     check_prediction(found, np.asarray(logits))
 
@@ -167,7 +168,7 @@ def check_layer(ours, expected):
 
 
 def check_prediction(found, logits):
-    prediction, labels = found["prediction"], np.array([*IDS, EOS_ID])
+    prediction, labels = found.prediction, np.array([*IDS, EOS_ID])
     np.testing.assert_allclose(prediction.logits, logits, atol=1e-4)
     probs = np.exp(logits - np.log(np.exp(logits).sum(-1, keepdims=True)))
     best = np.argsort(-probs, axis=-1)[:, :10]
@@ -175,17 +176,17 @@ def check_prediction(found, logits):
     np.testing.assert_allclose(prediction.best_probs, np.take_along_axis(probs, best, 1), rtol=1e-3)
     chosen = probs[np.arange(len(labels)), labels]
     np.testing.assert_allclose(prediction.chosen_probs, chosen, rtol=1e-3)
-    assert found["loss"] == pytest.approx(-np.log(chosen).mean(), rel=1e-4)
+    assert found.loss == pytest.approx(-np.log(chosen).mean(), rel=1e-4)
     vocabulary = toy.tokenizers().target.vocabulary
     assert prediction.best_pieces[2][0] == vocabulary[best[2, 0]]
-    assert found["labels"] == (*(vocabulary[i] for i in IDS), "<eos>")
-    assert found["target"].pieces == ("<bos>", *found["labels"][:-1])
+    assert found.labels == (*(vocabulary[i] for i in IDS), "<eos>")
+    assert found.target.pieces == ("<bos>", *found.labels[:-1])
 
 
 def attentions(found):
-    for layer in (*found["encoder"], *found["decoder"]):
+    for layer in (*found.encoder, *found.decoder):
         yield layer.self_attention
-    for layer in found["decoder"]:
+    for layer in found.decoder:
         yield layer.cross_attention
 
 
@@ -200,7 +201,7 @@ def test_weights_are_distributions_masked_cells_exactly_zero_and_z_their_mean_of
                 sum(w * v for w, v in zip(row, seen.value[:, head], strict=True)) for row in weights
             ]
             np.testing.assert_allclose(seen.heads[:, head], z, atol=1e-5)
-    for layer in found["decoder"]:
+    for layer in found.decoder:
         np.testing.assert_array_equal(layer.self_attention.mask, np.tri(len(IDS) + 1, dtype=bool))
         assert layer.cross_attention.mask.all()
 
@@ -210,15 +211,15 @@ def test_decoding_piece_by_piece_over_a_cache_computes_the_same(kind):
     model, params = build(**KINDS[kind])
     found = look(model, params)
     variables = {"params": params}
-    source = np.array([found["source"].ids])
+    source = np.array([found.source.ids])
     memory, cache = model.apply(variables, source, max_length=13, method="start_decoding")
     step = jax.jit(
         lambda *args: model.apply(variables, *args, method="decode_step", mutable=["intermediates"])
     )
-    for position, token in enumerate(found["target"].ids):
+    for position, token in enumerate(found.target.ids):
         (logits, cache), seen = step(memory, cache, np.array([token]))
-        np.testing.assert_allclose(found["prediction"].logits[position], logits[0], atol=1e-4)
-        for number, layer in enumerate(found["decoder"]):
+        np.testing.assert_allclose(found.prediction.logits[position], logits[0], atol=1e-4)
+        for number, layer in enumerate(found.decoder):
             sown = seen["intermediates"][f"decoder_{number}"]
             for name in ("self_attention", "cross_attention"):
                 teacher_forced = getattr(layer, name)

@@ -9,21 +9,22 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID, UNK_ID, ModelConfig
+from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID, DecodeConfig, ModelConfig
+from transformer_jax.data.text import is_blank
 from transformer_jax.data.tokenizer import Tokenizer, Tokenizers
 from transformer_jax.errors import UserError
 from transformer_jax.functional import probabilities
-from transformer_jax.inference import record
+from transformer_jax.inference import ablation, record
 from transformer_jax.inference.batching import bucket, padded, source_lengths
+from transformer_jax.inference.recorded_search import Kept, named, piece_names, search_and_keep
+from transformer_jax.inference.search import SearchResult
+from transformer_jax.inference.sources import Sources
 from transformer_jax.model.layers import SEEN
 from transformer_jax.model.transformer import Transformer
 
 _BEST = 10  # next pieces that a prediction lists
-# SentencePiece writes <s> and </s>, which a page would have to explain.
-_SPECIAL = {PAD_ID: "<pad>", UNK_ID: "<unk>", BOS_ID: "<bos>", EOS_ID: "<eos>"}
 # Methods whose results are kept, beside what `Attention` and `FeedForward` sow.
 _METHODS = {
     *("embedding_of", "encoding_of", "_embed", "encode"),
@@ -32,113 +33,159 @@ _METHODS = {
 
 
 class Capture:
-    """Looks into one model, whose forward pass it compiles once for each pair of lengths."""
+    """Looks into one model, whose forward pass and searches it compiles once for each shape."""
 
-    def __init__(self, transformer: Transformer, tokenizers: Tokenizers) -> None:
+    def __init__(
+        self, transformer: Transformer, tokenizers: Tokenizers, decode: DecodeConfig
+    ) -> None:
         # The gradient alone needs remat.
         config = dataclasses.replace(transformer.config, remat=False)
         self._transformer = transformer.clone(config=config)
-        self.tokenizers, self.config = tokenizers, config
-        self._lengths = source_lengths([config], extra_length=0)
-        self._forward = jax.jit(self._traced)
-
-    def source_ids(self, source: str) -> list[int]:
-        """The piece ids of a sentence, with <eos>.
-
-        Raises:
-          UserError: if it is blank, or longer than the model can read.
-        """
-        (ids,) = self.tokenizers.source.encode([source])
-        if not ids:
-            raise UserError("the sentence is blank: there is nothing to look into")
-        return self._within_limit([*ids, EOS_ID], "sentence")
-
-    def target_ids(self, target: str) -> list[int]:
-        """The piece ids of a translation, with <eos>.
-
-        Raises:
-          UserError: if it is longer than the model can read.
-        """
-        (ids,) = self.tokenizers.target.encode([target])
-        return self._within_limit([*ids, EOS_ID], "translation")
-
-    def _within_limit(self, ids: list[int], name: str) -> list[int]:
-        most = self._lengths[-1]
-        if len(ids) > most:
-            raise UserError(f"the {name} has {len(ids)} pieces; the most are {most}")
-        return ids
+        self.tokenizers, self.config, self.decode = tokenizers, config, decode
+        self._sources = Sources(tokenizers.source, decode.target_token)
+        self._source_lengths = source_lengths([config], decode.extra_length)
+        longest = self._source_lengths[-1] + decode.extra_length
+        self._target_lengths = *self._source_lengths, longest
+        self._forward = jax.jit(self._traced_forward)
+        self._search = jax.jit(self._traced_search, static_argnames="method")
 
     def inside(
-        self, params: Any, source_ids: Sequence[int], target_ids: Sequence[int]
-    ) -> dict[str, Any]:
-        """The fields of `record.Inside` that one forward pass gives.
+        self,
+        params: Any,
+        steps: Sequence[int],
+        source: str,
+        target: str | None = None,
+        *,
+        beams: bool = True,
+        off: Sequence[str] = (),
+        length_penalty: float | None = None,
+    ) -> record.Inside:
+        """See `Model.inside`; `params` are those of the checkpoints of `steps`."""
+        without = ablation.parse(off, params)
+        params = without.params(params)
+        source_ids = self._source_ids(source)
+        penalty = self.decode.length_penalty if length_penalty is None else length_penalty
+        how = (params, source_ids, penalty, without.switches)
+        greedy = self._found("greedy", *how)
+        beam = self._found("beam", *how) if beams else None
+        search = greedy if beam is None or self.decode.method == "greedy" else beam
+        best = search.hypotheses[0]
+        target_ids = best.ids if target is None else self._target_ids(target)
+        return record.Inside(
+            **self._computed(params, source_ids, target_ids, without.switches),
+            greedy=greedy,
+            beam=beam,
+            translation=best.text,
+            model=self.config,
+            steps=tuple(steps),
+            off=tuple(off),
+        )
 
-        Args:
-          params: the model's.
-          source_ids: with <eos>.
-          target_ids: the translation, with <eos> unless it was cut.
-        """
+    def _source_ids(self, source: str) -> list[int]:
+        if is_blank(source):
+            raise UserError("the sentence is blank: there is nothing to look into")
+        (ids,) = self._sources.encode([source])
+        return _within(ids, self._source_lengths[-1], "sentence")
+
+    def _target_ids(self, target: str) -> list[int]:
+        (ids,) = self.tokenizers.target.encode([target])
+        return _within([*ids, EOS_ID], self._target_lengths[-1], "translation")
+
+    def _found(
+        self,
+        method: str,
+        params: Any,
+        source_ids: Sequence[int],
+        penalty: float,
+        switches: ablation.Switches,
+    ) -> record.Search:
+        tokens = padded([source_ids], (1, bucket(len(source_ids), self._source_lengths)))
+        found = self._search(params, tokens, np.float32(penalty), switches, method=method)
+        decode = dataclasses.replace(self.decode, method=method, length_penalty=penalty)
+        return named(self.tokenizers.target, decode, *jax.device_get(found))
+
+    def _traced_search(
+        self,
+        params: Any,
+        source_tokens: jax.Array,
+        penalty: jax.Array,
+        switches: ablation.Switches,
+        *,
+        method: str,
+    ) -> tuple[SearchResult, Kept]:
+        # The penalty is traced, so that another one needs no compilation.
+        decode = dataclasses.replace(self.decode, method=method, length_penalty=penalty)
+        with ablation.switched(switches):
+            return search_and_keep(self._transformer, decode, params, source_tokens)
+
+    def _computed(
+        self,
+        params: Any,
+        source_ids: Sequence[int],
+        target_ids: Sequence[int],
+        switches: ablation.Switches,
+    ) -> dict[str, Any]:
+        """The fields of the record that one forward pass gives."""
         rows = [source_ids, [BOS_ID, *target_ids[:-1]], target_ids]
-        arrays = [padded([ids], (1, bucket(len(ids), self._lengths))) for ids in rows]
-        outputs, seen = jax.device_get(self._forward(params, *arrays))
+        lengths = self._source_lengths, self._target_lengths, self._target_lengths
+        shapes = [(1, bucket(len(ids), of)) for ids, of in zip(rows, lengths, strict=True)]
+        arrays = [padded([ids], shape) for ids, shape in zip(rows, shapes, strict=True)]
+        outputs, seen = jax.device_get(self._forward(params, *arrays, switches))
         s, t = len(source_ids), len(target_ids)
         view = _View(seen, jax.device_get(params), self.config)
         source, target = (
             view.embedded(tokenizer, ids, number)
             for number, (tokenizer, ids) in enumerate(zip(self.tokenizers, rows, strict=False))
         )
-        encoded, decoded = _rows(outputs["encoded"], s), _rows(outputs["decoded"], t)
+        encoded = _rows(outputs["encoded"], s)
         prediction = self._prediction(outputs, t)
         return {
             "source": source,
             "target": target,
-            "labels": _named(self.tokenizers.target, target_ids),
+            "labels": piece_names(self.tokenizers.target, target_ids),
             "encoder": view.encoder(source.sum),
             "encoded": encoded,
             "decoder": view.decoder(target.sum, encoded),
-            "decoded": decoded,
+            "decoded": _rows(outputs["decoded"], t),
             "prediction": prediction,
-            "loss": float(-np.log(prediction.chosen_probs).mean()),
-            "translation": self.tokenizers.target.decode([target_ids])[0],
-            "model": self.config,
+            "loss": float(-outputs["log_probs"][0, :t].mean()),
         }
 
-    def _traced(
-        self, params: Any, source_tokens: jax.Array, decoder_input: jax.Array, labels: jax.Array
+    def _traced_forward(
+        self,
+        params: Any,
+        source_tokens: jax.Array,
+        decoder_input: jax.Array,
+        labels: jax.Array,
+        switches: ablation.Switches,
     ) -> tuple[dict[str, jax.Array], Any]:
-        logits, variables = self._transformer.apply(
-            {"params": params},
-            source_tokens,
-            decoder_input,
-            mutable=[SEEN],
-            capture_intermediates=_is_kept,
-        )
+        options = {"mutable": [SEEN], "capture_intermediates": _is_kept}
+        with ablation.switched(switches):
+            logits, variables = self._transformer.apply(
+                {"params": params}, source_tokens, decoder_input, **options
+            )
         seen = variables[SEEN]
         probs, ids = jax.lax.top_k(jax.nn.softmax(logits), min(_BEST, logits.shape[-1]))
-        chosen = probabilities.token_log_probs(logits, labels, pad_id=PAD_ID)
-        last = "decoder_norm" if self.config.norm == "pre" else f"decoder_{self._depth - 1}"
+        depth = self.config.decoder_depth
+        last = "decoder_norm" if self.config.norm == "pre" else f"decoder_{depth - 1}"
         outputs = {
             "logits": logits,
             "best_probs": probs,
             "best_ids": ids,
-            "chosen_probs": jnp.exp(chosen),
+            "log_probs": probabilities.token_log_probs(logits, labels, pad_id=PAD_ID),
             "encoded": seen["encode"][0],
             "decoded": seen[last]["__call__"][0],
         }
         return outputs, seen
-
-    @property
-    def _depth(self) -> int:
-        return self.config.decoder_depth
 
     def _prediction(self, outputs: Mapping[str, np.ndarray], length: int) -> record.Prediction:
         best_ids = outputs["best_ids"][0, :length]
         return record.Prediction(
             logits=_rows(outputs["logits"], length),
             best_ids=best_ids,
-            best_pieces=tuple(_named(self.tokenizers.target, row) for row in best_ids),
+            best_pieces=tuple(piece_names(self.tokenizers.target, row) for row in best_ids),
             best_probs=_rows(outputs["best_probs"], length),
-            chosen_probs=_rows(outputs["chosen_probs"], length),
+            chosen_probs=np.exp(_rows(outputs["log_probs"], length)),
         )
 
 
@@ -155,7 +202,7 @@ class _View:
         methods = ("embedding_of", "encoding_of", "_embed")
         # Positions are the same for every row of a batch, so that they may lack its axis.
         arrays = [_rows(self.seen[method][number], len(ids)) for method in methods]
-        return record.Embedded(_named(tokenizer, ids), np.array(ids, np.int32), *arrays)
+        return record.Embedded(piece_names(tokenizer, ids), np.array(ids, np.int32), *arrays)
 
     def encoder(self, x: np.ndarray) -> tuple[record.EncoderLayer, ...]:
         layers = []
@@ -233,5 +280,7 @@ def _float32(array: np.ndarray) -> np.ndarray:
     return np.asarray(array, np.float32)
 
 
-def _named(tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[str, ...]:
-    return tuple(_SPECIAL.get(int(i), tokenizer.vocabulary[i]) for i in ids)
+def _within(ids: list[int], most: int, name: str) -> list[int]:
+    if len(ids) > most:
+        raise UserError(f"the {name} has {len(ids)} pieces; the most are {most}")
+    return ids

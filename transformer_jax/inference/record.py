@@ -7,6 +7,7 @@ V vocabulary, L layers. Of an attention, Q is the number of queries and M that o
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 
@@ -147,12 +148,95 @@ class Prediction:
 
 
 @dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A way to grow a hypothesis by one piece, which a search considered.
+
+    Attributes:
+      parent: the hypothesis that grows: the `beam` of a candidate of the step before; 0 at first.
+      piece: what it grows by.
+      id: its number in the vocabulary.
+      log_prob: of the whole, in nats.
+      score: log_prob over the step's normalizer.
+      text: of the whole.
+      kept: "live" = grows on, "finished" = ends in <eos> and is among the best, or "dropped".
+      beam: its number among the live hypotheses from now on; None = it is not live.
+    """
+
+    parent: int
+    piece: str
+    id: int
+    log_prob: float
+    score: float
+    text: str
+    kept: Literal["live", "finished", "dropped"]
+    beam: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchStep:
+    """One step of a search.
+
+    Attributes:
+      step: from 0.
+      normalizer: the length penalty: what log-probs of this length are divided by.
+      candidates: the best that the step considered, by falling log_prob: 2K for K beams, of which
+        K suffice if none ends; 10 in a greedy search.
+    """
+
+    step: int
+    normalizer: float
+    candidates: tuple[Candidate, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Hypothesis:
+    """A translation that a search found.
+
+    Attributes:
+      pieces: with <eos>, unless it was cut at the limit.
+      ids: their numbers in the vocabulary.
+      text: what they spell.
+      log_prob: nats.
+      length: the number of pieces.
+      score: log_prob over the length penalty.
+    """
+
+    pieces: tuple[str, ...]
+    ids: tuple[int, ...]
+    text: str
+    log_prob: float
+    length: int
+    score: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """A greedy or a beam search (section 6.1).
+
+    Attributes:
+      method: "greedy" or "beam".
+      beam_size: K, 1 in a greedy search.
+      length_penalty: α, 0 in a greedy search.
+      length_penalty_form: of `DecodeConfig`.
+      steps: until the search stops.
+      hypotheses: what it found, best first.
+    """
+
+    method: str
+    beam_size: int
+    length_penalty: float
+    length_penalty_form: str
+    steps: tuple[SearchStep, ...]
+    hypotheses: tuple[Hypothesis, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Inside:
-    """All that a model computes for one sentence, teacher-forced on one translation.
+    """All that a model computes for one sentence: its searches, and teacher-forced on a target.
 
     Attributes:
       source: the sentence, with its <eos>.
-      target: what the decoder reads: <bos> and the translation without its last piece.
+      target: what the decoder reads: <bos> and the target without its last piece.
       labels: T strings, the piece that follows each of the target's; <eos> last, unless a search
         was cut at its limit.
       encoder: L layers.
@@ -161,9 +245,12 @@ class Inside:
       decoded: [T, D], what the logits are made of.
       prediction: the next pieces.
       loss: nats per piece of the labels, without label smoothing.
-      translation: the text that the labels spell.
+      greedy: the greedy search.
+      beam: beam search, if asked for.
+      translation: the model's own: the best hypothesis by the method of `DecodeConfig`.
       model: the architecture.
       steps: of the checkpoints that the parameters are the mean of.
+      off: what was switched off.
     """
 
     source: Embedded
@@ -175,6 +262,9 @@ class Inside:
     decoded: np.ndarray
     prediction: Prediction
     loss: float
+    greedy: Search
+    beam: Search | None
     translation: str
     model: ModelConfig
     steps: tuple[int, ...]
+    off: tuple[str, ...]

@@ -23,7 +23,7 @@ from transformer_jax.inference.capture import Capture
 from transformer_jax.inference.record import Inside
 from transformer_jax.inference.scorer import Scorer
 from transformer_jax.inference.translator import Hypothesis, Translator
-from transformer_jax.inference.weights import load_weights
+from transformer_jax.inference.weights import load_step, load_weights
 from transformer_jax.model.size import parameter_shapes
 from transformer_jax.model.transformer import Transformer
 from transformer_jax.parallel.devices import all_devices
@@ -185,29 +185,39 @@ class Model:
         found = self.scorer.score(self.all_params, pairs, progress=progress)
         return found[0] if single else found
 
-    def inside(self, source: str, target: str | None = None) -> Inside:
-        """All that the model computes for a sentence: every array of the paper's figures, by name.
-
-        Of an ensemble, the first model is looked into.
+    def inside(
+        self,
+        source: str,
+        target: str | None = None,
+        *,
+        step: int | None = None,
+        beams: bool = True,
+        off: Sequence[str] = (),
+        length_penalty: float | None = None,
+    ) -> Inside:
+        """All that the model, of an ensemble the first one, computes for a sentence: see `Inside`.
 
         Args:
           source: raw text.
           target: a translation that the decoder reads, teacher-forced; None = the model's own.
+          step: of a checkpoint to take the parameters from, in place of the model's.
+          beams: whether to search with a beam, too.
+          off: what to switch off: "encoder_0/self_attention/head_3", "source/position", …; see
+            `ablation.parse`.
+          length_penalty: of the beam search; None = that of the options.
 
         Raises:
-          UserError: if the sentence is blank, or a text is longer than the model can read.
+          UserError: for a blank sentence, a text that is too long, or no such checkpoint or part.
         """
-        source_ids = self._capture.source_ids(source)
-        if target is None:
-            ids = self.hypotheses([source])[0][0].ids
-        else:
-            ids = self._capture.target_ids(target)
-        found = self._capture.inside(self.params, source_ids, ids)
-        return Inside(**found, steps=tuple(self.steps[0]))
+        params, steps = self.params, self.steps[0]
+        if step is not None:
+            params, steps = load_step(self.workdirs[0], step, params), [step]
+        search = {"beams": beams, "length_penalty": length_penalty}
+        return self._capture.inside(params, steps, source, target, off=off, **search)
 
     @functools.cached_property
     def _capture(self) -> Capture:
-        return Capture(self.transformer, self.tokenizers)
+        return Capture(self.transformer, self.tokenizers, self.config.decode)
 
     def encode(self, text: str | Sequence[str]) -> Any:
         """The encoder's output, float32 [S, D], for a sentence of S pieces with its `<eos>`.
@@ -218,15 +228,14 @@ class Model:
           UserError: if a sentence is longer than the model can read.
         """
         sentences = [text] if isinstance(text, str) else list(text)
-        found = [self._encode(row) for row in self.scorer.sources.encode(sentences)]
-        return found[0] if isinstance(text, str) else found
-
-    def _encode(self, ids: Sequence[int]) -> np.ndarray:
         lengths = self.scorer.lengths
-        if len(ids) > lengths[-1]:
-            raise UserError(f"the sentence has {len(ids)} pieces; the most are {lengths[-1]}")
-        encoded = self._encoder(self.params, padded([ids], (1, bucket(len(ids), lengths))))
-        return np.asarray(encoded[0, : len(ids)], np.float32)
+        found = []
+        for ids in self.scorer.sources.encode(sentences):
+            if len(ids) > lengths[-1]:
+                raise UserError(f"the sentence has {len(ids)} pieces; the most are {lengths[-1]}")
+            encoded = self._encoder(self.params, padded([ids], (1, bucket(len(ids), lengths))))
+            found.append(np.asarray(encoded[0, : len(ids)], np.float32))
+        return found[0] if isinstance(text, str) else found
 
     @functools.cached_property
     def _encoder(self) -> Callable[[Any, Any], jax.Array]:

@@ -38,11 +38,31 @@ def load_weights(
     return jax.tree.map(lambda x: x / len(steps), total), steps
 
 
+def load_step(workdir: Path, step: int, like: Any) -> Any:
+    """The parameters of one checkpoint, placed as `like`.
+
+    Raises:
+      UserError: if there is no such checkpoint, or it is damaged, or of another model.
+    """
+    steps = checkpoint_steps(workdir)
+    if step not in steps:
+        known = ", ".join(map(str, steps))
+        raise UserError(f"{workdir} has no checkpoint of step {step}; it has those of {known}")
+    if not checkpoints.undamaged(workdir, [step], 1, below="params/"):
+        raise UserError(f"the checkpoint of step {step} in {workdir} is damaged: see the warnings")
+    return checkpoints.restore_params(workdir, step, like, jax.tree.leaves(like)[0].sharding)
+
+
+def checkpoint_steps(workdir: Path) -> list[int]:
+    """The steps of the complete checkpoints of `workdir`, ascending."""
+    return manifest.complete(workdir / manifest.FOLDER)
+
+
 def _choose(workdir: Path, options: TrainConfig, weights: str) -> list[int]:
     """The steps to use, ascending."""
     if weights not in WEIGHTS:
         raise UserError(f"weights={weights!r} is none of: {', '.join(WEIGHTS)}")
-    steps = manifest.complete(workdir / manifest.FOLDER)
+    steps = checkpoint_steps(workdir)
     if not steps:
         raise UserError(f"{workdir} has no checkpoint: train there first")
     if weights == "average":

@@ -155,7 +155,7 @@ class Transformer(nn.Module):
             return jnp.take(getattr(self, f"{side}_positions"), positions_, axis=0)
         return positions.sinusoidal_positions(positions_, c.d_model, layout=c.sinusoid_layout)
 
-    def _mask(
+    def mask_of(
         self, query_segments: Array, key_segments: Array, *, causal: bool = False, packed: bool
     ) -> Mask:
         """For `Attention.attend`; fused kernels are for packed rows, in training."""
@@ -184,7 +184,7 @@ class Transformer(nn.Module):
         """
         packed = source_segments is not None
         segments, positions_ = _layout(source_tokens, source_segments, source_positions)
-        mask = self._mask(segments, segments, packed=packed)
+        mask = self.mask_of(segments, segments, packed=packed)
         x = self._embed(source_tokens, positions_, "source", dropout.fold_in(0))
         for number, layer in enumerate(self.encoder, start=1):
             x = layer(x, mask, dropout.fold_in(number))
@@ -215,8 +215,8 @@ class Transformer(nn.Module):
         """
         packed = target_segments is not None
         segments, positions_ = _layout(decoder_input, target_segments, target_positions)
-        mask = self._mask(segments, segments, causal=True, packed=packed)
-        cross_mask = self._mask(segments, source_segments, packed=packed)
+        mask = self.mask_of(segments, segments, causal=True, packed=packed)
+        cross_mask = self.mask_of(segments, source_segments, packed=packed)
         x = self._embed(decoder_input, positions_, "target", dropout.fold_in(0))
         for number, layer in enumerate(self.decoder, start=1):
             x = layer(x, encoded, mask, cross_mask, dropout.fold_in(number))
