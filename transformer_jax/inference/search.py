@@ -162,16 +162,8 @@ def beam_search(
             log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
             gains = limits.adjusted(log_probs, state.live.tokens, step)
         allowed = limits.allowed(step, logits.shape[-1])
-        live, parent, finished = beam_step(
-            logits,
-            allowed,
-            state.live,
-            state.finished,
-            normalizer(length),
-            step=step,
-            eos_id=limits.eos_id,
-            gains=gains,
-        )
+        given = logits, allowed, state.live, state.finished, normalizer(length)
+        live, parent, finished = beam_step(*given, step=step, eos_id=limits.eos_id, gains=gains)
         # A row that has stopped must not change while the others continue.
         live, finished = _select(state.active, (live, finished), (state.live, state.finished))
         # From here log_prob only falls, and the normalizer is monotonic in the length.
@@ -179,12 +171,7 @@ def beam_search(
         can_improve = live.log_prob[:, 0] / best_normalizer > finished.score[:, -1]
         active = state.active & (length < state.limit) & can_improve
         last, cache = live.tokens[:, :, step], _reorder(cache, parent)
-
-        def consider(count: int) -> Extensions:
-            before = state.live.log_prob
-            parent, token, gain = _best_extensions(logits, allowed, before, count, gains)
-            return Extensions(parent, token, _gather_beams(before, parent) + gain)
-
+        consider = partial(_considered, logits, allowed, state.live.log_prob, gains)
         return State(length, state.limit, active, last, live, finished, cache), consider
 
     state = loop(body, _start(cache, limits, beam_size))
@@ -353,6 +340,17 @@ def _best_extensions(
     index = lax.top_k(sums, min(count, sums.shape[1]))[1]
     flat = jax.tree.map(lambda x: x.reshape(sums.shape), (tokens, gain))
     return index // per_beam, *_gather_beams(flat, index)
+
+
+def _considered(
+    logits: jax.Array,
+    allowed: jax.Array,
+    log_prob: jax.Array,
+    gains: jax.Array | None,
+    count: int,
+) -> Extensions:
+    parent, token, gain = _best_extensions(logits, allowed, log_prob, count, gains)
+    return Extensions(parent, token, _gather_beams(log_prob, parent) + gain)
 
 
 def _fill_free_slots(finished: SearchResult, live: SearchResult, pad_id: int) -> SearchResult:

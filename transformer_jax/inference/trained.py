@@ -202,16 +202,14 @@ class Model:
           target: a translation that the decoder reads, teacher-forced; None = the model's own.
           step: of a checkpoint to take the parameters from, in place of the model's.
           beams: whether to search with a beam, too.
-          off: what to switch off: "encoder_0/self_attention/head_3", "source/position", …; see
-            `ablation.parse`.
+          off: parts to switch off, as in "encoder_0/self_attention/head_3": see `ablation.parse`.
           length_penalty: of the beam search; None = that of the options.
 
         Raises:
           UserError: for a blank sentence, a text that is too long, or no such checkpoint or part.
         """
-        params, steps = self.params, self.steps[0]
-        if step is not None:
-            params, steps = load_step(self.workdirs[0], step, params), [step]
+        params = self.params if step is None else load_step(self.workdirs[0], step, self.params)
+        steps = self.steps[0] if step is None else [step]
         search = {"beams": beams, "length_penalty": length_penalty}
         return self._capture.inside(params, steps, source, target, off=off, **search)
 
@@ -228,8 +226,7 @@ class Model:
           UserError: if a sentence is longer than the model can read.
         """
         sentences = [text] if isinstance(text, str) else list(text)
-        lengths = self.scorer.lengths
-        found = []
+        lengths, found = self.scorer.lengths, []
         for ids in self.scorer.sources.encode(sentences):
             if len(ids) > lengths[-1]:
                 raise UserError(f"the sentence has {len(ids)} pieces; the most are {lengths[-1]}")
