@@ -103,7 +103,8 @@ def test_functional_is_usable_on_ones():
 
 def test_inside_is_what_the_model_computes_for_a_sentence(model):
     record = model.inside("我有一只猫", "I have a cat")
-    assert record.source.pieces[-1] == "<eos>" and record.translation == "I have a cat"
+    assert record.source.pieces[-1] == "<eos>" and record.target.pieces[0] == "<bos>"
+    assert record.translation == model.translate("我有一只猫")
     ids = [*model.tokenizers.target.encode(["I have a cat"])[0], 3]
     logits = model.apply(record.source.ids[None], record.target.ids[None])[0]
     np.testing.assert_allclose(record.prediction.logits, logits, atol=1e-4)
@@ -111,7 +112,17 @@ def test_inside_is_what_the_model_computes_for_a_sentence(model):
     np.testing.assert_allclose(np.log(record.prediction.chosen_probs), scored.log_probs, atol=1e-4)
     assert len(record.labels) == len(ids) and record.steps == tuple(model.steps[0])
     own = model.inside("我有一只猫")
-    assert own.translation == model.translate("我有一只猫")
+    assert own.labels == own.greedy.hypotheses[0].pieces
     assert "blank" in refused(model.inside, " ")
     for texts in (("我 " * 3000,), ("我", "I " * 3000)):
-        assert "the most are 1024" in refused(model.inside, *texts)
+        assert "the most are 102" in refused(model.inside, *texts)
+
+
+def test_inside_at_a_checkpoint_has_its_parameters(model):
+    early, late = (model.inside("我有一只猫", "I have a cat", step=step) for step in (2, 4))
+    assert (early.steps, late.steps) == ((2,), (4,))
+    latest = tj.load(model.workdirs[0], weights="latest").inside("我有一只猫", "I have a cat")
+    np.testing.assert_array_equal(late.prediction.logits, latest.prediction.logits)
+    assert np.abs(early.prediction.logits - late.prediction.logits).max() > 0
+    error = refused(model.inside, "我", step=3)
+    assert "has no checkpoint of step 3; it has those of 2, 4" in error
