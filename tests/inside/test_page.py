@@ -1,5 +1,6 @@
 """The page in a real browser: its numbers are the model's, and nothing leaves the machine."""
 
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from playwright.sync_api import expect, sync_playwright
 from serving import serving
 
 import transformer_jax as tj
+from transformer_jax.config.files import load_config
 from transformer_jax.inside.answers import MAX_PIECES, Answers
 
 PAGE = ROOT / "transformer_jax" / "inside" / "page"
@@ -35,7 +37,9 @@ def chromium():
 
 @pytest.fixture(scope="module")
 def model(trained):
-    return tj.load(trained[0])
+    config = load_config(trained[0] / "config.json")
+    decode = dataclasses.replace(config.decode, beam_size=3)
+    return tj.load(trained[0], config=dataclasses.replace(config, decode=decode))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +79,8 @@ def home(request, trained, tmp_path_factory):
         return request.getfixturevalue("address")
     file = tmp_path_factory.mktemp("saved") / "page.html"
     done = launch(
-        *("--mode=inside", f"--workdir={trained[0]}", f"--output={file}", f"--sentence={SENTENCE}")
+        *("--mode=inside", f"--workdir={trained[0]}", f"--output={file}", f"--sentence={SENTENCE}"),
+        "--config.decode.beam_size=3",
     )
     assert done.returncode == 0, done.stderr
     return file.as_uri()
@@ -160,6 +165,47 @@ def test_a_typed_sentence_is_looked_into(visit, address, model):
     chips = page.locator("#embedding .chips b").all_text_contents()
     assert tuple(chips) == record.source.pieces
     assert page.locator("#translation b").text_content() == record.translation
+
+
+def test_a_part_is_switched_off_and_on_again(visit, address, model):
+    page, off = visit(address), "decoder_0/cross_attention/head_1"
+    page.click('[data-key="kind-cross"]')
+    page.click(f'[data-key="off-{off}"]')
+    expect(page.locator("#off")).to_contain_text("decoder over C, layer 1, head 2")
+    record = model.inside(SENTENCE, off=[off])
+    assert page.locator("#translation b").text_content() == record.translation
+    assert page.locator("#off b").text_content() == model.inside(SENTENCE).translation
+    page.click('[data-key="all-on"]')
+    expect(page.locator("#off")).to_be_empty()
+
+
+def test_the_decoder_reads_a_given_translation(visit, address):
+    page = visit(address)
+    page.fill('[data-key="target"]', "I have a dog")
+    page.keyboard.press("Enter")
+    expect(page.locator('[data-key="own"]')).to_be_visible()
+    page.click('[data-key="way-inference"]')
+    page.click('[data-key="next"]')
+    assert page.locator("#decoder .column.absent").count() > 0
+    assert page.locator("#decoder .column:not(.absent, .names)").count() == 2
+
+
+def test_the_tree_and_the_ranking_are_those_of_the_search(visit, home, model):
+    page, beam = visit(home), model.inside(SENTENCE).beam
+    assert page.locator("#search .leaf").count() == sum(len(s.candidates) for s in beam.steps)
+    assert page.locator("#search .leaf.winner").count() == beam.hypotheses[0].length
+    rows = page.locator("#search .hypotheses tbody tr")
+    assert rows.first.locator("th").text_content() == beam.hypotheses[0].text
+    score = written(rows.first.locator("td").last.text_content())
+    np.testing.assert_allclose(score, beam.hypotheses[0].score, atol=6e-5)
+    page.locator('[data-key="alpha"]').focus()
+    page.keyboard.press("Home")  # without a penalty the most probable one wins
+    ended = [c for s in beam.steps for c in s.candidates if c.kept == "finished"]
+    best = max((*ended, *beam.hypotheses), key=lambda c: c.log_prob)
+    assert rows.first.locator("th").text_content() == best.text
+    page.locator('[data-key="grown"]').focus()
+    page.keyboard.press("Home")
+    assert page.locator("#search .leaf").count() == len(beam.steps[0].candidates)
 
 
 def test_typed_text_is_text(visit, address):

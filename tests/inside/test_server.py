@@ -7,13 +7,11 @@ import subprocess
 import urllib.request
 from pathlib import Path
 
-import numpy as np
 import pytest
 from launching import launch
 from serving import ask, serving
 
 import transformer_jax as tj
-from transformer_jax.inference.trained import at_checkpoint
 from transformer_jax.inside import server
 from transformer_jax.inside.answers import MAX_CHARACTERS, MAX_PIECES, Answers, Question
 from transformer_jax.inside.serialize import to_json
@@ -21,6 +19,10 @@ from transformer_jax.modes.launch import command
 from transformer_jax.workdir import manifest
 
 SENTENCE = "我有一只猫"
+
+
+def as_json(record):
+    return json.loads(json.dumps(to_json(record, parameters=False)))
 
 
 @pytest.fixture(scope="module")
@@ -37,30 +39,24 @@ def port(model):
 def test_a_sentence_is_answered_with_the_record_of_the_model(model, port):
     status, _, body = ask(port, question={"source": SENTENCE})
     assert status == 200
-    assert json.loads(body) == json.loads(json.dumps(to_json(model.inside(SENTENCE))))
+    assert json.loads(body) == as_json(model.inside(SENTENCE))
 
 
-def test_a_given_translation_is_read_by_the_decoder(port):
-    _, _, body = ask(
-        port, question={"source": SENTENCE, "target": "I have a dog", "checkpoint": None}
-    )
-    assert "dog" in "".join(json.loads(body)["labels"])
+def test_a_translation_can_be_given_and_a_part_switched_off(model, port):
+    changes = {"target": "I have a dog", "off": ["encoder_0/self_attention/head_1", "target/mask"]}
+    found = json.loads(ask(port, question={"source": SENTENCE, **changes})[2])
+    assert found == as_json(model.inside(SENTENCE, **changes))
+    assert "dog" in "".join(found["labels"])
 
 
 def test_a_checkpoint_has_its_own_numbers(trained, model, port):
     steps = json.loads(ask(port, "/api/model")[2])["checkpoints"]
     assert steps == [2, 4]
-    latest = to_json(tj.load(trained[0], weights="latest").inside(SENTENCE))
+    latest = as_json(tj.load(trained[0], weights="latest").inside(SENTENCE))
     for step in (2, 4):
         found = json.loads(ask(port, question={"source": SENTENCE, "checkpoint": step})[2])
         assert found["steps"] == [step]
         assert (found["encoded"] == latest["encoded"]) == (step == 4)
-
-
-def test_other_parameters_share_the_compiled_programs(model):
-    other = at_checkpoint(model, 2)
-    assert other.translator is model.translator
-    assert not np.array_equal(other.encode(SENTENCE), model.encode(SENTENCE))
 
 
 @pytest.mark.parametrize(
@@ -76,6 +72,8 @@ def test_other_parameters_share_the_compiled_programs(model):
         ({"source": 7}, "malformed"),
         ({"target": SENTENCE}, "malformed"),
         ({"source": SENTENCE, "path": "/etc"}, "malformed"),
+        ({"source": SENTENCE, "off": [7]}, "malformed"),
+        ({"source": SENTENCE, "off": "target/mask"}, "malformed"),
         ([], "malformed"),
         (b"\xff", "malformed"),
         (b"[" * 9000, "malformed"),
@@ -84,6 +82,11 @@ def test_other_parameters_share_the_compiled_programs(model):
 def test_what_cannot_be_answered_is_refused_by_a_code(port, question, code):
     status, _, body = ask(port, question=question)
     assert (status, json.loads(body)["error"]["code"]) == (400, code)
+
+
+def test_a_part_that_is_not_there_is_refused_by_name(port):
+    status, _, body = ask(port, question={"source": SENTENCE, "off": ["encoder_7/head_1"]})
+    assert (status, "encoder_7/head_1" in json.loads(body)["error"]["message"]) == (400, True)
 
 
 def test_strangers_are_refused(port):

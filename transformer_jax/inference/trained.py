@@ -27,7 +27,7 @@ from transformer_jax.inference.weights import load_step, load_weights
 from transformer_jax.model.size import parameter_shapes
 from transformer_jax.model.transformer import Transformer
 from transformer_jax.parallel.devices import all_devices
-from transformer_jax.workdir import checkpoints, parts
+from transformer_jax.workdir import parts
 
 Progress = Callable[[int], None]
 
@@ -275,25 +275,6 @@ def load(
             )
     tokenizers, transformers, params, steps = zip(*members, strict=True)
     return Model((workdir, *others), config, tokenizers[0], transformers, params, steps)
-
-
-def at_checkpoint(model: Model, step: int) -> Model:
-    """A model with the parameters of one checkpoint; what is compiled is shared.
-
-    Of an ensemble, the first model.
-
-    Raises:
-      UserError: if the checkpoint is damaged.
-    """
-    workdir, like = model.workdirs[0], parameter_shapes(model.transformer)
-    if not checkpoints.undamaged(workdir, [step], 1, below="params/"):
-        raise UserError(f"the checkpoint of step {step} is damaged: see the warning")
-    params = checkpoints.restore_params(workdir, step, like, all_devices().replicated)
-    one = {"workdirs": (workdir,), "transformers": (model.transformer,)}
-    found = dataclasses.replace(model, **one, all_params=(params,), steps=([step],))
-    if len(model.transformers) == 1:  # parameters are arguments of the compiled programs
-        vars(found).update(translator=model.translator, _capture=model._capture)
-    return found
 
 
 def _load_member(

@@ -3,15 +3,14 @@
 import dataclasses
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from transformer_jax.data.text import is_blank
 from transformer_jax.errors import UserError
-from transformer_jax.inference.trained import Model, at_checkpoint
+from transformer_jax.inference.trained import Model
+from transformer_jax.inference.weights import checkpoint_steps
 from transformer_jax.inside import code
 from transformer_jax.inside.serialize import to_json
-from transformer_jax.workdir import manifest
 
 MAX_CHARACTERS = 500
 MAX_PIECES = 64  # of a sentence; figures of longer ones cannot be read
@@ -38,11 +37,13 @@ class Question:
       source: a sentence.
       target: a translation for the decoder to read; None = the model's own.
       checkpoint: step whose parameters to use; None = those of the model.
+      off: parts to switch off, as `Model.inside` names them.
     """
 
     source: str
     target: str | None = None
     checkpoint: int | None = None
+    off: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, asked: Any) -> "Question":
@@ -51,22 +52,29 @@ class Question:
         Raises:
           Refused: if it is none.
         """
-        types = {"source": str, "target": str | None, "checkpoint": int | None}
+        types = {
+            "source": str,
+            "target": str | None,
+            "checkpoint": int | None,
+            "off": list,
+        }
         if not isinstance(asked, Mapping) or not set(asked) <= set(types) or "source" not in asked:
             raise Refused("malformed", f"the question must be an object of: {', '.join(types)}")
         for name, value in asked.items():
             if not isinstance(value, types[name]) or isinstance(value, bool):
                 raise Refused("malformed", f"{name} is {type(value).__name__}")
-        return cls(**asked)
+        off = tuple(asked.get("off", ()))
+        if not all(isinstance(name, str) for name in off):
+            raise Refused("malformed", "off must be a list of names")
+        return cls(**{**asked, "off": off})
 
 
 class Answers:
-    """Answers for one model; at another checkpoint, it shares what is compiled."""
+    """Answers for one model, whose checkpoints share what is compiled."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
         self._workdir = model.workdirs[0]
-        self._restored: dict[int, Model] = {}
 
     def facts(self) -> dict[str, Any]:
         """What the page must know before the first sentence."""
@@ -75,7 +83,7 @@ class Answers:
             "name": self.model.config.name,
             "source_language": data.source_language,
             "target_language": data.target_language,
-            "examples": _examples(self._workdir, self.model.config.demo),
+            "examples": self.examples(),
             "steps": list(self.model.steps[0]),
             "checkpoints": self.checkpoints(),
             "decode": dataclasses.asdict(self.model.config.decode),
@@ -83,9 +91,22 @@ class Answers:
             "code": code.excerpts(),
         }
 
+    def warm_up(self) -> None:
+        """Compiles what the first sentence needs, so that the page does not wait for it."""
+        for sentence in self.examples()[:1]:
+            self.inside(Question(sentence))
+
+    def examples(self) -> list[str]:
+        """Sentences to begin with: the experiment's own, and some of the last validation."""
+        file = self._workdir / "samples.jsonl"
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        sampled = [json.loads(line)["source"] for line in lines[-_EXAMPLES:]]
+        found = dict.fromkeys([self.model.config.demo, *sampled])
+        return [text for text in found if text and len(text) <= MAX_CHARACTERS]
+
     def checkpoints(self) -> list[int]:
         """The steps of the complete checkpoints: a run that still trains adds some."""
-        return manifest.complete(self._workdir / manifest.FOLDER)
+        return checkpoint_steps(self._workdir)
 
     def inside(self, question: Question, **options: Any) -> dict[str, Any]:
         """The record of a sentence; `options` are those of `to_json`.
@@ -96,8 +117,13 @@ class Answers:
         self._check(question.source, "source")
         if question.target is not None:
             self._check(question.target, "target")
-        record = self._at(question.checkpoint).inside(question.source, question.target)
-        return to_json(record, **options)
+        if question.checkpoint not in (None, *self.checkpoints()):
+            message = f"there is no complete checkpoint of step {question.checkpoint}"
+            raise Refused("no_checkpoint", message)
+        record = self.model.inside(
+            question.source, question.target, step=question.checkpoint, off=question.off
+        )
+        return to_json(record, parameters=False, **options)
 
     def _check(self, text: str, side: str) -> None:
         if is_blank(text):
@@ -109,23 +135,3 @@ class Answers:
         if len(ids) > MAX_PIECES:
             message = f"the text has {len(ids)} pieces; the most are {MAX_PIECES}"
             raise Refused("too_long", message, pieces=len(ids), most=MAX_PIECES)
-
-    def _at(self, step: int | None) -> Model:
-        if step is None:
-            return self.model
-        if step not in self.checkpoints():
-            raise Refused("no_checkpoint", f"there is no complete checkpoint of step {step}")
-        if step not in self._restored:
-            self._restored = {
-                step: at_checkpoint(self.model, step)
-            }  # only one: a large model fills memory
-        return self._restored[step]
-
-
-def _examples(workdir: Path, demo: str) -> list[str]:
-    """Sentences to begin with: the experiment's own, and some of the last validation."""
-    file = workdir / "samples.jsonl"
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    sampled = [json.loads(line)["source"] for line in lines[-_EXAMPLES:]]
-    found = dict.fromkeys([demo, *sampled])
-    return [text for text in found if text and len(text) <= MAX_CHARACTERS]

@@ -74,6 +74,7 @@ def _serve(answers: "Answers", port: int) -> None:
             f"--mode=inside needs {e.name}: pip install 'transformer_jax[inside]'"
         ) from None
     listening = server.bind(port)
+    answers.warm_up()
     found = listening.getsockname()[1]
     taken = f" (port {port} is taken)" if found != port else ""
     log(f"open http://{server.ADDRESS}:{found}/ in a browser{taken}; Ctrl-C ends")
@@ -88,6 +89,6 @@ def _page(answers: "Answers", sentences: list[str]) -> str:
     for sentence in sentences:
         for checkpoint in (None, *answers.checkpoints()):
             question = Question(sentence, checkpoint=checkpoint)
-            record = answers.inside(question, parameters=False, floats="float16")
+            record = answers.inside(question, floats="float16")
             records.append({"source": sentence, "checkpoint": checkpoint, "record": record})
     return assets.single_file(answers.facts(), records)

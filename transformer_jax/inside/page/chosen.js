@@ -13,8 +13,10 @@ const KINDS = {
 export function chosenAttention(record, view) {
   const encoder = view.kind === "encoder";
   const layers = encoder ? record.encoder : record.decoder;
-  const layer = layers[chosenLayer(layers, view)];
+  const number = chosenLayer(layers, view);
+  const layer = layers[number];
   return {
+    path: `${encoder ? "encoder" : "decoder"}_${number}/${view.kind === "cross" ? "cross" : "self"}_attention`,
     layers,
     part: view.kind === "cross" ? layer.cross_attention : layer.self_attention,
     rows: encoder ? record.source.pieces : record.target.pieces,

@@ -17,7 +17,8 @@ export function controls(bar, { model, request, act }) {
     el("div", { class: "switches" },
       el("button", { type: "button", "data-key": "language", lang: other, onclick: () => act.language(other) }, other === "zh" ? "中文" : "English"),
       el("button", { type: "button", "data-key": "theme", onclick: () => act.theme(shade) },
-        say(shade === "dark" ? { en: "Dark", zh: "深色" } : { en: "Light", zh: "浅色" }))));
+        say(shade === "dark" ? { en: "Dark", zh: "深色" } : { en: "Light", zh: "浅色" }))),
+    el("div", { id: "off" }));
 }
 
 function sentence(model, request, act) {

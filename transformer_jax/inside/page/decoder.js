@@ -5,6 +5,7 @@ import { chip, choice, el, svg } from "./dom.js";
 import { heatMap } from "./heat.js";
 import { say } from "./language.js";
 import { number, percent } from "./numbers.js";
+import { partSwitch } from "./switches.js";
 
 export const decoder = {
   id: "decoder",
@@ -49,7 +50,8 @@ export const decoder = {
       a: { en: "From this one: the output of its own masked self-attention, after add & norm. Its numbers are the first heat map below.", zh: "来自本块：本块遮罩自注意力经过残差和归一化后的输出。下面第一张热力图就是它。" },
     },
   ],
-  draw({ record, view, change }) {
+  draw(scene) {
+    const { record, view, change } = scene;
     const layer = record.decoder[chosenLayer(record.decoder, view)];
     const part = layer.cross_attention;
     const count = part.weights.shape[0];
@@ -60,6 +62,7 @@ export const decoder = {
         choices: [["training", say({ en: "in training: all at once", zh: "训练：一次全部" })], ["inference", say({ en: "translating: piece by piece", zh: "翻译：逐个词元" })]],
       }),
       inAndOut(record, view, onRow),
+      given(scene),
       el("h3", {}, say({ en: "What each piece looks at in the source", zh: "每个词元看源句的哪里" })),
       el("div", { class: "choices" }, layerChoice(view, record.decoder, change),
         choice({
@@ -99,6 +102,30 @@ function inAndOut(record, view, onRow) {
       : el("div", { class: "choices" },
         el("button", { type: "button", "data-key": "restart", onclick: () => onRow(0) }, say({ en: "Start again", zh: "重新开始" })),
         el("button", { type: "button", "data-key": "next", onclick: () => onRow(next) }, say({ en: "Next piece", zh: "下一个词元" }))),
+  ];
+}
+
+/** The reader's own translation for the decoder to read, and the mask's switch. */
+function given(scene) {
+  const { model, request, ask, record } = scene;
+  if (model.saved) return null;
+  const field = el("input", {
+    value: request.target ?? record.translation, "data-key": "target", maxlength: model.limits.characters, autocomplete: "off", spellcheck: "false",
+    "aria-label": say({ en: "translation to read", zh: "给解码器读的译文" }),
+  });
+  const read = (event) => {
+    event.preventDefault();
+    ask({ target: field.value });
+  };
+  return [
+    el("form", { class: "given", onsubmit: read }, field,
+      el("button", {}, say({ en: "Let it read this translation", zh: "让它读这个译文" })),
+      request.target === null ? null : el("button", { type: "button", "data-key": "own", onclick: () => ask({ target: null }) }, say({ en: "Its own again", zh: "恢复它自己的" }))),
+    el("div", { class: "choices" }, partSwitch(scene, "target/mask", say({ en: "mask", zh: "遮罩" }))),
+    request.off.includes("target/mask") ? el("p", {}, say({
+      en: "Without the mask each position can see its own answer. A model that trained like this would learn to copy it: its loss would fall to almost nothing, and it could not translate, because then there is no answer to copy. This model was trained with the mask, and never learned to cheat: compare the loss above.",
+      zh: "没有遮罩，每个位置都能看到自己的答案。这样训练的模型会学着照抄：损失几乎降到零，却不会翻译，因为翻译时没有答案可抄。这个模型是带着遮罩训练的，没有学过作弊：请比较上面的损失。",
+    })) : null,
   ];
 }
 

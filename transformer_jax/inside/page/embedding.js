@@ -4,6 +4,7 @@ import { chip, el, slider, svg } from "./dom.js";
 import { heatMap } from "./heat.js";
 import { say } from "./language.js";
 import { frequency, number, sinusoid } from "./numbers.js";
+import { partSwitch } from "./switches.js";
 
 export const embedding = {
   id: "embedding",
@@ -32,7 +33,8 @@ export const embedding = {
       },
     },
   ],
-  draw({ record, view, change }) {
+  draw(scene) {
+    const { record, view, change } = scene;
     const { source } = record;
     const onRow = (row) => change({ sourcePiece: row });
     const lit = view.sourcePiece;
@@ -48,6 +50,9 @@ export const embedding = {
       map({ en: "position", zh: "位置" }, source.position),
       el("div", { class: "operator" }, "="),
       map({ en: "sum", zh: "和" }, source.sum),
+      el("div", { class: "choices" },
+        partSwitch(scene, "source/position", say({ en: "positions of the source", zh: "源句的位置" })),
+        partSwitch(scene, "target/position", say({ en: "positions of the target", zh: "译文的位置" }))),
       written(source, lit),
       record.model.positions === "sinusoidal" ? curves(source, view) : null,
       record.model.positions === "sinusoidal" ? rotation(source, view) : null,

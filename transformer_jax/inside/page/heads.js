@@ -5,6 +5,7 @@ import { el } from "./dom.js";
 import { heatMap, matrixTable } from "./heat.js";
 import { say } from "./language.js";
 import { percent } from "./numbers.js";
+import { partSwitch } from "./switches.js";
 
 export const heads = {
   id: "heads",
@@ -31,8 +32,9 @@ export const heads = {
       },
     },
   ],
-  draw({ record, view, change }) {
-    const { part, layers, rows, columns, name } = chosenAttention(record, view);
+  draw(scene) {
+    const { record, view, change } = scene;
+    const { part, path, layers, rows, columns, name } = chosenAttention(record, view);
     const onRow = (row) => change({ [name]: row });
     const [length, count, width] = part.heads.shape;
     const lit = view[name];
@@ -43,7 +45,8 @@ export const heads = {
         matrixTable(weights, {
           name: say({ en: `head ${head + 1}`, zh: `头 ${head + 1}` }), rows, columns, lit, onRow, scale: "weight", mask: part.mask, compact: true,
         }),
-        el("p", {}, `${rows[lit]} → ${columns[best]} ${percent(weights.at(lit, best))}`));
+        el("p", {}, `${rows[lit]} → ${columns[best]} ${percent(weights.at(lit, best))}`),
+        partSwitch(scene, `${path}/head_${head}`, say({ en: `head ${head + 1}`, zh: `头 ${head + 1}` })));
     });
     return [
       el("div", { class: "choices" }, attentionChoices(view, layers, change)),

@@ -12,6 +12,7 @@ import { layers } from "./layers.js";
 import { overview } from "./overview.js";
 import { search } from "./search.js";
 import { open } from "./source.js";
+import { offBar } from "./switches.js";
 
 const FIGURES = [overview, embedding, attention, heads, layers, decoder, search];
 
@@ -25,7 +26,7 @@ const FAILURES = {
   not_saved: () => ({ en: "This file holds no such sentence.", zh: "这个文件里没有这个句子。" }),
 };
 
-const request = { source: "", target: null, checkpoint: null };
+const request = { source: "", target: null, checkpoint: null, off: [] };
 // What the reader looks at; figures share it, so that one piece, layer and head is lit in all of them.
 const view = {
   kind: "encoder", stack: "encoder", sublayer: "", layer: 0, head: 0, sourcePiece: 0, targetPiece: 0,
@@ -33,6 +34,7 @@ const view = {
 };
 const message = document.getElementById("message");
 let origin, model, record;
+let whole = null; // the translation of the same sentence with nothing switched off
 let asked = 0; // the number of the last question: an earlier answer that comes late is dropped
 
 async function ask(changes) {
@@ -44,7 +46,12 @@ async function ask(changes) {
     const answer = await origin.inside(wanted);
     if (number !== asked) return;
     record = answer;
+    const same = wanted.source === request.source && wanted.checkpoint === request.checkpoint;
+    if (!wanted.off.length) whole = record.translation;
+    else if (!same) whole = null;
     Object.assign(request, wanted);
+    delete view.grown;
+    delete view.alpha;
     view.sourcePiece = Math.min(view.sourcePiece, record.source.pieces.length - 1);
     view.targetPiece = Math.min(view.targetPiece, record.target.pieces.length - 1);
     draw();
@@ -72,9 +79,10 @@ function draw() {
   const key = document.activeElement?.dataset.key;
   document.getElementById("translation").replaceChildren(
     el("span", { "aria-hidden": "true" }, "→ "), el("b", {}, record.translation));
+  offBar(document.getElementById("off"), { request, ask, whole });
   for (const figure of FIGURES) {
     const drawing = document.querySelector(`#${figure.id} .drawing`);
-    const drawn = figure.draw({ record, view, model, change });
+    const drawn = figure.draw({ record, view, model, request, change, ask });
     drawing.replaceChildren(...[drawn].flat(Infinity).filter(Boolean));
   }
   if (key) document.querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus({ preventScroll: true });

@@ -3,6 +3,7 @@
 import { chip, el } from "./dom.js";
 import { say } from "./language.js";
 import { percent } from "./numbers.js";
+import { hypotheses, tree } from "./tree.js";
 
 export const search = {
   id: "search",
@@ -41,6 +42,23 @@ export const search = {
           el("b", {}, piece), el("i", { style: { width: `${100 * p}%` } }),
           el("span", { "data-prob": k }, percent(p)));
       })),
+      el("p", {}, say({
+        en: `Greedy search takes the first of these each time: ${record.greedy.hypotheses[0].text}`,
+        zh: `贪心搜索每次取第一个：${record.greedy.hypotheses[0].text}`,
+      })),
+      record.beam ? el("div", { class: "part" },
+        el("h3", {}, say({ en: `Beam search with ${record.beam.beam_size} beams`, zh: `束宽为 ${record.beam.beam_size} 的束搜索` })),
+        el("p", {}, say({
+          en: "Each step tries the most probable next pieces of every translation that is still open. The numbers are log-probabilities of the whole beginning: nearer to 0 is better. The best path is marked.",
+          zh: "每一步为每个未完成的译文尝试最可能的下一个词元。数字是整个开头的对数概率，越接近 0 越好。最佳路径已标出。",
+        })),
+        tree(record.beam, view),
+        el("h3", {}, say({ en: "Which translation wins", zh: "哪个译文胜出" })),
+        el("p", {}, say({
+          en: "Each further piece makes a translation less probable, so short ones would always win. Therefore the log-probability is divided by a penalty that grows with the length. Move α: a large one favours long translations.",
+          zh: "每多一个词元，概率就更小，短译文总会占便宜。因此把对数概率除以一个随长度增大的惩罚。移动 α：α 越大，越偏向长译文。",
+        })),
+        hypotheses(record.beam, view)) : null,
     ];
   },
 };
