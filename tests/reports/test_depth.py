@@ -21,6 +21,8 @@ def test_a_student_comes_in_and_goes_out(tmp_path, depths):
     for side, depth in zip(("encoder", "decoder"), depths, strict=True):
         assert sum(name.startswith(f"{side}_") for name in model.params) == depth
     assert len(model.translate(["I have a cat .", "a"])) == 2
+    inside = model.inside("I have a cat .", "猫")
+    assert (len(inside.encoder), len(inside.decoder)) == depths
     in_process("export", tmp_path / "w", format="marian", output=tmp_path / "back")
     theirs = json.loads((tmp_path / "back" / "config.json").read_text())
     assert (theirs["encoder_layers"], theirs["decoder_layers"]) == depths

@@ -72,6 +72,7 @@ def test_target_token_is_for_all_lines(multilingual, model, capsys):
         assert [h.ids for h in whole] == [h.ids for h in bare]
     assert chosen.score(TEXTS, ["猫"] * 2) == model.score(coded, ["猫"] * 2)
     np.testing.assert_array_equal(chosen.encode(TEXTS[0]), model.encode(coded[0]))
+    assert chosen.inside(TEXTS[0], "猫").source.pieces[0] == ">>fra<<"
     own = [f">>deu<< {TEXTS[0]}"]  # a line's own code stays
     assert chosen.translate(own) == model.translate(own)
     assert chosen.translate(["", " \u3000"]) == ["", ""]
