@@ -122,16 +122,20 @@ def difference(ours, theirs):
     return float(np.abs(np.asarray(ours) - theirs.detach().numpy()).max())
 
 
-@pytest.mark.parametrize("norm", ["post", "pre"])
-def test_outputs_and_all_gradients_are_pytorchs(norm, measure):
-    peer = random_peer(norm)
-    config = dataclasses.replace(
+def config_of(norm):
+    """That of the peer."""
+    return dataclasses.replace(
         ModelConfig(),
         **{"num_layers": LAYERS, "d_model": D, "d_ff": F, "num_heads": HEADS, "norm": norm},
         **{"attention_bias": True, "layer_norm_epsilon": 1e-5},
         num_decoder_layers=DECODER_LAYERS,
     )
-    model = Transformer(config, V)
+
+
+@pytest.mark.parametrize("norm", ["post", "pre"])
+def test_outputs_and_all_gradients_are_pytorchs(norm, measure):
+    peer = random_peer(norm)
+    model = Transformer(config_of(norm), V)
     source, decoder_input, labels = ragged_batch()
     params = to_ours(dict(peer.named_parameters()))
     like = model.init(jax.random.key(0), source, decoder_input)["params"]
@@ -176,3 +180,44 @@ def test_outputs_and_all_gradients_are_pytorchs(norm, measure):
         jax.tree.map(lambda g: np.abs(g).max(), gradients), sep="/"
     )
     assert all(size > 1e-4 for path, size in largest.items() if not path.endswith("key_bias"))
+
+
+def keep_weights(peer):
+    """What each MultiheadAttention of PyTorch returns as its weights, filled when `peer` runs."""
+    found = {}
+
+    def ask(module, args, options):
+        return args, options | {"need_weights": True, "average_attn_weights": False}
+
+    for name, module in peer.named_modules():
+        if isinstance(module, torch.nn.MultiheadAttention):
+            module.register_forward_pre_hook(ask, with_kwargs=True)
+            module.register_forward_hook(
+                lambda _, args, result, name=name: found.update({name: result[1]})
+            )
+    return found
+
+
+@pytest.mark.parametrize("norm", ["post", "pre"])
+def test_the_weights_that_are_shown_are_those_that_pytorch_returns(norm, measure):
+    peer = random_peer(norm)
+    theirs = keep_weights(peer)
+    source, decoder_input, _ = ragged_batch()
+    peer(*(torch.tensor(x, dtype=torch.long) for x in (source, decoder_input)))
+    model = Transformer(config_of(norm), V)
+    variables = {"params": to_ours(dict(peer.named_parameters()))}
+    _, seen = model.apply(variables, source, decoder_input, mutable=["intermediates"])
+    assert len(theirs) == LAYERS + 2 * DECODER_LAYERS
+    for name, weights in theirs.items():
+        layer, attention = our_name(f"{name}.out_proj.weight").split("/")[:2]
+        (ours,) = seen["intermediates"][layer][attention]["weights"]
+        assert ours.shape == weights.shape
+        queries = source if layer.startswith("encoder") else decoder_input
+        real = np.nonzero(queries != PAD_ID)  # what a padded query attends to is nobody's business
+        rows = (real[0], slice(None), real[1])
+        measure(
+            f"PyTorch nn.Transformer, {norm}-norm",
+            f"weights of {attention}",
+            difference(np.asarray(ours)[rows], weights[rows]),
+            1e-5,
+        )
