@@ -179,6 +179,19 @@ def test_a_part_is_switched_off_and_on_again(visit, address, model):
     expect(page.locator("#off")).to_be_empty()
 
 
+def test_the_learned_matrices_give_the_queries(visit, home, model):
+    page = visit(home)
+    page.click('[data-key="kind-cross"]')
+    page.click('[data-key="head-1"]')
+    page.click('[data-key="projections-matrices"]')
+    page.wait_for_selector('[data-key="heat-W_Q"]')
+    matrix, x = values(page, "W_Q"), values(page, "Y, for Q")
+    kernel = model.params["decoder_0"]["cross_attention"]["query_kernel"]
+    np.testing.assert_allclose(matrix, kernel[:, 1], atol=1e-3)
+    np.testing.assert_allclose(x @ matrix, values(page, "Q"), atol=0.01)
+    assert page.locator('#heads [data-key="heat-W_Q of all heads"]').count() == 1
+
+
 def test_the_decoder_reads_a_given_translation(visit, address):
     page = visit(address)
     page.fill('[data-key="target"]', "I have a dog")

@@ -7,6 +7,7 @@ import subprocess
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
 from launching import launch
 from serving import ask, serving
@@ -82,6 +83,23 @@ def test_a_checkpoint_has_its_own_numbers(trained, model, port):
 def test_what_cannot_be_answered_is_refused_by_a_code(port, question, code):
     status, _, body = ask(port, question=question)
     assert (status, json.loads(body)["error"]["code"]) == (400, code)
+
+
+def test_the_matrices_of_one_attention_are_those_of_the_checkpoint(trained, model, port):
+    assert Answers(model).parts() == [
+        "decoder_0/cross_attention",
+        "decoder_0/self_attention",
+        "encoder_0/self_attention",
+    ]
+    latest = tj.load(trained[0], weights="latest")
+    for checkpoint, of in (("", model), ("4", latest)):
+        query = f"part=decoder_0/cross_attention&checkpoint={checkpoint}"
+        found = json.loads(ask(port, f"/api/parameters?{query}")[2])
+        kernels = of.params["decoder_0"]["cross_attention"]
+        assert found == {name: to_json(np.asarray(kernels[name])) for name in kernels}
+    for query in ("part=embedding", "part=decoder_0", "part=encoder_0/self_attention&checkpoint=x"):
+        status, _, body = ask(port, f"/api/parameters?{query}")
+        assert (status, json.loads(body)["error"]["code"]) == (400, "malformed")
 
 
 def test_a_part_that_is_not_there_is_refused_by_name(port):

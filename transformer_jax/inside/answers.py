@@ -5,10 +5,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from flax import traverse_util
+
 from transformer_jax.data.text import is_blank
 from transformer_jax.errors import UserError
 from transformer_jax.inference.trained import Model
-from transformer_jax.inference.weights import checkpoint_steps
+from transformer_jax.inference.weights import checkpoint_steps, load_step
 from transformer_jax.inside import code
 from transformer_jax.inside.serialize import to_json
 
@@ -124,6 +127,31 @@ class Answers:
             question.source, question.target, step=question.checkpoint, off=question.off
         )
         return to_json(record, parameters=False, **options)
+
+    def parameters(self, part: str, step: int | None, **options: Any) -> dict[str, Any]:
+        """The matrices of one attention, as `to_json` writes them; large models have many.
+
+        Args:
+          part: "encoder_0/self_attention", "decoder_0/cross_attention", …
+          step: of a checkpoint; None = the model's.
+          **options: of `to_json`.
+
+        Raises:
+          UserError: if there is no such part or no such checkpoint.
+        """
+        if part not in self.parts():
+            raise Refused("malformed", f"part={part!r} is none of: {', '.join(self.parts())}")
+        params = self.model.params
+        if step is not None:
+            params = load_step(self._workdir, step, params)
+        layer, name = part.split("/")
+        return to_json({k: np.asarray(x) for k, x in params[layer][name].items()}, **options)
+
+    def parts(self) -> list[str]:
+        """The attentions of the model."""
+        paths = traverse_util.flatten_dict(self.model.params, sep="/")
+        ending = "/output_kernel"
+        return [path.removesuffix(ending) for path in paths if path.endswith(ending)]
 
     def _check(self, text: str, side: str) -> None:
         if is_blank(text):

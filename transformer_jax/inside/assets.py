@@ -31,16 +31,20 @@ def media_type(name: str) -> str:
     return _TYPES[name.rpartition(".")[2]]
 
 
-def single_file(model: dict[str, Any], records: Sequence[dict[str, Any]]) -> str:
+def single_file(
+    model: dict[str, Any], records: Sequence[dict[str, Any]], parameters: dict[str, Any]
+) -> str:
     """The page with the answers in it.
 
     Args:
       model: `Answers.facts`.
       records: for each question its `source`, its `checkpoint`, and the answer as `record`.
+      parameters: of each part, `Answers.parameters` of the model itself.
     """
     content = {name: data.decode() for name, data in files().items()}
     modules = {f"inside/{name}": _module(t) for name, t in content.items() if name[-3:] == ".js"}
-    saved = json.dumps({"model": model, "records": list(records)}, ensure_ascii=False).encode()
+    answers = {"model": model, "records": list(records), "parameters": parameters}
+    saved = json.dumps(answers, ensure_ascii=False).encode()
     packed = base64.b64encode(gzip.compress(saved, 9, mtime=0)).decode()
     page = content[INDEX]
     replaced = {

@@ -63,11 +63,23 @@ def app(answers: Answers) -> Starlette:
             return _refusal(400, e)
         return JSONResponse(found)
 
+    async def parameters(request: Request) -> Response:
+        part, step = (request.query_params.get(name, "") for name in ("part", "checkpoint"))
+        try:
+            if step and not (step.isascii() and step.isdigit() and len(step) < 16):
+                raise Refused("malformed", "checkpoint is no number")
+            arguments = part, int(step) if step else None
+            found = await anyio.to_thread.run_sync(answers.parameters, *arguments, limiter=alone)
+        except UserError as e:
+            return _refusal(400, e)
+        return JSONResponse(found)
+
     return Starlette(
         routes=[
             Route("/", page),
             Route("/page/{name}", page),
             Route("/api/model", model),
+            Route("/api/parameters", parameters),
             Route("/api/inside", inside, methods=["POST"]),
         ],
         middleware=[

@@ -20,6 +20,8 @@ from transformer_jax.modes.launch import Launch
 if TYPE_CHECKING:
     from transformer_jax.inside.answers import Answers
 
+MAX_SAVED_PARAMETERS = 3_000_000  # a larger model's matrices would not fit into a file of 5 MB
+
 
 def define(flags: Flags) -> None:
     """Defines the flags."""
@@ -82,6 +84,8 @@ def _serve(answers: "Answers", port: int) -> None:
 
 
 def _page(answers: "Answers", sentences: list[str]) -> str:
+    import jax
+
     from transformer_jax.inside import assets
     from transformer_jax.inside.answers import Question
 
@@ -91,4 +95,7 @@ def _page(answers: "Answers", sentences: list[str]) -> str:
             question = Question(sentence, checkpoint=checkpoint)
             record = answers.inside(question, floats="float16")
             records.append({"source": sentence, "checkpoint": checkpoint, "record": record})
-    return assets.single_file(answers.facts(), records)
+    number = sum(x.size for x in jax.tree.leaves(answers.model.params))
+    parts = answers.parts() if number <= MAX_SAVED_PARAMETERS else []
+    matrices = {part: answers.parameters(part, None, floats="float16") for part in parts}
+    return assets.single_file(answers.facts(), records, matrices)

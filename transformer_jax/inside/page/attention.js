@@ -4,6 +4,7 @@ import { attentionChoices, chosenAttention } from "./chosen.js";
 import { choice, el } from "./dom.js";
 import { heatMap, matrixTable } from "./heat.js";
 import { say } from "./language.js";
+import { projections } from "./matrices.js";
 import { dot, number, percent, products, vector } from "./numbers.js";
 
 export const attention = {
@@ -40,7 +41,8 @@ export const attention = {
       },
     },
   ],
-  draw({ record, view, change }) {
+  draw(scene) {
+    const { record, view, change } = scene;
     const { part, layers, rows, columns, name } = chosenAttention(record, view);
     return [
       el("div", { class: "choices" }, attentionChoices(view, layers, change),
@@ -48,6 +50,7 @@ export const attention = {
           label: say({ en: "head", zh: "头" }), key: "head", value: view.head, onChoose: (head) => change({ head }),
           choices: Array.from({ length: part.query.shape[1] }, (_, n) => [n, n + 1]),
         })),
+      projections(scene),
       steps(part, {
         head: view.head, rows, columns, lit: view[name], onRow: (row) => change({ [name]: row }),
       }),

@@ -4,6 +4,7 @@ import { attentionChoices, chosenAttention } from "./chosen.js";
 import { el } from "./dom.js";
 import { heatMap, matrixTable } from "./heat.js";
 import { say } from "./language.js";
+import { largeMatrix } from "./matrices.js";
 import { percent } from "./numbers.js";
 import { partSwitch } from "./switches.js";
 
@@ -56,6 +57,7 @@ export const heads = {
       }),
       el("div", { class: "operator" }, "× W_O ="),
       heatMap(part.output, { name: say({ en: "output", zh: "输出" }), labels: rows, lit, onRow }),
+      largeMatrix(scene),
     ];
   },
 };

@@ -11,9 +11,9 @@ import { number } from "./numbers.js";
  *
  * Options: name (what a value is called), labels (of the rows), lit (row to mark), onRow (called with
  * a chosen row), largest (value of the strongest colour), scale ("signed" or "weight"), splits (into
- * how many equal parts lines divide the columns).
+ * how many equal parts lines divide the columns), dense (low rows without labels, as of a large matrix).
  */
-export function heatMap(matrix, { name, labels, lit, onRow, largest, scale = "signed", splits = 1 }) {
+export function heatMap(matrix, { name, labels, lit, onRow, largest, scale = "signed", splits = 1, dense = false }) {
   const [rows, columns] = matrix.shape;
   const canvas = el("canvas", {
     width: columns, height: rows, tabindex: 0, role: "img",
@@ -56,8 +56,8 @@ export function heatMap(matrix, { name, labels, lit, onRow, largest, scale = "si
   const label = (text, n) => el("span", { class: n === lit ? "lit" : "" }, text);
   return el("div", { class: "heat" },
     el("div", { class: "heat-head" }, el("b", {}, name), readout),
-    el("div", { class: "heat-body", style: { "--rows": rows } },
-      el("div", { class: "heat-labels", "aria-hidden": "true" }, labels.map(label)),
+    el("div", { class: `heat-body ${dense ? "dense" : ""}`, style: { "--rows": rows } },
+      dense ? null : el("div", { class: "heat-labels", "aria-hidden": "true" }, labels.map(label)),
       el("div", { class: "heat-cells" }, canvas, lines, mark, cursor)));
 }
 

@@ -30,7 +30,7 @@ const request = { source: "", target: null, checkpoint: null, off: [] };
 // What the reader looks at; figures share it, so that one piece, layer and head is lit in all of them.
 const view = {
   kind: "encoder", stack: "encoder", sublayer: "", layer: 0, head: 0, sourcePiece: 0, targetPiece: 0,
-  aligned: "mean", way: "training", pair: 4, offset: 3,
+  aligned: "mean", way: "training", matrices: false, pair: 4, offset: 3,
 };
 const message = document.getElementById("message");
 let origin, model, record;
@@ -62,6 +62,22 @@ async function ask(changes) {
   }
 }
 
+const loaded = new Map();
+
+/** The matrices of one attention; null while they are on their way, and then all is drawn again. */
+function parameters(part) {
+  const { checkpoint } = request;
+  const key = `${checkpoint} ${part}`;
+  if (!loaded.has(key)) {
+    loaded.set(key, null);
+    origin.parameters({ part, checkpoint }).then((found) => {
+      loaded.set(key, found);
+      draw();
+    }).catch(explain);
+  }
+  return loaded.get(key);
+}
+
 function explain(failure) {
   const text = FAILURES[failure.code]?.(failure.facts);
   message.textContent = text ? say(text) : failure.message;
@@ -82,7 +98,7 @@ function draw() {
   offBar(document.getElementById("off"), { request, ask, whole });
   for (const figure of FIGURES) {
     const drawing = document.querySelector(`#${figure.id} .drawing`);
-    const drawn = figure.draw({ record, view, model, request, change, ask });
+    const drawn = figure.draw({ record, view, model, request, change, ask, parameters });
     drawing.replaceChildren(...[drawn].flat(Infinity).filter(Boolean));
   }
   if (key) document.querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus({ preventScroll: true });

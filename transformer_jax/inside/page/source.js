@@ -20,6 +20,10 @@ class Server {
     return revive(await this.#ask("api/inside", { method: "POST", headers, body: JSON.stringify(request) }));
   }
 
+  async parameters({ part, checkpoint }) {
+    return revive(await this.#ask(`api/parameters?${new URLSearchParams({ part, checkpoint: checkpoint ?? "" })}`));
+  }
+
   async #ask(address, options) {
     const reply = await fetch(address, options).catch((error) => {
       throw new Failure({ code: "unreachable", message: error.message });
@@ -31,9 +35,10 @@ class Server {
 }
 
 class Saved {
-  constructor({ model, records }) {
+  constructor({ model, records, parameters }) {
     this.saved = { ...model, saved: records.map(({ source }) => source) };
     this.records = records;
+    this.matrices = parameters;
   }
 
   async model() {
@@ -45,6 +50,11 @@ class Saved {
     const found = this.records.find(same);
     if (!found) throw new Failure({ code: "not_saved" });
     return revive(found.record);
+  }
+
+  /** Of the trained model alone; an empty object where the file has none. */
+  async parameters({ part, checkpoint }) {
+    return checkpoint === null ? revive(this.matrices[part] ?? {}) : {};
   }
 }
 
