@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from toy import tokenizers
 
 from transformer_jax.config.options import Config, DataConfig
 from transformer_jax.evaluation.degenerate import (
@@ -116,6 +117,7 @@ def test_evaluating_logs_the_warnings(tmp_path, capsys):
         config=config,
         workdirs=[tmp_path],
         steps=([3],),
+        tokenizers=tokenizers(),
         hypotheses=lambda sources, progress: translations,
     )
     evaluate.evaluate(model, tmp_path, split="test", weights="latest")
