@@ -18,7 +18,7 @@ IDS = {"bos_id": BOS, "eos_id": EOS, "pad_id": PAD}
 
 SEARCHES = {"beam": search.beam_search, "greedy": search.greedy_search, "sample": search.sample}
 STATIC = ["decode_step", "method", "bos_id", "batch_size", "max_length", "beam_size"]
-STATIC += ["length_penalty_form", "temperature", "top_k", "top_p"]
+STATIC += ["length_penalty_form", "temperature", "top_k", "top_p", "loop"]
 NUM_STATES = 997
 START = 11
 
@@ -479,3 +479,47 @@ def test_errors_name_the_values(method, options, message):
         options |= {"rng": jax.random.key(0), "row_ids": np.arange(2)}
     with pytest.raises(ValueError, match=message):
         find(method, memoryless(jnp.zeros(5)), **{"max_length": 3, "batch_size": 2} | options)
+
+
+# -------------------------------------------------------------------------- a cache that grows
+def remember(cache, tokens):
+    """A model that reads every token so far from a cache [R, room]; what exceeds it is lost."""
+    seen = cache["tokens"].at[:, cache["position"]].set(tokens + 1, mode="drop")
+    places = jnp.arange(seen.shape[1])
+    state = jnp.sum(seen * (places * places + 3), axis=1) % NUM_STATES
+    cache = {"tokens": seen, "position": cache["position"] + 1}
+    return jnp.asarray(model_table(7))[state], cache
+
+
+def longer(cache, room):
+    return cache | {
+        "tokens": jnp.pad(cache["tokens"], ((0, 0), (0, room - cache["tokens"].shape[1])))
+    }
+
+
+LOOPS = {
+    rooms: functools.partial(search.growing, rooms=rooms, grow=longer)
+    for rooms in [(11,), (2, 11), (1, 2, 3, 5, 11)]
+}
+
+
+@pytest.mark.parametrize("rooms", LOOPS)
+@pytest.mark.parametrize("method", ["greedy", "beam", "sample"])
+def test_a_cache_that_grows_changes_nothing(method, rooms):
+    rows, beams = 13, 3 if method == "beam" else 1
+    options = {"batch_size": rows, "max_length": 11, "length_limit": jnp.arange(rows) % 12}
+    if method == "beam":
+        options["beam_size"] = beams
+    if method == "sample":
+        options |= {"rng": jax.random.key(3), "row_ids": jnp.arange(rows)}
+
+    def start(room):
+        tokens = jnp.zeros((rows * beams, room), jnp.int32)
+        return {"tokens": tokens.at[:, 0].set(0), "position": jnp.int32(0)}
+
+    whole = find(method, remember, start(11), **options)
+    grown = find(method, remember, start(rooms[0]), loop=LOOPS[rooms], **options)
+    jax.tree.map(np.testing.assert_array_equal, whole, grown)
+    if len(rooms) > 1:  # or the test would prove nothing
+        lost = find(method, remember, start(rooms[0]), **options)
+        assert not np.array_equal(lost.tokens, whole.tokens)

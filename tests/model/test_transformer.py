@@ -13,7 +13,7 @@ from transformer_jax.config.options import BOS_ID, PAD_ID, Config, ModelConfig
 from transformer_jax.data.packing import pack
 from transformer_jax.data.tokens import TokenizedPairs
 from transformer_jax.model.layers import NO_DROPOUT
-from transformer_jax.model.transformer import Transformer
+from transformer_jax.model.transformer import Transformer, grow_cache
 from transformer_jax.training.step import create_state, make_loss
 
 V, D, F, N, H, HV = 23, 14, 11, 3, 5, 7
@@ -211,7 +211,7 @@ def test_packing_changes_nothing(pairs):
     [("post", 1), ("post", 3), ("learned", 3), ("pre-bias-halves", 3), ("pre-learned", 1)],
 )
 def test_cached_decoding_equals_the_whole_target_at_once(name, beam_size):
-    """With a padded source, and a cache that is longer than the target."""
+    """With a padded source, and a cache that grows beyond the target."""
     length = 7
     source, params = sentences()[0], params_of(name)
     target = tokens(3, 2 * beam_size, length)
@@ -219,12 +219,14 @@ def test_cached_decoding_equals_the_whole_target_at_once(name, beam_size):
     whole = apply(name)(params, np.repeat(source, beam_size, axis=0), target)
     model = Transformer(CONFIGS[name], V)
 
-    options = {"max_length": 11, "beam_size": beam_size, "method": "start_decoding"}
+    options = {"max_length": 3, "beam_size": beam_size, "method": "start_decoding"}
     memory, cache = model.apply({"params": params}, source, **options)
     step = jax.jit(functools.partial(model.apply, method="decode_step"))
-    assert memory["layer_0"]["key"].shape == (2, 5, N, H)  # once for all beams
-    assert cache["layer_1"]["value"].shape == (2 * beam_size, 11, N, HV)
+    assert memory["layer_0"]["key"].shape == (2, N, 5, H)  # once for all beams
+    assert cache["layer_1"]["value"].shape == (2 * beam_size, N, 3, HV)
     for t in range(length):
+        if t == 3:
+            cache = grow_cache(cache, 11)
         logits, cache = step({"params": params}, memory, cache, target[:, t])
         assert logits.dtype == jnp.float32
         np.testing.assert_allclose(logits, whole[:, t], atol=1e-5)

@@ -19,7 +19,7 @@ row alone: not on the rest of the batch, nor on how far max_length exceeds its l
 Letters: B batch, K beams, R rows, V vocabulary, T max_length, C candidates.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -80,6 +80,29 @@ def until_done(body: Body, state: State) -> State:
     return lax.while_loop(lambda state: jnp.any(state.active), lambda state: body(state)[0], state)
 
 
+def growing(
+    body: Body, state: State, *, rooms: Sequence[int], grow: Callable[[Cache, int], Cache]
+) -> State:
+    """As `until_done`, with a cache that grows; the state that is left has none.
+
+    Every step reads and reorders the whole cache, and most translations are far shorter than the
+    longest possible one. So the cache begins with room for rooms[0] tokens, and `grow(cache, room)`
+    gives it the next of `rooms` when the search has come to its end; the last one is T.
+    """
+    room, *larger = rooms
+    advance = lambda state: body(state)[0]  # noqa: E731
+    state = lax.while_loop(lambda s: jnp.any(s.active) & (s.step < room), advance, state)
+    if not larger:
+        return state._replace(cache=())
+
+    def more(state: State) -> State:
+        state = state._replace(cache=grow(state.cache, larger[0]))
+        return growing(body, state, rooms=larger, grow=grow)
+
+    done = lambda state: state._replace(cache=())  # noqa: E731
+    return lax.cond(jnp.any(state.active), more, done, state)
+
+
 def greedy_search(
     decode_step: DecodeStep, cache: Cache, limits: Limits, *, loop: Loop = until_done
 ) -> SearchResult:
@@ -97,6 +120,7 @@ def sample(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
+    loop: Loop = until_done,
 ) -> SearchResult:
     """Draws every token from the model's distribution, sharpened and truncated as asked.
 
@@ -124,7 +148,7 @@ def sample(
         picks = jax.vmap(jax.random.categorical)(rngs, kept)
         return jnp.take_along_axis(tokens, picks[:, None], axis=1)[:, 0]
 
-    return _search_rows(decode_step, cache, limits, choose, until_done)
+    return _search_rows(decode_step, cache, limits, choose, loop)
 
 
 def beam_search(

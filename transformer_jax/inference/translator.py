@@ -26,11 +26,11 @@ from transformer_jax.inference.search import (
     SearchResult,
     beam_search,
     greedy_search,
+    growing,
     sample,
-    until_done,
 )
 from transformer_jax.inference.sources import Sources
-from transformer_jax.model.transformer import Transformer
+from transformer_jax.model.transformer import Transformer, grow_cache
 from transformer_jax.parallel.devices import DataParallel, one_device
 
 # Sentences among which those of like lengths share a batch: enough to fill nearly every batch, and
@@ -243,7 +243,7 @@ def search_batch(
     row_ids: jax.Array,
     rng: jax.Array,
     *,
-    loop: Loop = until_done,
+    loop: Loop | None = None,
 ) -> SearchResult:
     """Encodes a batch and searches its translations, in one program.
 
@@ -256,14 +256,15 @@ def search_batch(
       prefix: int32 [B, P], what each translation has to begin with, padded; P is free.
       row_ids: int32 [B], numbers that decide what each row draws when sampling.
       rng: PRNG key for sampling.
-      loop: what takes the steps of a greedy or a beam search.
+      loop: what takes the steps; None = a loop in which the cache grows.
 
     Returns:
       The hypotheses; K = beam_size, or 1 without a beam.
     """
     beam_size = decode.beam_size if decode.method == "beam" else 1
     max_length = _longest(decode, source_tokens.shape[1])
-    room = {"max_length": max_length, "beam_size": beam_size}
+    rooms = _rooms(source_tokens.shape[1], max_length) if loop is None else (max_length,)
+    room = {"max_length": rooms[0], "beam_size": beam_size}
     decode_step, caches = _start_decoding(models, params, source_tokens, room)
     # A row of padding alone (the batch was not full) ends after one token.
     lengths = jnp.sum(source_tokens != PAD_ID, axis=1)
@@ -271,11 +272,13 @@ def search_batch(
     ids = {"bos_id": BOS_ID, "eos_id": EOS_ID, "pad_id": PAD_ID, "unk_id": UNK_ID}
     adjust = _adjust(decode, max_length)
     limits = Limits(len(source_tokens), max_length, limit, **ids, prefix=prefix, adjust=adjust)
+    grow = lambda caches, room: tuple(grow_cache(cache, room) for cache in caches)  # noqa: E731
+    loop = loop or partial(growing, rooms=rooms, grow=grow)
     if decode.method == "greedy":
         return greedy_search(decode_step, caches, limits, loop=loop)
     if decode.method == "sample":
         how = {"temperature": decode.temperature, "top_k": decode.top_k, "top_p": decode.top_p}
-        return sample(decode_step, caches, limits, rng=rng, row_ids=row_ids, **how)
+        return sample(decode_step, caches, limits, rng=rng, row_ids=row_ids, **how, loop=loop)
     options = {
         "beam_size": beam_size,
         "length_penalty": decode.length_penalty,
@@ -294,6 +297,12 @@ def _check_ids(decode: DecodeConfig, vocab_size: int) -> None:
 def _longest(decode: DecodeConfig, source_length: int) -> int:
     """The most pieces of a translation, with its <eos>, of a source of so many pieces."""
     return min(source_length + decode.extra_length, decode.max_length or sys.maxsize)
+
+
+def _rooms(source_length: int, max_length: int) -> tuple[int, ...]:
+    """How much room the cache has at first, and whenever it grows: S, 2S, and the most."""
+    rooms = (source_length, 2 * source_length)
+    return (*(room for room in rooms if room < max_length), max_length)
 
 
 def _adjust(decode: DecodeConfig, max_length: int) -> Adjust | None:

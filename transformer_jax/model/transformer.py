@@ -75,19 +75,17 @@ class DecoderLayer(nn.Module):
         over it as K query positions, so that the memory is neither copied nor reordered.
         """
         y = self.self_attention_residual.before(x)
-        key, value = self.self_attention.keys_values(y)
+        new = _heads_first(*self.self_attention.keys_values(y))
         cache = {
-            "key": jax.lax.dynamic_update_slice_in_dim(cache["key"], key, position, axis=1),
-            "value": jax.lax.dynamic_update_slice_in_dim(cache["value"], value, position, axis=1),
+            name: jax.lax.dynamic_update_slice_in_dim(cache[name], new[name], position, axis=2)
+            for name in ("key", "value")
         }
-        past = (jnp.arange(cache["key"].shape[1]) <= position)[None, None, None]
-        y = self.self_attention.attend(y, cache["key"], cache["value"], past, NO_DROPOUT)
+        past = (jnp.arange(cache["key"].shape[2]) <= position)[None, None, None]
+        y = self.self_attention.attend(y, *_keys_values(cache), past, NO_DROPOUT)
         x = self.self_attention_residual.after(x, y, NO_DROPOUT)
         y = self.cross_attention_residual.before(x)
         y = y.reshape(memory["key"].shape[0], -1, y.shape[-1])
-        y = self.cross_attention.attend(
-            y, memory["key"], memory["value"], memory["mask"], NO_DROPOUT
-        )
+        y = self.cross_attention.attend(y, *_keys_values(memory), memory["mask"], NO_DROPOUT)
         x = self.cross_attention_residual.after(x, y.reshape(x.shape), NO_DROPOUT)
         y = self.feed_forward(self.feed_forward_residual.before(x))
         return self.feed_forward_residual.after(x, y, NO_DROPOUT), cache
@@ -252,20 +250,21 @@ class Transformer(nn.Module):
 
         Returns:
           (memory, cache). The memory does not change while decoding: for each layer the key
-          [B, S, N, H], the value [B, S, N, Hv] and the mask [B, 1, 1, S] of the source. The cache
-          holds, for each layer, the keys [B·K, max_length, N, H] and values of the tokens so far,
-          and the scalar `position` of the next one.
+          [B, N, S, H], the value [B, N, S, Hv] and the mask [B, 1, 1, S] of the source. The cache
+          holds, for each layer, the keys [B·K, N, max_length, H] and values of the tokens so far,
+          and the scalar `position` of the next one. Heads come first, as attention's products read
+          them: otherwise every step would transpose the whole cache.
         """
         encoded = self.encode(source_tokens)
         mask = (source_tokens != PAD_ID)[:, None, None]
         rows = source_tokens.shape[0] * beam_size
         memory, cache = {}, {"position": jnp.zeros((), jnp.int32)}
         for number, layer in enumerate(self.decoder):
-            key, value = layer.cross_attention.keys_values(encoded)
-            memory[f"layer_{number}"] = {"key": key, "value": value, "mask": mask}
+            source = _heads_first(*layer.cross_attention.keys_values(encoded))
+            memory[f"layer_{number}"] = source | {"mask": mask}
             cache[f"layer_{number}"] = {
-                "key": jnp.zeros((rows, max_length, *key.shape[2:]), key.dtype),
-                "value": jnp.zeros((rows, max_length, *value.shape[2:]), value.dtype),
+                name: jnp.zeros((rows, x.shape[1], max_length, x.shape[3]), x.dtype)
+                for name, x in source.items()
             }
         return memory, cache
 
@@ -292,6 +291,25 @@ class Transformer(nn.Module):
         if self.config.norm == "pre":
             x = self.decoder_norm(x)
         return layers.logits(x, self.softmax.astype(x.dtype), self.logits_bias)
+
+
+def _heads_first(key: Array, value: Array) -> dict[str, Array]:
+    """[B, S, N, H] → [B, N, S, H], for the memory and the cache."""
+    return {"key": key.swapaxes(1, 2), "value": value.swapaxes(1, 2)}
+
+
+def _keys_values(stored: dict[str, Array]) -> tuple[Array, Array]:
+    """The inverse of `_heads_first`, which the compiler merges with what attention does next."""
+    return stored["key"].swapaxes(1, 2), stored["value"].swapaxes(1, 2)
+
+
+def grow_cache(cache: dict, room: int) -> dict:
+    """A cache of `Transformer.start_decoding` with room for `room` tokens, which is more."""
+
+    def grow(x: Array) -> Array:
+        return jnp.pad(x, ((0, 0), (0, 0), (0, room - x.shape[2]), (0, 0))) if x.ndim else x
+
+    return jax.tree.map(grow, cache)
 
 
 def _layout(tokens: Array, segments: Array | None, positions_: Array | None) -> tuple[Array, Array]:
