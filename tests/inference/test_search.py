@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from toy import assert_same_bits
 
-from transformer_jax.inference import search
+from transformer_jax.inference import search, search_loop
 from transformer_jax.inference.limits import allowed_tokens
 
 PAD, EOS = 0, 1
@@ -498,7 +498,7 @@ def longer(cache, room):
 
 
 LOOPS = {
-    rooms: functools.partial(search.growing, rooms=rooms, grow=longer)
+    rooms: functools.partial(search_loop.growing, rooms=rooms, grow=longer)
     for rooms in [(11,), (2, 11), (1, 2, 3, 5, 11)]
 }
 

@@ -19,7 +19,7 @@ from transformer_jax.functional import probabilities
 from transformer_jax.inference import ablation, record
 from transformer_jax.inference.batching import bucket, padded, source_lengths
 from transformer_jax.inference.recorded_search import Kept, named, piece_names, search_and_keep
-from transformer_jax.inference.search import SearchResult
+from transformer_jax.inference.search_loop import SearchResult
 from transformer_jax.inference.sources import Sources
 from transformer_jax.model.layers import SEEN
 from transformer_jax.model.transformer import Transformer

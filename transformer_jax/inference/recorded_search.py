@@ -11,13 +11,8 @@ from jax import lax
 from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID, UNK_ID, DecodeConfig
 from transformer_jax.data.tokenizer import Tokenizer
 from transformer_jax.inference import record
-from transformer_jax.inference.search import (
-    Body,
-    Extensions,
-    SearchResult,
-    State,
-    length_normalizer,
-)
+from transformer_jax.inference.search import length_normalizer
+from transformer_jax.inference.search_loop import Body, Extensions, SearchResult, State
 from transformer_jax.inference.translator import hypotheses_of, search_batch
 from transformer_jax.model.transformer import Transformer
 

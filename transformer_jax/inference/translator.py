@@ -20,15 +20,8 @@ from transformer_jax.functional import probabilities
 from transformer_jax.inference import constraints
 from transformer_jax.inference.batching import by_length, padded, source_lengths
 from transformer_jax.inference.limits import Adjust, Limits
-from transformer_jax.inference.search import (
-    DecodeStep,
-    Loop,
-    SearchResult,
-    beam_search,
-    greedy_search,
-    growing,
-    sample,
-)
+from transformer_jax.inference.search import DecodeStep, beam_search, greedy_search, sample
+from transformer_jax.inference.search_loop import Loop, SearchResult, growing
 from transformer_jax.inference.sources import Sources
 from transformer_jax.model.transformer import Transformer, grow_cache
 from transformer_jax.parallel.devices import DataParallel, one_device
