@@ -12,6 +12,7 @@ from launching import refused
 from opus import HEADS, D, F, layer, write_json
 from toy import assert_same_bits, random_params
 
+import transformer_jax as tj
 from transformer_jax.config.files import load_config
 from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID, UNK_ID, Config, ModelConfig
 from transformer_jax.data.small_world import grammar
@@ -204,6 +205,23 @@ def test_a_file_of_float16_weights_stands_for_its_folder(tmp_path):
     w1 = imported(tmp_path / "w")[2]["encoder_0"]["feed_forward"]["w1"]
     assert w1.dtype == np.float32
     assert np.array_equal(w1.T, tensors["model.encoder.layers.0.fc1.weight"].astype(np.float32))
+
+
+def test_an_imported_model_can_be_looked_into(tmp_path):
+    folder = marian_folder(tmp_path / "m")
+    add_tokenizers(folder)
+    import_marian(folder, tmp_path / "w")
+    model = tj.load(tmp_path / "w")
+    record = model.inside("我有。", "a hot", beams=False)
+    logits = model.apply(record.source.ids[None], record.target.ids[None])[0]
+    np.testing.assert_allclose(record.prediction.logits, logits, atol=1e-4)
+    attention = record.decoder[1].cross_attention
+    assert {"query_bias", "output_bias"} < attention.parameters.keys()
+    np.testing.assert_allclose(attention.weights.sum(-1), 1, atol=1e-6)
+    assert record.source.pieces[-1] == "<eos>" and record.target.pieces[0] == "<bos>"
+    assert (record.model.sinusoid_layout, record.model.activation) == ("halves", "swish")
+    without = model.inside("我有。", "a hot", beams=False, off=["encoder_0/self_attention/head_1"])
+    assert np.abs(without.encoded - record.encoded).max() > 1e-3
 
 
 def test_a_start_of_its_own_is_our_bos(tmp_path):
