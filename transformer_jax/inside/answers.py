@@ -112,7 +112,7 @@ class Answers:
         return checkpoint_steps(self._workdir)
 
     def inside(self, question: Question, **options: Any) -> dict[str, Any]:
-        """The record of a sentence; `options` are those of `to_json`.
+        """The record of a sentence without its logits; `options` are those of `to_json`.
 
         Raises:
           UserError: if the sentence or the checkpoint cannot be used.
@@ -126,7 +126,9 @@ class Answers:
         record = self.model.inside(
             question.source, question.target, step=question.checkpoint, off=question.off
         )
-        return to_json(record, parameters=False, **options)
+        found = to_json(record, parameters=False, **options)
+        del found["prediction"]["logits"]  # many, of a large vocabulary; the page shows the best
+        return found
 
     def parameters(self, part: str, step: int | None, **options: Any) -> dict[str, Any]:
         """The matrices of one attention, as `to_json` writes them; large models have many.

@@ -140,7 +140,7 @@ function alignment(record, part, view, onRow) {
     return sum / count;
   };
   const longest = Math.max(sources.length, targets.length);
-  const width = Math.max(360, 76 * longest);
+  const width = Math.max(360, (longest > 12 ? 54 : 76) * longest);
   const x = (n, of) => ((n + 0.5) * width) / of;
   const line = (t, s) => svg("line", {
     x1: x(t, rows), y1: 34, x2: x(s, sources.length), y2: 146, "data-weight": weight(t, s).toFixed(4),

@@ -79,7 +79,17 @@ function box(name, figure, x, y, onclick) {
 }
 
 const label = (x, y, text, name, anchor = "middle") =>
-  svg("text", { x, y, "text-anchor": anchor, class: name }, text.length > 34 ? `${text.slice(0, 33)}…` : text);
+  svg("text", { x, y, "text-anchor": anchor, class: name }, shortened(text));
+
+/** What of a text fits between the towers; a Chinese character is as wide as two letters. */
+function shortened(text) {
+  let room = 25;
+  for (const [n, character] of [...text].entries()) {
+    room -= character > "\u2e80" ? 2 : 1;
+    if (room < 0) return `${[...text].slice(0, n).join("")}…`;
+  }
+  return text;
+}
 
 const arrow = (points) => svg("polyline", { points: points.join(" "), class: "arrow", "marker-end": "url(#tip)" });
 
