@@ -102,6 +102,20 @@ def test_another_text_to_cut_from_is_refused(run, tmp_path):
     assert "data.train" in refused(tj.evaluate, model)
 
 
+def test_the_other_direction_of_a_text_is_not_cut_again(run, tmp_path):
+    flipped = write(tmp_path / "flipped.tsv", [pair[::-1] for pair in PAIRS])
+    options = tj.load(run).config
+    options.data.train, options.data.held_out_size = flipped, 5 * SIZE
+    message = refused(in_process, "evaluate", run, options)
+    assert f"of {5 * SIZE} pairs" in message and "are in the training text" in message
+
+
+def test_given_pairs_are_counted_in_either_direction(run, tmp_path):
+    trained, held_out_ones = trained_pairs(run)[:11], [("a", "b"), ("c", "d")]
+    for pairs in trained, [pair[::-1] for pair in trained]:
+        assert held_out.count_overlap(run, pairs + held_out_ones) == (11, 11, 13)
+
+
 @pytest.mark.parametrize("mode", ["evaluate", "score"])
 def test_a_given_test_set_that_was_trained_on_is_counted(run, capsys, mode):
     seen, unseen = trained_pairs(run)[:7], [(f"{s}{s}", t) for s, t in PAIRS[:5]]

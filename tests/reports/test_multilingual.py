@@ -56,6 +56,14 @@ def test_a_code_is_an_error_of_a_model_of_two_languages(tmp_path):
     assert "no codes" in refused(lambda: with_token(tmp_path / "w", ">>fra<<").translate("a"))
 
 
+def test_a_code_for_a_model_of_our_own_that_has_none_is_one_warning(workdir, capsys):
+    model = tj.load(workdir)
+    model.translate([">>fra<< 猫", ">>deu<< 我"])
+    model.translate(">>fra<< 猫")
+    logged = capsys.readouterr().err
+    assert logged == "warning: this model has no codes of languages: it reads >>deu<< as text\n"
+
+
 @pytest.mark.parametrize("space", [" ", "\t", "  ", "\u00a0", "\u3000", "\ufeff", "\u200b "])
 def test_white_space_before_a_code_does_not_matter(model, space):
     plain, spaced = (f"{before}>>fra<< {TEXTS[0]}" for before in ("", space))

@@ -33,7 +33,7 @@ _OPTIONS = (
 
 
 class Overlap(NamedTuple):
-    """How many of a split's pairs, and how many of its sources, were trained on."""
+    """How many of a split's pairs, in either direction, and of its sources were trained on."""
 
     pairs: int
     sources: int
@@ -147,10 +147,11 @@ def _refuse_cutting_again(workdir: Path, data: DataConfig, split: str, overlap: 
     saved, now = _about(workdir)["data"], _options(data)
     changed = ", ".join(f"data.{name}" for name in _OPTIONS if saved[name] != now[name])
     if saved["corpus"] == data.corpus:
+        files = "" if data.corpus == "files" else "--config.data.corpus=files "
         raise UserError(
             f"with other options than in training ({changed}), the {split} split is not the one "
             f"that was held out: {overlap} of {workdir}; leave these options out, or give "
-            f"held-out text: --config.data.{split}=FILE"
+            f"held-out text: {files}--config.data.{split}=FILE"
         )
 
 
@@ -172,14 +173,21 @@ def _digest(file: Path) -> str:
 
 def count_overlap(workdir: Path, pairs: Sequence[corpora.Pair]) -> Overlap:
     """How many of `pairs` the run of `workdir`, which has a record, was trained on."""
+    straight, flipped = (_trained(workdir, each) for each in (pairs, [p[::-1] for p in pairs]))
+    whole = straight["training_pairs"] | flipped["training_pairs"]
+    return Overlap(int(whole.sum()), int((whole | straight["training_sources"]).sum()), len(pairs))
+
+
+def _trained(workdir: Path, pairs: Sequence[corpora.Pair]) -> dict[str, np.ndarray]:
+    """Whether the training text has each of `pairs`, and whether it has each source; bool."""
     trained = {}
     for name, prints in _fingerprints(pairs).items():
         path = workdir / FOLDER / f"{name}.npy"
         remote = is_remote(path)
         known = np.load(io.BytesIO(path.read_bytes())) if remote else np.load(path, mmap_mode="r")
         place = np.minimum(np.searchsorted(known, prints), len(known) - 1)
-        trained[name] = int((known[place] == prints).sum())
-    return Overlap(trained["training_pairs"], trained["training_sources"], len(pairs))
+        trained[name] = known[place] == prints
+    return trained
 
 
 def _fingerprints(pairs: Sequence[corpora.Pair]) -> dict[str, np.ndarray]:

@@ -25,23 +25,25 @@ class Sources:
             self._check(target_token, f"decode.target_token={target_token!r}")
 
     def check(self, texts: Sequence[str]) -> None:
-        """Logs once how many sources begin with no code, if the model needs one.
+        """Warns once of sources without a code for a model with codes, or with one for one without.
 
         Raises:
           UserError: naming a code that the vocabulary lacks, and those that it has.
         """
         known = self._tokenizer.codes
         codes = [split_code(text)[0] for text in texts]
-        for code in dict.fromkeys(filter(None, codes)):
-            if known or self._tokenizer.imported:
+        given = dict.fromkeys(filter(None, codes))
+        if known or self._tokenizer.imported:
+            for code in given:
                 self._check(code, code)
+        elif given:
+            self._warn(f"this model has no codes of languages: it reads {min(given)} as text")
         bare = sum(not (code or is_blank(text)) for code, text in zip(codes, texts, strict=True))
-        if bare and known and not self._target_token and not self._logged:
-            self._logged = True
-            log(
-                f"warning: {bare:,} of {len(texts):,} sources do not name the language to write, "
-                f"and this model needs it: set decode.target_token to one of {listed(known)}, or "
-                "begin each with one"
+        if bare and known and not self._target_token:
+            self._warn(
+                f"{bare:,} of {len(texts):,} sources do not name the language to write, and this "
+                f"model needs it: set decode.target_token to one of {listed(known)}, or begin each "
+                "with one"
             )
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -51,6 +53,11 @@ class Sources:
             code = self._target_token
             texts = [text if split_code(text)[0] else f"{code} {text}" for text in texts]
         return [[*pieces, EOS_ID] for pieces in self._tokenizer.encode(texts)]
+
+    def _warn(self, message: str) -> None:
+        if not self._logged:
+            self._logged = True
+            log(f"warning: {message}")
 
     def _check(self, code: str, name: str) -> None:
         codes = self._tokenizer.codes
