@@ -7,13 +7,16 @@ import subprocess
 
 import numpy as np
 import pytest
+import toy
 from launching import ROOT, launch
 from playwright.sync_api import expect, sync_playwright
 from serving import serving
 
 import transformer_jax as tj
+from transformer_jax import ModelConfig
 from transformer_jax.config.files import load_config
 from transformer_jax.inside.answers import MAX_PIECES, Answers
+from transformer_jax.model.transformer import Transformer
 
 PAGE = ROOT / "transformer_jax" / "inside" / "page"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -219,6 +222,32 @@ def test_the_tree_and_the_ranking_are_those_of_the_search(visit, home, model):
     page.locator('[data-key="grown"]').focus()
     page.keyboard.press("Home")
     assert page.locator("#search .leaf").count() == len(beam.steps[0].candidates)
+
+
+def test_another_architecture_is_shown(visit, model):
+    """Pre-norm, learned positions, biases, other depths, heads wider than d_model / N."""
+    config = ModelConfig(
+        **{"d_model": 14, "d_ff": 19, "num_heads": 3, "d_key": 5, "d_value": 7},
+        **{"num_encoder_layers": 1, "num_decoder_layers": 3, "norm": "pre"},
+        **{"positions": "learned", "attention_bias": True, "max_positions": 97},
+    )
+    sizes = [side.vocab_size for side in model.tokenizers]
+    transformer = Transformer(config, sizes[1], sizes[0])
+    params = toy.random_params(transformer)
+    other = dataclasses.replace(model, transformers=(transformer,), all_params=(params,))
+    with serving(Answers(other)) as port:
+        page = visit(f"http://127.0.0.1:{port}/")
+        page.click('[data-key="kind-cross"]')
+        page.click('[data-key="layer-2"]')
+        page.click('[data-key="head-2"]')
+        page.click('[data-key="projections-matrices"]')
+        page.wait_for_selector('[data-key="heat-W_Q"]')
+        attention = other.inside(page.locator('[data-key="sentence"]').input_value()).decoder[2]
+        np.testing.assert_allclose(
+            values(page, "Z"), attention.cross_attention.heads[:, 2], atol=6e-5
+        )
+        page.click('[data-key="stack-decoder"]')
+        assert page.locator("#embedding .dial").count() == 0  # they are of sinusoids
 
 
 def test_typed_text_is_text(visit, address):
