@@ -1,9 +1,17 @@
 // The arrays of a record: numbers in row-major order, with a shape.
 
 export class Tensor {
+  #data;
+
+  /** `data` is a typed array, or a function that gives it: most layers are never looked at. */
   constructor(shape, data) {
     this.shape = shape;
-    this.data = data;
+    this.#data = data;
+  }
+
+  get data() {
+    if (typeof this.#data === "function") this.#data = this.#data();
+    return this.#data;
   }
 
   /** The number at an index for every axis. */
@@ -56,13 +64,20 @@ export function half(bits) {
   return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
 
+/** The bytes that a text in base 64 stands for. */
+export function bytesOf(text) {
+  const decoded = atob(text);
+  const bytes = new Uint8Array(decoded.length);
+  for (let n = 0; n < decoded.length; n++) bytes[n] = decoded.charCodeAt(n);
+  return bytes;
+}
+
 /** A record as the server sends it, with a Tensor in place of each encoded array. */
 export function revive(value) {
   if (Array.isArray(value)) return value.map(revive);
   if (value === null || typeof value !== "object") return value;
   if (typeof value.data === "string" && Array.isArray(value.shape) && value.dtype in READERS) {
-    const bytes = Uint8Array.from(atob(value.data), (c) => c.charCodeAt(0));
-    return new Tensor(value.shape, READERS[value.dtype](bytes.buffer));
+    return new Tensor(value.shape, () => READERS[value.dtype](bytesOf(value.data).buffer));
   }
   return Object.fromEntries(Object.entries(value).map(([name, v]) => [name, revive(v)]));
 }

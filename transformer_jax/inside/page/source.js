@@ -1,6 +1,6 @@
 // Where records come from: the server that sent the page, or the page itself if it was saved.
 
-import { revive } from "./arrays.js";
+import { bytesOf, revive } from "./arrays.js";
 
 export class Failure extends Error {
   constructor({ code = "failed", message = "", ...facts }) {
@@ -62,7 +62,6 @@ class Saved {
 export async function open() {
   const saved = document.getElementById("saved");
   if (!saved) return new Server();
-  const bytes = Uint8Array.from(atob(saved.textContent.trim()), (c) => c.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const stream = new Blob([bytesOf(saved.textContent.trim())]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Saved(await new Response(stream).json());
 }
