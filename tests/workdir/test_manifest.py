@@ -89,8 +89,8 @@ def test_what_is_not_there_is_not_opened(folder, name, monkeypatch):
     (folder.parent / "outside").write_bytes(b"x")
     list_too(folder, name, b"x")
     list_too(folder, str(folder.parent / "outside"), b"x")
-    digest, opened = manifest._digest, []
-    monkeypatch.setattr(manifest, "_digest", lambda path: opened.append(path) or digest(path))
+    digest, opened = manifest.sha256, []
+    monkeypatch.setattr(manifest, "sha256", lambda path: opened.append(path) or digest(path))
     assert f"{name} is missing" in manifest.damaged(folder)
     assert f"{folder.parent / 'outside'} is missing" in manifest.damaged(folder)
     assert set(opened) == {folder / name for name in FILES}

@@ -125,7 +125,7 @@ def _recorded(workdir: Path, data: DataConfig, split: str) -> corpora.Corpus | N
     source = "train" if corpora.is_cut(data, split) else split
     for name, digest in about["files"][source].items():
         file = Path(name)
-        if not file.exists() or _digest(file) != digest:
+        if not file.exists() or manifest.sha256(file) != digest:
             change = "has changed since training began" if file.exists() else "no longer exists"
             log(
                 f"warning: {name} {change}; the {split} split is the one that was recorded when "
@@ -163,12 +163,7 @@ def _options(data: DataConfig) -> dict[str, Any]:
 def _file_hashes(data: DataConfig, split: str) -> dict[str, str]:
     """The SHA-256 of each file of this machine that a split is read from, by its absolute path."""
     files = [file for file in corpora.files(data, split) if not is_remote(file)]
-    return {str(file.absolute()): _digest(file) for file in files}
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+    return {str(file.absolute()): manifest.sha256(file) for file in files}
 
 
 def count_overlap(workdir: Path, pairs: Sequence[corpora.Pair]) -> Overlap:

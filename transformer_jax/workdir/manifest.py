@@ -22,7 +22,7 @@ def write(folder: Path) -> None:
       UserError: if the manifest cannot be written.
     """
     files = sorted(_files(folder).items())
-    write_whole(folder / NAME, "".join(f"{_digest(path)}  {name}\n" for name, path in files))
+    write_whole(folder / NAME, "".join(f"{sha256(path)}  {name}\n" for name, path in files))
 
 
 def exists(folder: Path) -> bool:
@@ -70,12 +70,13 @@ def _problem(path: Path | None, digest: str | None) -> str:
     try:
         if digest is None:
             return "is not in the manifest"
-        return "" if _digest(path) == digest else "has been altered"
+        return "" if sha256(path) == digest else "has been altered"
     except OSError as e:
         return f"cannot be read ({e.strerror or e})"
 
 
-def _digest(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -4,7 +4,6 @@ The parts of a workdir can be copied one by one, and a tokenizer of the same siz
 a checkpoint lists the hashes of the tokenizers' files and the options of its model.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,7 @@ VOCABULARIES_FILE = "vocabularies.json"
 def tokenizer_hashes(workdir: Path) -> dict[str, str]:
     """The first 16 hexadecimal digits of the SHA-256 of each file of the tokenizers."""
     files = [workdir / name for name in (TOKENIZER_FILE, *SIDE_FILES, VOCABULARIES_FILE)]
-    digest = lambda file: hashlib.sha256(file.read_bytes()).hexdigest()[:16]  # noqa: E731
-    return {file.name: digest(file) for file in files if file.exists()}
+    return {file.name: manifest.sha256(file)[:16] for file in files if file.exists()}
 
 
 def write(checkpoint: Path) -> None:
