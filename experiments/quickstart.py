@@ -36,6 +36,7 @@ def get_config() -> tj.Config:
             steps=800,
             log_every=50,
             checkpoint_every=100,
+            keep_every=100,  # all of them: --mode=inside shows how the model learns
             evaluate_every=400,
             evaluate_sentences=200,
             average_checkpoints=2,

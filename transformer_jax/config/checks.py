@@ -79,13 +79,11 @@ def _check_shapes(config: Config) -> None:
 
 def _check_intervals(config: Config) -> None:
     train = config.train
-    for name in ("evaluate_every", "keep_every"):
-        steps = getattr(train, name)
-        if steps % train.checkpoint_every:
-            raise UserError(
-                f"train.{name}={steps} is not a multiple of "
-                f"train.checkpoint_every={train.checkpoint_every}"
-            )
+    if train.evaluate_every % train.checkpoint_every:
+        raise UserError(
+            f"train.evaluate_every={train.evaluate_every} is not a multiple of "
+            f"train.checkpoint_every={train.checkpoint_every}"
+        )
 
 
 def _check_mesh(config: Config) -> None:

@@ -146,7 +146,8 @@ class TrainConfig:
     )
     keep_every: int = option(
         0,
-        "Steps between further checkpoints to keep, a multiple of checkpoint_every; 0 = none.",
+        "Checkpoints of steps that it divides are kept, too, such as early ones to look inside; "
+        "0 = none.",
         at_least=0,
         may_change=ON_RESUME,
     )
