@@ -157,7 +157,7 @@ def test_listings_are_not_cached_and_missing_permission_is_an_error_at_once(buck
 
 def test_gcsfs_is_needed_here_but_not_for_what_runs_elsewhere(monkeypatch, tmp_path):
     without_gcsfs(monkeypatch)
-    needed = r"gs://bucket/x needs gcsfs: pip install gcsfs "
+    needed = "gs://bucket/x needs gcsfs: pip install 'transformer_jax[gcs]' "
     assert refused(storage.path, "gs://bucket/x").startswith(needed)
     default = tmp_path / "default.py"
     default.write_text("from transformer_jax.config.options import Config\nget_config = Config\n")

@@ -9,14 +9,9 @@ _silenced = False
 
 
 def silence() -> None:
-    """Prints nothing from here on: of several processes, one speaks for all."""
+    """Silences `log` and progress bars: of several processes, one prints for all."""
     global _silenced
     _silenced = True
-
-
-def is_silenced() -> bool:
-    """Whether `silence` was called."""
-    return _silenced
 
 
 def log(message: str) -> None:

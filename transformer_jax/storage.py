@@ -75,7 +75,7 @@ def path(name: str, *, folder: str = "") -> Path:
     try:
         fsspec.get_filesystem_class("gs")
     except ImportError as e:
-        raise UserError(f"{name} needs gcsfs: pip install gcsfs ({e})") from None
+        raise UserError(f"{name} needs gcsfs: pip install 'transformer_jax[gcs]' ({e})") from None
     # A cached listing would hide what other processes write.
     fsspec.config.conf.setdefault("gs", {})["use_listings_cache"] = False
     found = epath.Path(name)

@@ -132,7 +132,7 @@ def option(default: Any, help: str, **facts: Any) -> Any:
 
 
 def section(group: type, *, may_change: Change) -> Any:
-    """A field that is a dataclass of options, which may change until then unless they say else."""
+    """A field that is a dataclass of options; one that sets no `may_change` inherits this one."""
     return dataclasses.field(default_factory=group, metadata={"may_change": may_change})
 
 

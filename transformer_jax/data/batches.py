@@ -22,11 +22,6 @@ class PackedDataset:
         self._epoch: tuple[int, list[np.ndarray]] = (-1, [])
 
     @property
-    def steps_per_epoch(self) -> float:
-        """The batches in an epoch, a fraction: an epoch may end inside a batch."""
-        return self.plan.rows / self.batch_rows
-
-    @property
     def real_share(self) -> float:
         """The share of positions in an epoch, both sides together, that are not padding."""
         used = self.plan.pairs

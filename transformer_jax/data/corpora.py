@@ -216,7 +216,7 @@ def _from_zh_en(pairs: list[Pair], data: DataConfig) -> list[Pair]:
 def _small_world(data: DataConfig, names: Sequence[str]) -> dict[str, Corpus]:
     from transformer_jax.data.small_world.grammar import pairs
 
-    _from_zh_en([], data)  # refuses other languages before seconds of work
+    _from_zh_en([], data)  # raises for other languages before seconds of work
     train_size = data.train_size or _SMALL_WORLD_TRAIN_SIZE
     held_out = [name for name in names if name != "train"]
     if held_out and not data.held_out_size:

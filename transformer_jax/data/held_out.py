@@ -97,7 +97,7 @@ def load_split(
 
     Raises:
       UserError: if there is no such split, its text cannot be read, the record is damaged, or
-        the options cut the split out of the training text anew, and pairs of it were trained on.
+        the options cut another split out of the training text, and pairs of it were trained on.
     """
     recorded = _recorded(workdirs[0], data, split) if exists(workdirs[0]) else None
     corpus, worst = recorded or corpora.load_split(data, split), None

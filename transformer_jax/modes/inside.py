@@ -79,7 +79,7 @@ def _serve(answers: "Answers", port: int) -> None:
     answers.warm_up()
     found = listening.getsockname()[1]
     taken = f" (port {port} is taken)" if found != port else ""
-    log(f"open http://{server.ADDRESS}:{found}/ in a browser{taken}; Ctrl-C ends")
+    log(f"open http://{server.ADDRESS}:{found}/ in a browser{taken}; press Ctrl-C to stop")
     server.serve(answers, listening)
 
 

@@ -35,7 +35,9 @@ _FLAGS: dict[str, tuple] = {
 
 def define(flags: Flags) -> None:
     """Defines --target and the flags that go with it."""
-    flags.choice("target", "Where to run, by a job to submit (default: here).", list(_SUBMIT))
+    flags.choice(
+        "target", "Where to run, as a job to submit (default: this machine).", list(_SUBMIT)
+    )
     for name, (targets, about, default, *least) in _FLAGS.items():
         text = f"--target={', '.join(targets)}: {about}"
         if isinstance(default, bool):
@@ -63,7 +65,7 @@ def wanted(launch: Launch) -> bool:
 
 
 def write_job(launch: Launch) -> int:
-    """Writes the job that runs this command where --target says; returns the exit status.
+    """Writes the job that runs this command at --target; returns the exit status.
 
     Raises:
       UserError: if something cannot work there.

@@ -104,7 +104,7 @@ def _prompt(model: "Model", n_best: int) -> None:
     from transformer_jax.inference.batching import SOURCE_LENGTHS
 
     data = model.config.data
-    log(f"{data.source_language} → {data.target_language}; an empty line ends")
+    log(f"{data.source_language} → {data.target_language}; enter an empty line to quit")
     # Compiles now, so that only the first very long sentence has to wait.
     source = model.tokenizers.source
     (word,) = source.encode(["a"])

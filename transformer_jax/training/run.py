@@ -148,7 +148,7 @@ def replay_step(config: Config, workdir: Path, step: int) -> str:
     """
     check_config(config)
     if saved_config(config, workdir) is None:
-        load_config(workdir / CONFIG_FILE)  # says that it is not a workdir
+        load_config(workdir / CONFIG_FILE)  # raises: it is not a workdir
     if not 1 <= step <= config.train.steps:
         raise UserError(f"--step={step} is none of 1 … train.steps={config.train.steps}")
     splits = _splits(config, workdir)

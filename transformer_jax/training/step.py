@@ -99,8 +99,8 @@ def make_loss(model: Transformer, *, fused: bool = False) -> Callable[..., tuple
 
     Args:
       model: the model.
-      fused: as in training, attention is what `model.attention` says; else the plain function,
-        which any device can run and the compiler can spread over several.
+      fused: use the attention that `model.attention` names, as training does; otherwise the plain
+        function, which any device can run and the compiler can spread over several.
     """
     if not fused:
         model = model.clone(config=dataclasses.replace(model.config, attention="xla"))
