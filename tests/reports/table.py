@@ -1,7 +1,6 @@
 """What users of other toolkits reported, and whether it is right here: `make reports`.
 
-Each kind of report has tests in this folder; this script runs them and prints a table. What it
-prints was all right when docs/user_reports.md was written.
+Each kind of report has tests in this folder; this script runs them and prints a table.
 """
 
 import re

@@ -170,7 +170,7 @@ def test_who_is_missing(started):
     port = free_port()
     raised = together(*(company(port, 5, i) for i in (0, 3)), wait_seconds=1)
     for message in raised:
-        assert f"processes 1, 2, 4 of 5 did not come to localhost:{port} within " in message
+        assert f"processes 1, 2, 4 of 5 did not connect to localhost:{port} within " in message
 
 
 def test_two_of_one_number_and_two_numbers(started):
@@ -180,7 +180,7 @@ def test_two_of_one_number_and_two_numbers(started):
     raised = together(company(port, 5, 0), first, again, other, wait_seconds=1.5)
     assert raised[2] == "there are two processes with the number 1"
     assert raised[3] == "process 2 is one of 7, process 0 of 5"
-    assert "processes 2, 3, 4 of 5 did not come" in raised[1]
+    assert "processes 2, 3, 4 of 5 did not connect" in raised[1]
 
 
 def test_one_that_ended_while_it_waited_may_come_again(started):
@@ -189,7 +189,7 @@ def test_one_that_ended_while_it_waited_may_come_again(started):
     first, second, third = (company(port, 3, index) for index in range(3))
     waiting = threading.Thread(target=roll_call, args=[first], kwargs={"wait_seconds": 20})
     waiting.start()
-    assert "not all processes came" in refused(roll_call, second, wait_seconds=0.5)
+    assert "not all processes connected" in refused(roll_call, second, wait_seconds=0.5)
     time.sleep(1)
     assert together(second, third, wait_seconds=20) == [None, None]
     waiting.join()
@@ -201,6 +201,7 @@ def test_nobody_and_somebody_else_at_the_address(started):
         port = taken.getsockname()[1]
         message = refused(roll_call, company(port, 2, 0), wait_seconds=1)
         assert f"cannot listen at localhost:{port}" in message
-        assert "not all processes came" in refused(roll_call, company(port, 2, 1), wait_seconds=0.5)
+        message = refused(roll_call, company(port, 2, 1), wait_seconds=0.5)
+        assert "not all processes connected" in message
     message = refused(roll_call, company(free_port(), 2, 1), wait_seconds=0.5)
     assert "process 0 cannot be reached" in message and "refused" in message

@@ -172,13 +172,16 @@ def _groups(pairs: Sequence[Pair]) -> list[list[int]]:
     return list(groups.values())
 
 
+def _check_held_out_size(data: DataConfig, names: Sequence[str]) -> None:
+    if names and not data.held_out_size:
+        raise UserError(f"data.held_out_size=0 leaves no pairs for {names[0]}: raise it")
+
+
 def _held_out(
     corpus: Corpus, data: DataConfig, missing: Sequence[str], names: Sequence[str]
 ) -> dict[str, Corpus]:
     """The splits `names` of a text, from which the `missing` ones are cut."""
-    wanted = [name for name in names if name in missing]
-    if wanted and not data.held_out_size:
-        raise UserError(f"data.held_out_size=0 leaves no pairs for {wanted[0]}: raise it")
+    _check_held_out_size(data, [name for name in names if name in missing])
     parts = {"train": corpus.pairs}
     if missing:
         parts = hold_out(corpus.pairs, data.held_out_size, missing)
@@ -218,9 +221,7 @@ def _small_world(data: DataConfig, names: Sequence[str]) -> dict[str, Corpus]:
 
     _from_zh_en([], data)  # raises for other languages before seconds of work
     train_size = data.train_size or _SMALL_WORLD_TRAIN_SIZE
-    held_out = [name for name in names if name != "train"]
-    if held_out and not data.held_out_size:
-        raise UserError(f"data.held_out_size=0 leaves no pairs for {held_out[0]}: raise it")
+    _check_held_out_size(data, [name for name in names if name != "train"])
     sizes = {name: train_size if name == "train" else data.held_out_size for name in names}
     return {n: Corpus(_from_zh_en(pairs(n, size=size), data), 0) for n, size in sizes.items()}
 

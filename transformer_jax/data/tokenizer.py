@@ -94,7 +94,7 @@ class Tokenizer:
         return [code for code, _ in parts], [self.normalized(rest) for _, rest in parts]
 
     def normalized(self, text: str) -> str:
-        """`text` as it is cut into pieces: "" if it is blank, and by data.normalization else."""
+        """`text` as it is cut into pieces: "" if it is blank, otherwise by data.normalization."""
         if is_blank(text):
             return ""
         return normalize(text) if self._normalizes else whole(text)

@@ -14,7 +14,7 @@ from flax import traverse_util
 from transformer_jax.errors import UserError, nearest
 from transformer_jax.model.transformer import Transformer
 
-# What is no matter of the parameters.
+# Parts that are not in the parameters.
 _POSITIONS = ("source/position", "target/position")
 _MASK = "target/mask"
 Switches = Mapping[str, jax.Array]  # bool scalars: whether a part is on

@@ -1,6 +1,6 @@
 """What a model computes for one sentence, taken out of the model by linen's `sow`.
 
-The forward pass is the model's own; nobody who does not ask pays for what it hands out.
+The forward pass is the model's own; what it records costs nothing unless a caller asks.
 """
 
 import dataclasses

@@ -49,7 +49,7 @@ def _call(peers: Peers, deadline: float, within: str) -> None:
             if left <= 0:
                 names = ", ".join(map(str, missing[:8])) + (", …" if missing[8:] else "")
                 who = f"process{'es' if missing[1:] else ''} {names} of {peers.number}"
-                late = f"{who} did not come to {peers.coordinator}"
+                late = f"{who} did not connect to {peers.coordinator}"
                 for connection in present.values():
                     _send(connection, f"error: {late} {within}")
                 raise UserError(f"{late} {within}")
@@ -90,7 +90,7 @@ def _answer(peers: Peers, deadline: float, within: str) -> None:
         try:
             with socket.create_connection(peers.address, timeout=left) as connection:
                 connection.sendall(f"hello {peers.index} of {peers.number}\n".encode())
-                problem = "not all processes came to"
+                problem = "not all processes connected to"
                 line = connection.makefile(encoding="utf-8", errors="replace").readline(1000)
         except (OSError, OverflowError) as e:
             problem = problem or f"process 0 cannot be reached ({one_line(e)}) at"

@@ -71,7 +71,7 @@ def _too_large(config: Config, accelerator: Accelerator, problem: str) -> str:
     parts = [n for n in range(2, most + 1) if most % n == 0]
 
     def fits(n: int) -> bool:
-        log(f"does train.accumulate={n * accumulate} fit? …")
+        log(f"trying train.accumulate={n * accumulate} …")
         train = dataclasses.replace(config.train, accumulate=n * accumulate)
         try:
             _fitting_program(dataclasses.replace(config, train=train), accelerator)

@@ -57,7 +57,7 @@ class Study:
         )
 
     def check(self, config: Config, points: str) -> None:
-        """Records what the study is of, or compares that with the record.
+        """Records the experiment of the study, or compares it with the record.
 
         Args:
           config: the base experiment.
