@@ -131,7 +131,9 @@ def help_of(mode: str, program: str = "launch.py") -> str:
     values = define_flags(mode)
     about = (load_mode(mode).__doc__ or "").strip().replace("launch.py", program)
     lines = [about, "", "Flags:"]
-    lines.append("  --config=FILE.py\n      Experiment file (default: the one of --workdir).")
+    lines.append(
+        "  --config=FILE.py\n      Experiment file (default: that of --workdir, or the quickstart)."
+    )
     lines.append(
         "  --config.SECTION.OPTION=VALUE\n      Option of the experiment (docs/options.md)."
     )

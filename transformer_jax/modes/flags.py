@@ -72,8 +72,9 @@ class Flags:
 
     def processes(self) -> None:
         """Defines how the processes of a run on several machines find each other."""
-        where = "address HOST:PORT of the first one; not needed on a TPU or under srun."
-        self.text("coordinator", f"Several processes: {where}")
+        where = "address HOST:PORT of the first one"
+        found = "not needed on a TPU, nor, except to translate, under srun or mpirun."
+        self.text("coordinator", f"Several processes: {where}; {found}")
         self.whole("num_processes", "Several processes: their number.")
         self.whole("process_id", "Several processes: the number of this one, from 0.")
         self.whole("wait_seconds", "Several processes: time to wait for the others.", 60, 1)

@@ -28,8 +28,8 @@ def define(flags: Flags) -> None:
     flags.weights()
     flags.whole("port", "Port of the page; the next free one if it is taken.", 8321, at_least=1)
     flags.path("output", "File for the page, instead of a server.")
-    flags.text("sentence", "Sentence of the file (default: the experiment's demo).")
-    flags.path("input", "File of sentences for the file, one a line.")
+    flags.text("sentence", "With --output: sentence to show (default: the experiment's demo).")
+    flags.path("input", "With --output: file of sentences to show, one a line.")
 
 
 def run(launch: Launch) -> int:

@@ -2,7 +2,7 @@
 
 For a TPU, which this machine need not have, it compiles the real training step with libtpu
 (pip install "transformer_jax[tpu]"); for a GPU it estimates from shapes. Times are estimates;
-nothing runs.
+no training step runs.
 
 Example:
     launch.py --mode=plan --config=experiments/wmt14_en_de_base.py --accelerator=v5litepod-16
