@@ -204,6 +204,8 @@ def test_the_decoder_reads_a_given_translation(visit, address):
     page.click('[data-key="next"]')
     assert page.locator("#decoder .column.absent").count() > 0
     assert page.locator("#decoder .column:not(.absent, .names)").count() == 2
+    asking = page.locator('#decoder [data-key="heat-Y: where Q comes from"]')
+    assert asking.get_attribute("height") == "2"  # nor do the later positions ask yet
 
 
 def test_the_tree_and_the_ranking_are_those_of_the_search(visit, home, model):

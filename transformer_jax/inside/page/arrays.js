@@ -36,6 +36,11 @@ export class Tensor {
     return this.data.subarray(i * this.shape[1], (i + 1) * this.shape[1]);
   }
 
+  /** The first `count` rows of a matrix. */
+  top(count) {
+    return new Tensor([count, this.shape[1]], this.data.subarray(0, count * this.shape[1]));
+  }
+
   /** The same numbers in another shape. */
   reshape(...shape) {
     return new Tensor(shape, this.data);

@@ -14,13 +14,13 @@ export const attention = {
   intro: {
     en: [
       "Each piece asks a question of all pieces, and each piece has a label that questions are compared with. The question is the query, a row of Q; the label is the key, a row of K; what a piece hands over if it is asked is the value, a row of V. All three are the piece's vector times a matrix.",
-      "The more a query and a key point the same way, the larger their product. Divided by √d_k, so that it does not grow with the width, it goes through a softmax, which turns each row of scores into shares that sum to 1. The result Z is the mean of the values, weighted with these shares.",
-      "Choose a piece: its row is lit everywhere, and its arithmetic is written out below.",
+      "The more a query and a key point the same way, the larger their product. Divided by √d_k (d_k is the number of columns of Q and K), so that it does not grow with the width, it goes through a softmax, which turns each row of scores into shares that sum to 1. The result Z is the mean of the values, weighted with these shares.",
+      "Choose a piece: its row is lit everywhere, and its arithmetic is written out under the tables.",
     ],
     zh: [
       "每个词元向所有词元提一个问题，每个词元也有一个标签，供问题来比对。问题叫查询，是 Q 的一行；标签叫键，是 K 的一行；被问到时交出的内容叫值，是 V 的一行。三者都是词元的向量乘以一个矩阵。",
-      "查询和键的方向越一致，乘积越大。先除以 √d_k，使它不随宽度增大，再做 softmax，把每一行分数变成和为 1 的份额。结果 Z 是各个值按这些份额的加权平均。",
-      "选一个词元：它的行会在各处亮起，算式写在下面。",
+      "查询和键的方向越一致，乘积越大。先除以 √d_k（d_k 是 Q 和 K 的列数），使它不随宽度增大，再做 softmax，把每一行分数变成和为 1 的份额。结果 Z 是各个值按这些份额的加权平均。",
+      "选一个词元：它的行会在各处亮起，算式写在表格下面。",
     ],
   },
   formula: "Attention(Q, K, V) = softmax(QKᵀ / √d_k) V     Q = X·W_Q   K = X·W_K   V = X·W_V",
@@ -29,15 +29,15 @@ export const attention = {
     {
       q: { en: "Where do W_Q, W_K and W_V come from?", zh: "W_Q、W_K、W_V 是怎么来的？" },
       a: {
-        en: "They start as random numbers, and training changes them little by little so that the translation becomes more likely. Nobody writes them. Move the slider of the checkpoints at the top to see attention emerge.",
-        zh: "一开始是随机数，训练一点一点地改变它们，使正确的译文更可能。没有人去写它们。拖动页面上方的检查点滑块，可以看到注意力逐渐成形。",
+        en: "Nobody writes them. They start as random numbers. In training the model sees many sentences with their right translations, and after each few it changes every number a little, in the direction that makes these translations more probable. When it translates, they stay as they are. Move the slider at the top of the page to see attention emerge.",
+        zh: "没有人去写它们。一开始是随机数。训练时，模型看许多句子和它们的正确译文，每看几句，就把每个数改动一点，使这些译文的概率变大。翻译时，它们不再改变。拖动页首的滑块，可以看到注意力逐渐成形。",
       },
     },
     {
       q: { en: "What does the mask hide?", zh: "遮罩遮住了什么？" },
       a: {
-        en: "In the encoder nothing: every piece may look at every other. In the decoder a piece may not look at those after it, because when translating they do not exist yet. Masked scores are replaced before the softmax, so their weight is exactly 0 and the others still sum to 1.",
-        zh: "编码器里什么也不遮，每个词元都能看所有词元。解码器里，词元不能看它后面的，因为翻译时它们还不存在。遮罩在 softmax 之前起作用，所以被遮处的权重恰好为 0，其余的和仍为 1。",
+        en: "In the encoder nothing: every piece may look at every other. In the decoder a piece may not look at those after it, because when translating they do not exist yet. Before the softmax masked scores are replaced by a hugely negative number, so their weight is exactly 0 and the others still sum to 1.",
+        zh: "编码器里什么也不遮，每个词元都能看所有词元。解码器里，词元不能看它后面的，因为翻译时它们还不存在。在 softmax 之前，被遮的分数换成一个极小的负数，所以被遮处的权重恰好为 0，其余的和仍为 1。",
       },
     },
   ],

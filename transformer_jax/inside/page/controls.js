@@ -42,8 +42,9 @@ function sentence(model, request, act) {
 /** A slider over the run's checkpoints; its last place is the model that the page was started with. */
 function checkpoints(model, request, act) {
   const steps = [...model.checkpoints, null];
+  const averaged = model.steps.length > 1;
   const name = (step) => (step === null
-    ? say({ en: `trained (${model.steps.join(", ")})`, zh: `训练后（${model.steps.join("、")}）` })
+    ? say({ en: `trained (${averaged ? "mean of " : ""}${model.steps.join(", ")})`, zh: `训练后（${model.steps.join("、")}${averaged ? " 的平均" : ""}）` })
     : say({ en: `step ${step}`, zh: `第 ${step} 步` }));
   const output = el("output", {}, name(request.checkpoint));
   const label = say({ en: "Watch it learn", zh: "看它学习" });

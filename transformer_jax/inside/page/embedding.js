@@ -14,12 +14,14 @@ export const embedding = {
     en: [
       "The model does not read characters or words. A tokenizer cuts the sentence into pieces, and each piece has a number: its row in a table. That row, its embedding, is a list of numbers that training chose; pieces that are used alike end up with similar rows.",
       "Attention treats its input as a bag: it cannot see which piece comes first. So a second list of numbers, which depends on the position alone, is added to the first. The sum is all that the model ever sees of the sentence.",
-      "▁ stands for the space before a word. <eos> ends a sentence.",
+      "▁ stands for the space before a word. <eos> (end of sentence) ends a sentence; <bos> (beginning of sentence) begins a translation.",
+      "A strip of colours is a matrix: a row for each piece, a cell for each number. Orange is above 0, blue below, and pale is near 0. Point at a cell to read its number.",
     ],
     zh: [
       "模型读的不是字或词。分词器先把句子切成词元，每个词元有一个编号，即它在一张表中的行号。这一行就是它的嵌入：一串由训练得到的数。用法相近的词元，行也相近。",
       "注意力把输入当作一个集合，看不出谁先谁后。所以还要加上另一串数，它只取决于位置。两者之和，就是模型看到的全部内容。",
-      "▁ 表示单词前的空格，<eos> 表示句子结束。",
+      "▁ 表示单词前的空格，<eos> 表示句子结束，<bos> 表示译文开始。",
+      "一条彩色的图就是一个矩阵：每个词元一行，每个数一格。橙色大于 0，蓝色小于 0，颜色浅表示接近 0。指着一格，就能读出它的数。",
     ],
   },
   formula: "x = √d_model · E[id] + PE(pos)     PE(pos, 2i) = sin(pos / 10000^(2i/d_model))     PE(pos, 2i+1) = cos(…)",
@@ -28,8 +30,8 @@ export const embedding = {
     {
       q: { en: "Can the model read a sentence longer than any that it was trained on?", zh: "模型能读比训练时所有句子都长的句子吗？" },
       a: {
-        en: "With sinusoids it can: the curves below have a value for every position. With learned positions it cannot, because the table ends. Whether it translates such a sentence well is another matter: try one.",
-        zh: "用正弦曲线时可以：下面的曲线在每个位置都有值。若位置是学出来的，表到头就没有了。至于译得好不好，是另一回事：请试一句。",
+        en: "With sinusoids it can: the curves of this figure have a value for every position. With learned positions it cannot, because the table ends. Whether it translates such a sentence well is another matter.",
+        zh: "用正弦曲线时可以：本图的曲线在每个位置都有值。若位置是学出来的，表到头就没有了。至于译得好不好，是另一回事。",
       },
     },
   ],
@@ -103,7 +105,7 @@ function curves(source, view) {
     })),
     slider({
       label: say({ en: "pair of columns i", zh: "第 i 对列" }), min: 0, max: width / 2 - 1, value: Math.min(view.pair, width / 2 - 1),
-      key: "pair", onInput: draw, show: (i) => `${i}: ${2 * i + 1}, ${2 * i + 2}`,
+      key: "pair", onInput: draw, show: (i) => say({ en: `${i}: columns ${2 * i + 1} and ${2 * i + 2}`, zh: `${i}：第 ${2 * i + 1}、${2 * i + 2} 列` }),
     }), plot);
 }
 

@@ -28,8 +28,8 @@ export const heads = {
     {
       q: { en: "Does each head see all of X with its own small matrices, or a slice of X?", zh: "每个头是用自己的小矩阵看整个 X，还是只看 X 的一片？" },
       a: {
-        en: "It sees all of X. N small matrices of d_model × d_k, side by side, are one matrix of d_model × d_model; multiplying X by it and cutting the result into N parts gives the same numbers. What is cut is the result, Q, K and V, never X. Code usually does the second because one large product is faster.",
-        zh: "它看整个 X。N 个 d_model × d_k 的小矩阵并排起来，就是一个 d_model × d_model 的矩阵；用它乘 X，再把结果切成 N 份，得到的数完全一样。被切的是结果 Q、K、V，而不是 X。代码通常用后一种写法，因为一次大的乘法更快。",
+        en: "It sees all of X. There are two ways to write this down. Either each of the N heads multiplies all of X by its own small W_Q, of d_model × d_k; or the N small matrices, laid side by side, are one large W_Q, and X times this is cut into N parts, one for each head. Both give the same numbers. What is cut is the result, Q, K and V, never X. Code usually does the second because one large product is faster.",
+        zh: "它看整个 X。写法有两种：或者 N 个头各用自己的小矩阵 W_Q（d_model × d_k）乘整个 X；或者把 N 个小矩阵并排成一个大的 W_Q，用它乘 X，再把结果切成 N 份，每个头一份。两种写法得到的数完全一样。被切的是结果 Q、K、V，而不是 X。代码通常用后一种写法，因为一次大的乘法更快。",
       },
     },
   ],

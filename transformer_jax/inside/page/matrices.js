@@ -61,8 +61,8 @@ export function largeMatrix(scene) {
   return el("div", { class: "part" },
     el("h3", {}, say({ en: "One large matrix, or several small ones", zh: "一个大矩阵，还是几个小矩阵" })),
     el("p", {}, say({
-      en: "Lines separate the heads. All of X is multiplied by all of W_Q; only the result is cut.",
-      zh: "竖线分开各个头。整个 X 乘以整个 W_Q，只有结果被切开。",
+      en: "All of X is multiplied by all of W_Q; only the result is cut. Lines separate the heads, in W_Q and in Q.",
+      zh: "整个 X 乘以整个 W_Q，只有结果被切开。W_Q 和 Q 中的竖线分开各个头。",
     })),
     withMatrices(scene, "large", (found) => {
       const { part, rows, name } = chosenAttention(scene.record, scene.view);

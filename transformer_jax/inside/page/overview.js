@@ -18,11 +18,11 @@ export const overview = {
   title: { en: "One sentence through the whole model", zh: "一个句子穿过整个模型" },
   intro: {
     en: [
-      "This page follows one sentence through a Transformer that was trained to translate. Every number on it is what this model computed for this sentence, nothing is invented. Choose another one above.",
+      "This page follows one sentence through a Transformer that was trained to translate. Every number on it is what this model computed for the sentence at the top of the page; nothing is invented.",
       "On the left the encoder reads the sentence, all pieces at once, and gives one vector for each piece: the matrix C. On the right the decoder writes the translation, one piece after another, and looks at C each time. Each box of the picture opens the figure that shows it.",
     ],
     zh: [
-      "本页跟着一个句子走过一个训练好的翻译 Transformer。页面上的每个数都是这个模型为这个句子算出来的，没有一个是编的。请在上方换成别的句子。",
+      "本页跟着一个句子走过一个训练好的翻译 Transformer。页面上的每个数都是这个模型为页首的句子算出来的，没有一个是编的。",
       "左边是编码器，同时读入所有词元，为每个词元给出一个向量，合起来是矩阵 C。右边是解码器，逐个写出译文的词元，每次都要看 C。点图中的方框，可以打开对应的图。",
     ],
   },
@@ -95,8 +95,9 @@ const arrow = (points) => svg("polyline", { points: points.join(" "), class: "ar
 
 function facts(record, model) {
   const { d_model, num_heads, d_ff } = record.model;
+  const several = record.steps.length > 1;
   return say({
-    en: `${model.name}: width ${d_model}, ${num_heads} heads, ${d_ff} hidden units; checkpoint of step ${record.steps.join(", ")}`,
-    zh: `${model.name}：宽度 ${d_model}，${num_heads} 个头，${d_ff} 个隐藏单元；检查点：第 ${record.steps.join("、")} 步`,
+    en: `${model.name}: width ${d_model}, ${num_heads} heads, ${d_ff} hidden units; ${several ? "mean of the checkpoints of steps" : "checkpoint of step"} ${record.steps.join(", ")}`,
+    zh: `${model.name}：宽度 ${d_model}，${num_heads} 个头，${d_ff} 个隐藏单元；${several ? "检查点的平均" : "检查点"}：第 ${record.steps.join("、")} 步`,
   });
 }

@@ -11,11 +11,11 @@ export const search = {
   title: { en: "From a row to a word", zh: "从一行数到一个词" },
   intro: {
     en: [
-      "The last layer gives a row of numbers for each position. Its product with the embedding of every piece of the vocabulary is a score for each of them, and the softmax turns the scores into probabilities.",
+      "The last layer gives a row of numbers for each position. Its product with the row of every piece in a table, which in the paper is the table of the embeddings, is a score for each piece of the vocabulary, and the softmax turns the scores into probabilities.",
       "Greedy search takes the most probable piece each time. Beam search keeps several translations at once and drops the worse ones, because a good beginning does not always lead to the best end.",
     ],
     zh: [
-      "最后一层在每个位置给出一行数。它与词表中每个词元的嵌入相乘，得到每个词元的分数，softmax 再把分数变成概率。",
+      "最后一层在每个位置给出一行数。它与一张表中每个词元的行相乘（论文中就是嵌入表），得到词表中每个词元的分数，softmax 再把分数变成概率。",
       "贪心搜索每次取概率最大的词元。束搜索同时保留几个译文，淘汰较差的，因为好的开头未必通向最好的结尾。",
     ],
   },
@@ -24,7 +24,7 @@ export const search = {
   questions: [
     {
       q: { en: "How does a row of the output become a word?", zh: "输出的一行怎样变成一个词？" },
-      a: { en: "By a product with every row of the vocabulary's table: the piece whose row points most nearly the same way gets the largest score. The bars show the ten largest after the softmax.", zh: "与词表的每一行相乘：方向最接近的那一行，对应的词元分数最高。条形图是 softmax 之后最大的十个。" },
+      a: { en: "The table E has a row for each piece of the vocabulary. The output's row y times each of them gives each piece a score, which is large where the two rows point the same way. The softmax turns the scores into probabilities (the bars show the ten largest), and the search takes a piece. At the end the pieces are joined, and each ▁ becomes a space: ▁a ▁cat is “a cat”.", zh: "表 E 中，词表的每个词元有一行。输出的一行 y 与每一行相乘，给每个词元一个分数，两行方向越一致，分数越高。softmax 把分数变成概率（条形图是最大的十个），搜索从中取一个词元。最后把词元连起来，▁ 变成空格：▁a ▁cat 就是“a cat”。" },
     },
   ],
   draw({ record, view, change }) {
