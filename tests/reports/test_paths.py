@@ -21,8 +21,8 @@ from transformer_jax.sweeps import study
 
 PATHS = [  # (mode, flag)
     *((mode, "workdir") for mode in command_line.MODES),
-    *((mode, "output") for mode in ("translate", "score", "export", "train")),
-    *((mode, "input") for mode in ("translate", "score", "import")),
+    *((mode, "output") for mode in ("translate", "inside", "score", "export", "train")),
+    *((mode, "input") for mode in ("translate", "inside", "score", "import")),
     *(("score", "translations"), ("translate", "prefixes"), ("compare", "other")),
     ("train", "profile"),
 ]
