@@ -124,7 +124,12 @@ def same(record, by_hand):
         np.testing.assert_allclose(ours, expected[0], atol=2e-5, err_msg=field.name)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+SLOW = ("remat", "biases, as in Marian")
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[pytest.mark.slow] * (k in SLOW)) for k in KINDS]
+)
 def test_every_array_is_that_of_the_pure_functions(kind):
     model, params = build(**KINDS[kind])
     found, hand = look(model, params), ByHand(model, params)
@@ -249,7 +254,7 @@ def programs(model, params):
     return texts
 
 
-@pytest.mark.parametrize("kind", ["paper", "remat"])
+@pytest.mark.parametrize("kind", ["paper", pytest.param("remat", marks=pytest.mark.slow)])
 def test_nobody_who_does_not_ask_pays(kind, monkeypatch):
     """The programs that train and search are those of a model whose modules never sow."""
     model, params = build(**KINDS[kind])
