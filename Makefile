@@ -32,7 +32,7 @@ test: $(VENV)/installed-dev
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -q $(PARALLEL) --durations=30 $(PYTEST_FLAGS)
 
-reports: $(VENV)/installed-dev
+reports: $(VENV)/installed-parity
 	$(BIN)/python tests/reports/table.py
 
 parity: $(VENV)/installed-parity

@@ -135,17 +135,19 @@ KINDS = [
 ]
 
 
-def results() -> dict[str, list[tuple[str, bool]]]:
-    """{file: [(name of a test, whether it passed)]} of the tests in this folder."""
+def results() -> dict[str, list[tuple[str, str]]]:
+    """{file: [(name of a test, "passed", "skipped" or "failed")]} of the tests in this folder."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "results.xml"
         command = [sys.executable, "-m", "pytest", "-q", str(FOLDER), f"--junit-xml={path}"]
         subprocess.run([*command, "-n", "2"], stdout=sys.stderr, check=False)
-        found: dict[str, list[tuple[str, bool]]] = {}
+        found: dict[str, list[tuple[str, str]]] = {}
         for case in ElementTree.parse(path).iter("testcase"):
             file = case.get("classname", "").rpartition(".")[2] + ".py"
-            passed = case.find("failure") is None and case.find("error") is None
-            found.setdefault(file, []).append((case.get("name", ""), passed))
+            kinds = {child.tag for child in case}
+            how = "failed" if kinds & {"failure", "error"} else "passed"
+            how = "skipped" if "skipped" in kinds else how
+            found.setdefault(file, []).append((case.get("name", ""), how))
     return found
 
 
@@ -155,10 +157,15 @@ def main() -> int:
     print("| reported | here | tests | |\n| --- | --- | --- | --- |")
     for kind in KINDS:
         tests = [t for t in found.get(kind.file, []) if re.search(kind.pattern, t[0])]
-        failed = [name for name, passed in tests if not passed]
-        wrong += bool(failed or not tests)
-        verdict = "right" if tests and not failed else f"wrong: {', '.join(failed) or 'no test'}"
-        print(f"| {kind.reported} | {kind.here} | {len(tests)} in {kind.file} | {verdict} |")
+        passed, skipped, failed = (
+            [name for name, how in tests if how == which]
+            for which in ("passed", "skipped", "failed")
+        )
+        right = passed and not failed
+        wrong += not right
+        verdict = "right" if right else f"wrong: {', '.join(failed) or 'no test ran'}"
+        verdict += f" ({len(skipped)} skipped)" if skipped else ""
+        print(f"| {kind.reported} | {kind.here} | {len(passed)} in {kind.file} | {verdict} |")
     return int(wrong > 0)
 
 
