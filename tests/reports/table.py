@@ -157,10 +157,8 @@ def main() -> int:
     print("| reported | here | tests | |\n| --- | --- | --- | --- |")
     for kind in KINDS:
         tests = [t for t in found.get(kind.file, []) if re.search(kind.pattern, t[0])]
-        passed, skipped, failed = (
-            [name for name, how in tests if how == which]
-            for which in ("passed", "skipped", "failed")
-        )
+        hows = ("passed", "skipped", "failed")
+        passed, skipped, failed = ([name for name, how in tests if how == h] for h in hows)
         right = passed and not failed
         wrong += not right
         verdict = "right" if right else f"wrong: {', '.join(failed) or 'no test ran'}"
