@@ -1,5 +1,6 @@
 """What a language means for BLEU: which of sacrebleu's tokenizers counts its units."""
 
+import contextlib
 import re
 import unicodedata
 from collections import Counter
@@ -30,16 +31,13 @@ def language_tag(language: str) -> str | None:
     >>> [language_tag(name) for name in ("jpn", "zh_TW", "German", "eng_Latn", "target")]
     ['ja', 'zh-TW', 'de', 'en-Latn', None]
     """
-    try:
+    with contextlib.suppress(langcodes.LanguageTagError):
         tag = langcodes.Language.get(language)
-        return str(tag if tag.is_valid() else langcodes.find(language))
-    except LookupError:
-        return None
-    except langcodes.LanguageTagError:
-        try:
-            return str(langcodes.find(language))
-        except LookupError:
-            return None
+        if tag.is_valid():
+            return str(tag)
+    with contextlib.suppress(LookupError):
+        return str(langcodes.find(language))
+    return None
 
 
 def bleu_tokenizer(language: str) -> str:

@@ -33,7 +33,6 @@ from transformer_jax.config.options import Config
 from transformer_jax.errors import PREEMPTED_STATUS, Preempted, UserError, nearest, one_line
 from transformer_jax.modes.flags import Flags
 from transformer_jax.modes.launch import Launch, flag_name, silence_libraries
-from transformer_jax.parallel import compilation_cache
 
 # In the order in which `--help` lists them.
 MODES = (
@@ -172,7 +171,6 @@ def run(argv: list[str], default_experiment: Path) -> int:
         near = f"; did you mean --mode={unexpected[0]}?" if unexpected[0] in MODES else ""
         raise UserError(f"unexpected argument {unexpected[0]!r}{near}")
     os.environ.update(getattr(module, "BEFORE_JAX", {}))
-    compilation_cache.use()
     silence_libraries()
     files = [a.partition("=")[2] for a in arguments if flag_name(a) == "config"]
     launch = Launch(

@@ -16,6 +16,7 @@ from transformer_jax.errors import UserError
 from transformer_jax.modes import output
 from transformer_jax.modes.flags import Flags
 from transformer_jax.modes.launch import Launch
+from transformer_jax.parallel import compilation_cache
 
 if TYPE_CHECKING:
     from transformer_jax.inside.answers import Answers
@@ -34,6 +35,7 @@ def define(flags: Flags) -> None:
 
 def run(launch: Launch) -> int:
     """Serves the page until it is interrupted, or writes it."""
+    compilation_cache.use()
     if launch["output"]:
         sentences = _sentences(launch)
         with output.Output(launch["output"]) as file:
@@ -46,10 +48,9 @@ def run(launch: Launch) -> int:
 
 
 def _answers(launch: Launch) -> "Answers":
-    from transformer_jax.inference.trained import load
     from transformer_jax.inside.answers import Answers
 
-    found = Answers(load(launch.workdir, config=launch.config, weights=launch["weights"]))
+    found = Answers(launch.load_model())
     steps = ", ".join(map(str, found.model.steps[0]))
     log(f"showing {launch.workdir}, checkpoint of step {steps}")
     return found
