@@ -201,7 +201,8 @@ def test_what_may_change_and_when_and_what_is_traced():
     traced = {name.rpartition(".")[2] for name, option in OPTIONS.items() if option.traced}
     assert traced == {field.name for field in dataclasses.fields(Hyperparameters)}
     off = {name for name, option in OPTIONS.items() if option.none_if_zero}
-    assert off == {"optimizer.clip_norm", "model.dropout_rate", "model.attention_dropout_rate"}
+    rates = {f"model.{name}dropout_rate" for name in ("", "attention_", "activation_")}
+    assert off == {"optimizer.clip_norm", *rates}
 
 
 def test_the_page_of_options_is_current():

@@ -69,6 +69,19 @@ def test_feed_forward():
     np.testing.assert_allclose(output, expected, atol=1e-5)
 
 
+def test_dropout_of_the_hidden_units_and_of_nothing_else():
+    """Of the kept units of each row, written out: what is dropped lies between the two products."""
+    x, w1, b1, w2, b2 = normal(0, B, T, D), normal(1, D, F), normal(2, F), normal(3, F, D), 1.5
+    rngs, rate = keys(B), 0.25  # whose scale, 4 / 3, a 16-bit threshold hits exactly
+    output = layers.feed_forward(
+        x, w1, b1, w2, jnp.full(D, b2), dropout_rngs=rngs, dropout_rate=rate
+    )
+    kept = np.asarray(layers.dropout(jnp.ones((B, T, F)), rngs, rate)) != 0
+    assert 0.5 < kept.mean() < 0.95 and (kept[0] != kept[1]).any()
+    hidden = np.maximum(np.einsum("btd,df->btf", x, w1) + b1, 0) * kept / (1 - rate)
+    np.testing.assert_allclose(output, np.einsum("btf,fd->btd", hidden, w2) + b2, atol=1e-5)
+
+
 def test_feed_forward_is_position_wise():
     x = normal(0, B, T, D)
     weights = normal(1, D, F), normal(2, F), normal(3, F, D), normal(4, D)

@@ -31,6 +31,11 @@ class ModelConfig:
     attention_dropout_rate: float = option(
         0.0, "Dropout on attention weights, which the paper does not have.", **_DROPOUT
     )
+    activation_dropout_rate: float = option(
+        0.0,
+        "Dropout after the activation of the feed-forward layer, as in fairseq; not in the paper.",
+        **_DROPOUT,
+    )
     activation: str = option(
         "relu",
         'Activation of the feed-forward layer: "relu" in the paper, "swish" in Marian.',

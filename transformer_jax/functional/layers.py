@@ -54,7 +54,15 @@ def add_bias(x: Array, bias: Array | None) -> Array:
 
 
 def feed_forward(
-    x: Array, w1: Array, b1: Array, w2: Array, b2: Array, *, activation: str = "relu"
+    x: Array,
+    w1: Array,
+    b1: Array,
+    w2: Array,
+    b2: Array,
+    *,
+    activation: str = "relu",
+    dropout_rngs: Array | None = None,
+    dropout_rate: Array | float | None = None,
 ) -> Array:
     """FFN(x) = max(0, xW₁ + b₁)W₂ + b₂ (Vaswani et al. 2017, section 3.3).
 
@@ -65,11 +73,15 @@ def feed_forward(
       w2: [F, D], in the dtype of `x`.
       b2: float32 [D].
       activation: what stands for max(0, ·), one of `ACTIVATIONS`.
+      dropout_rngs: PRNG keys [B] for dropout after the activation, which the paper does not have;
+        None = no dropout.
+      dropout_rate: its rate; None = no dropout.
 
     Returns:
       [B, T, D].
     """
-    return add_bias(ACTIVATIONS[activation](add_bias(x @ w1, b1)) @ w2, b2)
+    hidden = ACTIVATIONS[activation](add_bias(x @ w1, b1))
+    return add_bias(dropout(hidden, dropout_rngs, dropout_rate) @ w2, b2)
 
 
 def embed(tokens: Array, table: Array, *, scale: bool = True) -> Array:

@@ -23,7 +23,7 @@ _HONOURED = (
     *("decoder_layers", "decoder_attention_heads", "decoder_ffn_dim", "is_encoder_decoder"),
     *("share_encoder_decoder_embeddings", "tie_word_embeddings", "dropout", "attention_dropout"),
     *("normalize_before", "normalize_embedding", "add_final_layer_norm"),
-    "static_position_embeddings",
+    *("static_position_embeddings", "activation_dropout"),
 )
 # What changes no translation, whatever its value.
 _HARMLESS = (
@@ -42,7 +42,7 @@ _DEFAULTS = {
     **{"epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "num_beam_groups": 1, "diversity_penalty": 0.0},
     **{"encoder_repetition_penalty": 1.0, "encoder_no_repeat_ngram_size": 0, "min_length": 0},
     **{"min_new_tokens": 0, "remove_invalid_values": False, "num_return_sequences": 1},
-    **{"activation_dropout": 0.0, "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0},
+    **{"encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0},
     **{"add_bias_logits": False, "force_bos_token_to_be_generated": False},
     **{
         "renormalize_logits": False,

@@ -25,11 +25,13 @@ class Dropout:
       rngs: PRNG keys [B], one per row; None = no dropout.
       rate: on embeddings and sub-layer outputs; None = none.
       attention_rate: on attention weights; None = none.
+      activation_rate: after the activation of the feed-forward layer; None = none.
     """
 
     rngs: Array | None = None
     rate: Array | float | None = None
     attention_rate: Array | float | None = None
+    activation_rate: Array | float | None = None
 
     def fold_in(self, number: int) -> "Dropout":
         """The same rates with keys of their own, for the `number`-th part of a module."""
@@ -130,7 +132,7 @@ class FeedForward(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, dropout: Dropout) -> Array:
         """[B, T, D] → [B, T, D]."""
         c = self.config
         init, zeros = _kernel_init(c, 0, 1), nn.initializers.zeros
@@ -141,7 +143,13 @@ class FeedForward(nn.Module):
         w1, w2 = w1.astype(x.dtype), w2.astype(x.dtype)
         if self.is_mutable_collection(SEEN):
             self.sow(SEEN, "hidden", layers.ACTIVATIONS[c.activation](layers.add_bias(x @ w1, b1)))
-        return layers.feed_forward(x, w1, b1, w2, b2, activation=c.activation)
+        return layers.feed_forward(
+            x,
+            *(w1, b1, w2, b2),
+            activation=c.activation,
+            dropout_rngs=dropout.rngs,
+            dropout_rate=dropout.activation_rate,
+        )
 
 
 class LayerNorm(nn.Module):

@@ -38,7 +38,7 @@ class EncoderLayer(nn.Module):
         y = self.self_attention_residual.before(x)
         y = self.self_attention(y, y, mask, dropout.fold_in(0))
         x = self.self_attention_residual.after(x, y, dropout.fold_in(1))
-        y = self.feed_forward(self.feed_forward_residual.before(x))
+        y = self.feed_forward(self.feed_forward_residual.before(x), dropout.fold_in(3))
         return self.feed_forward_residual.after(x, y, dropout.fold_in(2))
 
 
@@ -65,7 +65,7 @@ class DecoderLayer(nn.Module):
         y = self.cross_attention_residual.before(x)
         y = self.cross_attention(y, encoded, cross_mask, dropout.fold_in(2))
         x = self.cross_attention_residual.after(x, y, dropout.fold_in(3))
-        y = self.feed_forward(self.feed_forward_residual.before(x))
+        y = self.feed_forward(self.feed_forward_residual.before(x), dropout.fold_in(5))
         return self.feed_forward_residual.after(x, y, dropout.fold_in(4))
 
     def step(self, x: Array, cache: dict, memory: dict, position: Array) -> tuple[Array, dict]:
@@ -87,7 +87,7 @@ class DecoderLayer(nn.Module):
         y = y.reshape(memory["key"].shape[0], -1, y.shape[-1])
         y = self.cross_attention.attend(y, *_keys_values(memory), memory["mask"], NO_DROPOUT)
         x = self.cross_attention_residual.after(x, y.reshape(x.shape), NO_DROPOUT)
-        y = self.feed_forward(self.feed_forward_residual.before(x))
+        y = self.feed_forward(self.feed_forward_residual.before(x), NO_DROPOUT)
         return self.feed_forward_residual.after(x, y, NO_DROPOUT), cache
 
 

@@ -40,6 +40,7 @@ class Hyperparameters:
     label_smoothing: Array
     dropout_rate: Array | None
     attention_dropout_rate: Array | None
+    activation_dropout_rate: Array | None
 
 
 @flax.struct.dataclass
@@ -137,7 +138,7 @@ def dropout_of(config: Config, state: TrainState, batch: Batch) -> Dropout:
     seed = jax.random.key(h.seed, impl=_RNG_IMPLEMENTATIONS[config.train.rng])
     rng = jax.random.fold_in(seed, state.step)
     rngs = jax.vmap(jax.random.fold_in, (None, 0))(rng, batch["row"])
-    return Dropout(rngs, h.dropout_rate, h.attention_dropout_rate)
+    return Dropout(rngs, h.dropout_rate, h.attention_dropout_rate, h.activation_dropout_rate)
 
 
 def make_train_step(
