@@ -56,6 +56,7 @@ def test_the_defaults_are_valid_and_of_the_types_that_config_flags_knows():
         ("decode.repetition_penalty", [0.0, -1.5], [0.5, 1]),
         ("decode.first_id", [-1, 1, 2], [0, 3]),
         ("decode.forbidden_ids", ["5;6", "5,", "a", "-5"], ["", " ", "5", "5, 6 7"]),
+        ("train.r_drop", [-1.0, NAN, INF], [0.0, 5]),
         ("model.dropout_rate", [-0.1, 1.0, 7.0, NAN], [0.0, 0.99, 0]),
         ("model.layer_norm_epsilon", [0.0, -1e-6], [1e-12]),
         ("model.positions", ["", "Learned"], ["sinusoidal", "learned"]),
@@ -155,6 +156,7 @@ def test_only_an_exponent_and_free_text_have_no_range():
         ({"model.num_heads": 7}, ["model.d_model=512", "model.num_heads=7"]),
         ({"model.d_model": 7, "model.num_heads": 7}, ["model.d_model=7", "even"]),
         ({"model.positions": "learned", "model.max_positions": 61}, ["max_positions=61", "64"]),
+        ({"train.r_drop": 5.0, "model.dropout_rate": 0.0}, ["r_drop=5.0", "needs dropout"]),
         ({"train.accumulate": 3}, ["data.batch_rows=64", "train.accumulate=3"]),
         ({"train.evaluate_every": 7}, ["train.evaluate_every=7", "train.checkpoint_every=1000"]),
         ({"data.shared_vocabulary": False}, ["shared_vocabulary=False", "tied_embeddings='all'"]),
@@ -202,7 +204,7 @@ def test_what_may_change_and_when_and_what_is_traced():
     assert traced == {field.name for field in dataclasses.fields(Hyperparameters)}
     off = {name for name, option in OPTIONS.items() if option.none_if_zero}
     rates = {f"model.{name}dropout_rate" for name in ("", "attention_", "activation_")}
-    assert off == {"optimizer.clip_norm", *rates}
+    assert off == {"optimizer.clip_norm", "train.r_drop", *rates}
 
 
 def test_the_page_of_options_is_current():

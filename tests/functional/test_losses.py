@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer_jax.functional.losses import label_smoothed_cross_entropy
+from transformer_jax.functional.losses import label_smoothed_cross_entropy, symmetric_divergence
 
 B, T, V, PAD = 3, 7, 11, 5
 rng = np.random.default_rng(0)
@@ -71,3 +71,27 @@ def test_bfloat16_logits_are_summed_in_float32_and_smoothing_may_be_traced():
     assert np.isfinite(loss(LOGITS * 1e4, LABELS, 0.1)[0])
     traced = jax.jit(loss)(LOGITS, LABELS, jnp.float32(0.1))
     np.testing.assert_allclose(traced[0], loss(LOGITS, LABELS, 0.1)[0], rtol=1e-6)
+
+
+def test_the_divergence_is_half_of_both_kullback_leiblers():
+    """Each by its definition, Σ p log(p / q), piece by piece."""
+    others = rng.standard_normal((B, T, V)).astype(np.float32) * 3
+    p, q = (np.exp(x.astype(np.float64)) for x in (LOGITS, others))
+    p, q = p / p.sum(-1, keepdims=True), q / q.sum(-1, keepdims=True)
+    expected = 0.0
+    for b, t in zip(*np.nonzero(LABELS != PAD), strict=True):
+        forth = sum(p[b, t, v] * np.log(p[b, t, v] / q[b, t, v]) for v in range(V))
+        back = sum(q[b, t, v] * np.log(q[b, t, v] / p[b, t, v]) for v in range(V))
+        assert forth > 0 and back > 0 and abs(forth - back) > 1e-4
+        expected += (forth + back) / 2
+
+    def divergence(x, y):
+        return symmetric_divergence(x, y, LABELS, pad_id=PAD)
+
+    found = divergence(LOGITS, others)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(divergence(others, LOGITS + 7), expected, rtol=1e-5)
+    assert divergence(LOGITS, LOGITS) == 0
+    apart = jnp.stack([LOGITS, -LOGITS]) * 1e4  # each is sure of another piece
+    assert np.isfinite(jax.grad(lambda x: divergence(*x))(apart)).all()

@@ -13,7 +13,7 @@ import transformer_jax as tj
 from transformer_jax.config.options import EOS_ID, PAD_ID
 from transformer_jax.data.packing import pack
 from transformer_jax.data.tokens import TokenizedPairs
-from transformer_jax.model.layers import NO_DROPOUT
+from transformer_jax.model.layers import NO_DROPOUT, Dropout
 from transformer_jax.model.transformer import Transformer
 from transformer_jax.training.loop import run_steps
 from transformer_jax.training.step import create_state, make_loss, make_train_step
@@ -161,6 +161,56 @@ def test_accumulation_equals_the_whole_batch(state, train_step, accumulating_ste
         first_moment(parts),
         first_moment(whole),
     )
+
+
+R_DROP = dataclasses.replace(CONFIG, train=tj.TrainConfig(r_drop=5.0))
+
+
+def test_r_drop_is_two_predictions_and_their_divergence_by_hand(state):
+    """Liang et al. 2021, halved; the second masks have keys of their own."""
+    after, metrics = jax.jit(make_train_step(R_DROP, MODEL))(
+        create_state(R_DROP, MODEL), BATCHES[0]
+    )
+    root = jax.random.fold_in(jax.random.key(CONFIG.seed), 0)
+    first = jnp.stack([jax.random.fold_in(root, row) for row in range(6)])
+    second = jax.vmap(jax.random.fold_in, (0, None))(first, 2)
+    labels, real = BATCHES[0]["labels"], BATCHES[0]["labels"] != PAD_ID
+    smoothed = 0.9 * np.eye(V)[labels] + 0.1 / V
+    names = ("source_tokens", "decoder_input", "source_segments", "target_segments")
+    inputs = [BATCHES[0][name] for name in (*names, "source_positions", "target_positions")]
+    log_probs, cross_entropies = [], []
+    for keys in (first, second):
+        dropout = Dropout(keys, 0.3, 0.2)
+        logits = MODEL.apply({"params": state.params}, *inputs, dropout=dropout)
+        x = np.asarray(logits, np.float64)
+        log_probs.append(x - np.log(np.exp(x).sum(-1, keepdims=True)))
+        cross_entropies.append(-(smoothed * log_probs[-1]).sum(-1)[real].sum())
+    p, q = map(np.exp, log_probs)
+    divergences = [(p * (log_probs[0] - log_probs[1])), (q * (log_probs[1] - log_probs[0]))]
+    kl = [x.sum(-1)[real].sum() for x in divergences]
+    paper = sum(cross_entropies) + 5 * sum(kl) / 2
+    np.testing.assert_allclose(metrics["loss"], paper / 2 / 17, rtol=1e-5)
+    assert metrics["target_tokens"] == 17 and min(kl) > 0.1
+    assert float(metrics["gradient_norm"]) > 0 and int(after.step) == 1
+
+
+def test_r_drop_over_micro_batches_equals_the_whole_batch():
+    parts = dataclasses.replace(R_DROP, train=tj.TrainConfig(r_drop=5.0, accumulate=3))
+    found = [
+        jax.jit(make_train_step(config, MODEL))(create_state(config, MODEL), BATCHES[0])[1]
+        for config in (R_DROP, parts)
+    ]
+    for name, value in found[0].items():
+        np.testing.assert_allclose(found[1][name], value, rtol=1e-6)
+
+
+def test_without_r_drop_the_step_predicts_once(state):
+    """The program has half of the products, and no second keys."""
+    count = lambda config, state: (  # noqa: E731
+        jax.jit(make_train_step(config, MODEL)).lower(state, BATCHES[0]).as_text().count("dot_gen")
+    )
+    once, twice = count(CONFIG, state), count(R_DROP, create_state(R_DROP, MODEL))
+    assert once > 0 and 2 * once - 10 <= twice
 
 
 # --- Randomness: (seed, step, row), and nothing else. ---

@@ -70,6 +70,11 @@ def _check_shapes(config: Config) -> None:
         raise UserError(
             f"model.max_positions={model.max_positions} is less than the row length {longest}"
         )
+    rates = "dropout_rate", "attention_dropout_rate", "activation_dropout_rate"
+    if train.r_drop and not any(getattr(model, rate) for rate in rates):
+        raise UserError(
+            f"train.r_drop={train.r_drop} needs dropout, and model.{', '.join(rates)} are all 0"
+        )
     if data.batch_rows % train.accumulate:
         raise UserError(
             f"data.batch_rows={data.batch_rows} is not divisible by "

@@ -125,6 +125,14 @@ class TrainConfig:
         choices=("threefry", "rbg"),
     )
     log_every: int = option(50, "Steps between logged metrics.", above=0, may_change=ANY_TIME)
+    r_drop: float = option(
+        0.0,
+        "α of R-Drop (Liang et al. 2021, who use 5 for translation): each step predicts twice "
+        "with different dropout, and the two predictions are drawn together; 0 = once.",
+        at_least=0,
+        traced=True,
+        none_if_zero=True,
+    )
     checkpoint_every: int = option(1000, "Steps between checkpoints.", above=0)
     evaluate_every: int = option(
         5000,

@@ -53,8 +53,9 @@ def step_flops(config: Config) -> tuple[int, int]:
     arguments. `model.remat` computes each layer a second time; that is no work for the model.
     """
     forward = forward_flops(config)
-    needed = 3 * sum(forward.values())
-    again = sum(forward.values()) - forward["logits"] if config.model.remat else 0
+    passes = 2 if config.train.r_drop else 1
+    needed = 3 * passes * sum(forward.values())
+    again = passes * (sum(forward.values()) - forward["logits"]) if config.model.remat else 0
     return needed, needed + again
 
 

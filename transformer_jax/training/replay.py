@@ -38,8 +38,10 @@ def report(
     broken: dict[str, int] = {}
     for number in range(len(batch["row"])):
         row = jax.tree.map(lambda x, n=number: jnp.asarray(x[n : n + 1]), batch)
-        smoothing, dropout = state.hyperparameters.label_smoothing, dropout_of(config, state, row)
-        loss_sum, gradient = loss_and_gradient(state.params, row, smoothing, dropout)
+        h, dropout = state.hyperparameters, dropout_of(config, state, row)
+        loss_sum, gradient = loss_and_gradient(
+            state.params, row, h.label_smoothing, dropout, h.r_drop
+        )
         tokens = max(int(np.sum(batch["labels"][number] != PAD_ID)), 1)
         norm = float(optax.tree.norm(gradient))
         rows.append((float(loss_sum) / tokens, norm / tokens, number))

@@ -11,7 +11,10 @@ import optax
 from jax import Array
 
 from transformer_jax.config.options import OPTIONS, PAD_ID, Config, flatten
-from transformer_jax.functional.losses import label_smoothed_cross_entropy
+from transformer_jax.functional.losses import (
+    label_smoothed_cross_entropy,
+    symmetric_divergence,
+)
 from transformer_jax.model.layers import Dropout
 from transformer_jax.model.transformer import Transformer
 from transformer_jax.training.optimizer import adam, cosine_schedule, inverse_sqrt_schedule
@@ -20,6 +23,7 @@ Batch = dict[str, Any]
 Metrics = dict[str, Array]
 Reduce = Callable[[Any], Any]
 _RNG_IMPLEMENTATIONS = {"threefry": "threefry2x32", "rbg": "rbg"}  # train.rng: jax's name of it
+_SECOND_PASS = 2  # of R-Drop: folded into the keys, next to 0 of the encoder and 1 of the decoder
 FINITE = ("loss", "gradient_norm", "update_norm")  # metrics; or else a step is skipped
 
 
@@ -38,6 +42,7 @@ class Hyperparameters:
     epsilon: Array
     clip_norm: Array | None
     label_smoothing: Array
+    r_drop: Array | None
     dropout_rate: Array | None
     attention_dropout_rate: Array | None
     activation_dropout_rate: Array | None
@@ -96,7 +101,11 @@ def _optimizer(config: Config, h: Hyperparameters, step: Array) -> optax.Gradien
 
 
 def make_loss(model: Transformer, *, fused: bool = False) -> Callable[..., tuple[Array, Metrics]]:
-    """loss(params, batch, label_smoothing, dropout) -> (sum in nats, counts of real tokens).
+    """loss(params, batch, label_smoothing, dropout, r_drop) -> (sum in nats, counts of tokens).
+
+    With `r_drop` α (Liang et al. 2021), the model predicts twice with different dropout. The loss
+    is the mean of the two cross entropies plus α/2 times the mean of the two divergences: half of
+    the paper's, whose scale Adam does not see, and comparable with the loss of other runs.
 
     Args:
       model: the model.
@@ -106,10 +115,8 @@ def make_loss(model: Transformer, *, fused: bool = False) -> Callable[..., tuple
     if not fused:
         model = model.clone(config=dataclasses.replace(model.config, attention="xla"))
 
-    def loss(
-        params: Any, batch: Batch, label_smoothing: Array | float, dropout: Dropout
-    ) -> tuple[Array, Metrics]:
-        logits = model.apply(
+    def predict(params: Any, batch: Batch, dropout: Dropout) -> Array:
+        return model.apply(
             {"params": params},
             batch["source_tokens"],
             batch["decoder_input"],
@@ -119,9 +126,22 @@ def make_loss(model: Transformer, *, fused: bool = False) -> Callable[..., tuple
             batch["target_positions"],
             dropout=dropout,
         )
-        loss_sum, count = label_smoothed_cross_entropy(
-            logits, batch["labels"], label_smoothing=label_smoothing, pad_id=PAD_ID
-        )
+
+    def loss(
+        params: Any,
+        batch: Batch,
+        label_smoothing: Array | float,
+        dropout: Dropout,
+        r_drop: Array | float | None = None,
+    ) -> tuple[Array, Metrics]:
+        labels, smoothing = batch["labels"], {"label_smoothing": label_smoothing, "pad_id": PAD_ID}
+        logits = predict(params, batch, dropout)
+        loss_sum, count = label_smoothed_cross_entropy(logits, labels, **smoothing)
+        if r_drop is not None:
+            others = predict(params, batch, dropout.fold_in(_SECOND_PASS))
+            loss_sum = (loss_sum + label_smoothed_cross_entropy(others, labels, **smoothing)[0]) / 2
+            divergence = symmetric_divergence(logits, others, labels, pad_id=PAD_ID)
+            loss_sum = loss_sum + r_drop / 2 * divergence
         source_count = (batch["source_segments"] != 0).sum().astype(jnp.float32)
         return loss_sum, {"target_tokens": count, "source_tokens": source_count}
 
@@ -155,8 +175,8 @@ def make_train_step(
     loss_and_grads = jax.value_and_grad(make_loss(model, fused=True), has_aux=True)
 
     def sums(state: TrainState, batch: Batch) -> tuple[tuple[Array, Metrics], Any]:
-        smoothing = state.hyperparameters.label_smoothing
-        return loss_and_grads(state.params, batch, smoothing, dropout_of(config, state, batch))
+        h, dropout = state.hyperparameters, dropout_of(config, state, batch)
+        return loss_and_grads(state.params, batch, h.label_smoothing, dropout, h.r_drop)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         total = _sum_over_micro_batches(lambda b: sums(state, b), batch, config.train.accumulate)
