@@ -187,7 +187,7 @@ ON_RESUME = """data.source_language data.target_language train.steps train.evalu
     decode.extra_length decode.target_token decode.max_length decode.no_repeat_ngram_size
     decode.repetition_penalty
     decode.forbidden_ids decode.first_id decode.method decode.temperature decode.top_k decode.top_p
-    decode.batch_size"""
+    decode.choose decode.candidates decode.utility decode.reverse_weight decode.batch_size"""
 NEVER = """data.vocab_size data.shared_vocabulary model.num_layers model.num_encoder_layers
     model.num_decoder_layers model.d_model model.d_ff data.normalization
     model.num_heads model.d_key model.d_value model.activation model.norm

@@ -21,6 +21,7 @@ def check_config(config: Config) -> Config:
     _check_intervals(config)
     _check_mesh(config)
     forbidden_sequences(config.decode)
+    _check_candidates(config.decode)
     if config.model.attention != "xla":
         _check_fused_attention(config)
     return config
@@ -99,6 +100,18 @@ def _check_mesh(config: Config) -> None:
             f"parallel.strategy={parallel.strategy!r} has no mesh, and parallel.data, fsdp and "
             f"tensor are {', '.join(map(str, sizes))}: set parallel.strategy to mesh"
         )
+
+
+def _check_candidates(decode: DecodeConfig) -> None:
+    beam = decode.method == "beam"
+    if decode.choose == "model" or decode.method == "sample" or (beam and decode.beam_size > 1):
+        return
+    size = f" and decode.beam_size={decode.beam_size}" if beam else ""
+    raise UserError(
+        f"decode.choose={decode.choose!r} chooses among candidates, and decode.method="
+        f"{decode.method!r}{size} finds one: set decode.method to sample, or to beam with a "
+        "decode.beam_size of at least 2"
+    )
 
 
 def _check_fused_attention(config: Config) -> None:

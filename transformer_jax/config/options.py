@@ -238,6 +238,23 @@ class DecodeConfig:
         above=0,
         at_most=1,
     )
+    choose: str = option(
+        "model",
+        'What picks a translation among the candidates: "model": the score of the search; "mbr": '
+        "minimum Bayes risk, the candidate most like the others by utility (Kumar & Byrne 2004); "
+        '"reverse": with the probability that a model of the other direction, --reverse, gives the '
+        "source (Yee et al. 2019).",
+        choices=("model", "mbr", "reverse"),
+    )
+    candidates: int = option(
+        16, "mbr, reverse: samples to choose among; of a beam, all beam_size.", at_least=2
+    )
+    utility: str = option(
+        "chrf", "mbr: what makes translations alike, by sentence.", choices=("chrf", "bleu")
+    )
+    reverse_weight: float = option(
+        1.0, "reverse: λ in log p(y|x) / |y| + λ log p(x|y) / |x|.", at_least=0
+    )
     batch_size: int = option(64, "Sentences to translate at once.", above=0)
 
 

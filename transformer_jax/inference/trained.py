@@ -18,6 +18,7 @@ from transformer_jax.config.metadata import Change
 from transformer_jax.config.options import Config, DecodeConfig, flatten
 from transformer_jax.data.tokenizer import Tokenizers
 from transformer_jax.errors import UserError
+from transformer_jax.inference import choice
 from transformer_jax.inference.batching import bucket, padded
 from transformer_jax.inference.capture import Capture
 from transformer_jax.inference.record import Inside
@@ -47,6 +48,7 @@ class Model:
       transformers: one module for each workdir.
       all_params: the parameters of each.
       steps: for each, the steps of the checkpoints that its parameters are the mean of.
+      reverse: a model of the other direction, for decode.choose="reverse".
     """
 
     workdirs: tuple[Path, ...]
@@ -55,6 +57,7 @@ class Model:
     transformers: tuple[Transformer, ...]
     all_params: tuple[Any, ...]
     steps: tuple[list[int], ...]
+    reverse: "Model | None" = None
 
     @property
     def transformer(self) -> Transformer:
@@ -72,14 +75,11 @@ class Model:
 
     @functools.cached_property
     def translator(self) -> Translator:
-        """The searches, which compile once for each shape that they meet."""
-        return Translator(
-            self.transformers,
-            self.tokenizers,
-            self.config.decode,
-            seed=self.config.seed,
-            devices=all_devices(),
-        )
+        """The searches, which compile once for each shape, and the choice among what they find."""
+        given = self.transformers, self.tokenizers, self.config.decode
+        how = {"seed": self.config.seed, "devices": all_devices()}
+        rank = choice.rule(self.config, self.reverse and self.reverse.score)
+        return choice.Chooser(*given, rank=rank, **how) if rank else Translator(*given, **how)
 
     @functools.cached_property
     def scorer(self) -> Scorer:
@@ -100,6 +100,7 @@ class Model:
             digest.update(tokenizer.model + "\n".join(tokenizer.vocabulary).encode())
         for leaf in jax.tree.leaves(self.all_params):
             digest.update(np.asarray(leaf).tobytes())
+        digest.update(self.reverse.fingerprint().encode() if self.reverse else b"")
         return digest.hexdigest()
 
     def hypotheses(
@@ -137,7 +138,7 @@ class Model:
           text: raw text.
           n_best: how many translations of each sentence to return; more than 1 returns a list for
             each, best first, which is shorter where the search found fewer; when sampling, as many
-            samples, in the order in which they are drawn.
+            samples, in the order in which they are drawn, unless decode.choose ranks them.
           return_scores: return each translation as a `Hypothesis`, with its score, log-probability
             (nats) and pieces, instead of a string.
 
@@ -245,6 +246,7 @@ def load(
     config: Config | None = None,
     weights: str = "average",
     ensemble: Sequence[str | Path] = (),
+    reverse: str | Path | None = None,
 ) -> Model:
     """Loads a trained model.
 
@@ -254,9 +256,11 @@ def load(
         is may differ, such as those of `decode`.
       weights: "average" of the last checkpoints, "latest", or "best" by validation BLEU.
       ensemble: further workdirs, whose models' probabilities are averaged with the first one's.
+      reverse: a workdir of the other direction, for decode.choose="reverse"; None = none.
 
     Raises:
-      UserError: if something is missing or damaged, or vocabularies differ.
+      UserError: if something is missing or damaged, vocabularies differ, or `reverse` is not wanted
+        or has another direction.
     """
     workdir, *others = (storage.path(str(folder)) for folder in (workdir, *ensemble))
     for folder in (workdir, *others):
@@ -273,8 +277,12 @@ def load(
             raise UserError(
                 f"{workdir} and {other} cannot be an ensemble: their vocabularies differ"
             )
+    backward = None
+    if reverse is not None:
+        backward = load(reverse, weights=weights)
+        choice.check_reverse(config, workdir, backward.config, backward.workdirs[0])
     tokenizers, transformers, params, steps = zip(*members, strict=True)
-    return Model((workdir, *others), config, tokenizers[0], transformers, params, steps)
+    return Model((workdir, *others), config, tokenizers[0], transformers, params, steps, backward)
 
 
 def _load_member(
@@ -302,4 +310,9 @@ def check_n_best(decode: DecodeConfig, n_best: int, name: str = "n_best") -> Non
         raise UserError(
             f"{name}={n_best} is more than decode.method='beam' gives with "
             f"decode.beam_size={decode.beam_size}: at most {decode.beam_size}"
+        )
+    if decode.choose != "model" and decode.method == "sample" and n_best > decode.candidates:
+        raise UserError(
+            f"{name}={n_best} is more than the decode.candidates={decode.candidates} that "
+            f"decode.choose={decode.choose!r} ranks: raise that"
         )

@@ -56,9 +56,9 @@ QUANTIZATIONS = ("int8", "int8_float16", "int8_bfloat16", "int16", "float16", "b
 # may be longer. CTranslate2's own sinusoids have other frequencies.
 SINUSOIDAL_POSITIONS = 2048
 # Options of decoding that a caller of CTranslate2 has to know, besides the beam.
-_CONSTRAINTS = (
+_NOT_STORED = (
     *("target_token", "max_length", "no_repeat_ngram_size", "repetition_penalty"),
-    *("forbidden_ids", "first_id"),
+    *("forbidden_ids", "first_id", "choose"),
 )
 TOKENIZER_FILES = ("source.spm", "target.spm")
 
@@ -99,7 +99,7 @@ def export_ctranslate2(
     spec.config.layer_norm_epsilon = config.model.layer_norm_epsilon
     spec.validate()
     spec.optimize(quantization=quantization or None)
-    log_lost(config, _CONSTRAINTS, "CTranslate2")
+    log_lost(config, _NOT_STORED, "CTranslate2")
     require_empty(output, "--output")
     make_folder(output)
     try:

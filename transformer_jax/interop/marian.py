@@ -240,7 +240,7 @@ def export_marian(config: Config, params: Any, tokenizers: Tokenizers | None, ou
       UserError: naming every option that Marian does not have, or if the folder is not empty.
     """
     options.check_exportable(config.model)
-    log_lost(config, ("target_token", "temperature", "top_k", "top_p"), "Marian")
+    log_lost(config, ("target_token", "temperature", "top_k", "top_p", "choose"), "Marian")
     require_empty(output, "--output")
     safetensors = require_package("safetensors.numpy")
     params = jax.device_get(params)

@@ -10,7 +10,7 @@ Example:
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from transformer_jax.modes import targets
 from transformer_jax.modes.flags import Flags
@@ -29,6 +29,7 @@ def define(flags: Flags) -> None:
     flags.split()
     flags.weights()
     flags.ensemble()
+    flags.reverse()
     flags.processes()
     targets.define(flags)
 
@@ -79,7 +80,8 @@ def evaluate(
     print(_some(sources, translations, references))
     print(scores, flush=True)  # before anything can go wrong with writing them
     folder = workdir / "evaluation" / (f"{split}-ensemble" if ensemble else split)
-    about = {"ensemble": [str(path) for path in ensemble]} if ensemble else {}
+    about: dict[str, Any] = {"ensemble": [str(path) for path in ensemble]} if ensemble else {}
+    about |= {"reverse": str(model.reverse.workdirs[0])} if model.reverse else {}
     measured = write_translations(
         folder,
         scores,

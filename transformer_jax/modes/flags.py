@@ -61,6 +61,11 @@ class Flags:
         text = "Further workdirs, whose models' probabilities are averaged with the first one's."
         self.paths("ensemble", text)
 
+    def reverse(self) -> None:
+        """Defines the model that reranks."""
+        text = "Workdir of the other direction, which --config.decode.choose=reverse asks."
+        self.path("reverse", text)
+
     def split(self) -> None:
         """Defines which part of the text to use."""
         self.text("split", "Split of the text to use.", "test")

@@ -77,12 +77,13 @@ class Launch:
         return [storage.path(name) for name in self["ensemble"]] if "ensemble" in self.flags else []
 
     def load_model(self) -> "Model":
-        """The trained model that --workdir, --weights and --ensemble name."""
+        """The trained model that --workdir, --weights, --ensemble and --reverse name."""
         from transformer_jax.inference.trained import load
 
-        return load(
-            self.workdir, config=self.config, weights=self["weights"], ensemble=self.ensemble
-        )
+        given = {"weights": self["weights"], "ensemble": self.ensemble}
+        if "reverse" in self.flags and self["reverse"]:
+            given["reverse"] = storage.path(self["reverse"])
+        return load(self.workdir, config=self.config, **given)
 
     def child_arguments(self, keep: Collection[str]) -> list[str]:
         """The overrides of the experiment and the flags named in `keep`, for a child process."""

@@ -32,6 +32,7 @@ def define(flags: Flags) -> None:
     """Defines the flags."""
     flags.weights()
     flags.ensemble()
+    flags.reverse()
     flags.processes()
     flags.path("input", "File of sentences, one a line (default: standard input).")
     flags.path("output", "File for the translations (default: standard output).")

@@ -166,11 +166,13 @@ def _overlap(split: str, counts: dict[str, int]) -> str:
 
 
 def _search(evaluation: dict[str, Any]) -> str:
-    """The search, such as "beam 4, ensemble of 2"."""
+    """The search, such as "beam 4, mbr, ensemble of 2"."""
     decode, others = evaluation.get("decode", {}), evaluation.get("ensemble")
     method = decode.get("method", NONE)
     beams = f" {decode['beam_size']}" if method == "beam" else ""
-    return f"{method}{beams}" + (f", ensemble of {len(others) + 1}" if others else "")
+    choice = decode.get("choose", "model")  # which evaluations of earlier versions do not name
+    chosen = f", {choice}" if choice != "model" else ""
+    return f"{method}{beams}{chosen}" + (f", ensemble of {len(others) + 1}" if others else "")
 
 
 def _score(evaluation: dict[str, Any], metric: str) -> str:

@@ -30,7 +30,7 @@ _PACKAGES = (
     *("flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece", "sacrebleu"),
 )
 # An evaluation that agrees with an earlier one in these replaces it.
-_SAME = ("split", "weights", "decode", "ensemble")
+_SAME = ("split", "weights", "decode", "ensemble", "reverse")
 _GIT_SECONDS = 20
 
 
@@ -154,7 +154,7 @@ def read(workdir: Path) -> dict[str, Any] | None:
 def add_evaluation(workdir: Path, evaluation: dict[str, Any]) -> None:
     """Adds the content of scores.json to the card of `workdir`, if there is a card.
 
-    It replaces an earlier evaluation of the same split, weights, ensemble and decode options.
+    It replaces an earlier evaluation that agrees with it in all of `_SAME`.
 
     Raises:
       UserError: if the card is damaged.
