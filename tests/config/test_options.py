@@ -159,6 +159,7 @@ def test_only_an_exponent_and_free_text_have_no_range():
         ({"train.r_drop": 5.0, "model.dropout_rate": 0.0}, ["r_drop=5.0", "needs dropout"]),
         ({"train.accumulate": 3}, ["data.batch_rows=64", "train.accumulate=3"]),
         ({"train.evaluate_every": 7}, ["train.evaluate_every=7", "train.checkpoint_every=1000"]),
+        ({"train.patience": 3, "train.evaluate_every": 0}, ["patience=3", "evaluate_every=0"]),
         ({"data.shared_vocabulary": False}, ["shared_vocabulary=False", "tied_embeddings='all'"]),
         ({"parallel.strategy": "single", "parallel.tensor": 2}, ["'single' has no mesh", "1, 2"]),
         ({"parallel.strategy": "pmap", "parallel.data": 2}, ["parallel.strategy='pmap'", "2, 1"]),
@@ -183,6 +184,7 @@ ANY_TIME = """name demo data.path train.log_every train.tensorboard train.grace_
     parallel.strategy parallel.data parallel.fsdp parallel.tensor"""
 ON_RESUME = """data.source_language data.target_language train.steps train.evaluate_every
     train.evaluate_sentences train.keep_every train.max_skipped train.divergence_factor
+    train.patience train.choose_average
     train.divergence_steps decode.beam_size decode.length_penalty decode.length_penalty_form
     decode.extra_length decode.target_token decode.max_length decode.no_repeat_ngram_size
     decode.repetition_penalty

@@ -34,7 +34,8 @@ from transformer_jax.inference import batching
 from transformer_jax.inference.translator import Translator
 from transformer_jax.model.transformer import Transformer
 from transformer_jax.storage import write_whole
-from transformer_jax.training.run import replay_step, train
+from transformer_jax.training.replay import replay_step
+from transformer_jax.training.run import train
 from transformer_jax.workdir import manifest
 from transformer_jax.workdir.metrics import Appender, bleu_scores, remove_rows_after, skipped_steps
 

@@ -25,7 +25,8 @@ from transformer_jax.data import corpora
 from transformer_jax.data.batches import PackedDataset
 from transformer_jax.inference.trained import load
 from transformer_jax.training import health
-from transformer_jax.training.run import replay_step, train
+from transformer_jax.training.replay import replay_step
+from transformer_jax.training.run import train
 
 
 # ----------------------------------------------------------------------------------- end to end

@@ -90,6 +90,11 @@ def _check_intervals(config: Config) -> None:
             f"train.evaluate_every={train.evaluate_every} is not a multiple of "
             f"train.checkpoint_every={train.checkpoint_every}"
         )
+    if train.patience and not train.evaluate_every:
+        raise UserError(
+            f"train.patience={train.patience} counts validations, and train.evaluate_every=0 makes "
+            "none: set it to the steps between them"
+        )
 
 
 def _check_mesh(config: Config) -> None:

@@ -147,10 +147,24 @@ class TrainConfig:
         at_least=0,
         may_change=ON_RESUME,
     )
+    patience: int = option(
+        0,
+        "Validations in a row with neither a higher BLEU nor a lower loss than all before them "
+        "that end the training; 0 = train.steps alone ends it.",
+        at_least=0,
+        may_change=ON_RESUME,
+    )
     average_checkpoints: int = option(
         5,
         "Checkpoints to keep, and to average for translation (section 6.1: 5 base, 20 big).",
         above=0,
+    )
+    choose_average: bool = option(
+        False,
+        "At the end of training, validate the averages of the last 1 to average_checkpoints "
+        "checkpoints and of those around the best one, and use the one of the highest BLEU. Keeps "
+        "the checkpoints around the best one, too.",
+        may_change=ON_RESUME,
     )
     keep_every: int = option(
         0,

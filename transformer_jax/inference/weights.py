@@ -1,5 +1,6 @@
 """Which checkpoints a model is made of: their mean, the latest one, or the best one."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import jax
 
 from transformer_jax.config.options import WEIGHTS, TrainConfig
 from transformer_jax.errors import UserError
-from transformer_jax.workdir import checkpoints, manifest
+from transformer_jax.workdir import average, checkpoints, manifest
 from transformer_jax.workdir.metrics import bleu_scores
 
 
@@ -22,7 +23,8 @@ def load_weights(
       workdir: a trained one.
       options: how many checkpoints are averaged, and which of them are regular ones.
       weights: "average", the mean of the last regular checkpoints (Vaswani et al. 2017, section
-        6.1); "latest"; or "best" by validation BLEU.
+        6.1) or of those that validation chose (train.choose_average); "latest"; or "best" by
+        validation BLEU.
       like: parameters or their shapes.
       sharding: where to put them.
 
@@ -31,11 +33,18 @@ def load_weights(
         are damaged, or of another model.
     """
     steps = _choose(workdir, options, weights)
+    return mean_weights(workdir, steps, like, sharding), steps
+
+
+def mean_weights(
+    workdir: Path, steps: Sequence[int], like: Any, sharding: jax.sharding.Sharding
+) -> Any:
+    """The mean of the parameters of some checkpoints, which are not verified."""
     total = None
     for step in steps:
         params = checkpoints.restore_params(workdir, step, like, sharding)
         total = params if total is None else jax.tree.map(lambda a, b: a + b, total, params)
-    return jax.tree.map(lambda x: x / len(steps), total), steps
+    return jax.tree.map(lambda x: x / len(steps), total)
 
 
 def load_step(workdir: Path, step: int, like: Any) -> Any:
@@ -65,8 +74,11 @@ def _choose(workdir: Path, options: TrainConfig, weights: str) -> list[int]:
     steps = checkpoint_steps(workdir)
     if not steps:
         raise UserError(f"{workdir} has no checkpoint: train there first")
+    number = options.average_checkpoints if weights == "average" else 1
     if weights == "average":
-        steps = checkpoints.regular(steps, options.checkpoint_every)
+        chosen = average.chosen(workdir, steps) if options.choose_average else []
+        number = len(chosen) or number
+        steps = chosen or checkpoints.regular(steps, options.checkpoint_every)
     if weights == "best":
         steps = checkpoints.by_score(steps, bleu_scores(workdir))
         if not steps:
@@ -74,7 +86,6 @@ def _choose(workdir: Path, options: TrainConfig, weights: str) -> list[int]:
                 f"{workdir} has no evaluated checkpoint: use --weights=average, or train with "
                 "train.evaluate_every"
             )
-    number = options.average_checkpoints if weights == "average" else 1
     found = checkpoints.undamaged(workdir, steps, number, below="params/")
     if not found:
         raise UserError(f"every checkpoint of {workdir} is damaged: see the warnings")

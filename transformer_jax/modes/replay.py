@@ -20,7 +20,7 @@ def run(launch: Launch) -> int:
     if launch["step"] is None:
         raise UserError("--mode=replay needs --step=…: a skipped step, as its warning names it")
     launch.start()
-    from transformer_jax.training.run import replay_step
+    from transformer_jax.training.replay import replay_step
 
     print(replay_step(launch.config, launch.workdir, launch["step"]))
     return 0

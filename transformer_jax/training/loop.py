@@ -17,7 +17,7 @@ def run_steps(
     num_steps: int,
     on_metrics: Callable[[int, dict[str, Any]], None],
     pauses_at: Callable[[int], bool],
-    on_pause: Callable[[int, TrainState], None],
+    on_pause: Callable[[int, TrainState], Any],
 ) -> TrainState:
     """Runs steps first_step + 1 … num_steps. Never waits for the step it has just dispatched.
 
@@ -30,7 +30,8 @@ def run_steps(
       on_metrics: called with a step and its metrics, one step late.
       pauses_at: whether to pause after a step.
       on_pause: called then, with the step and its state: to evaluate it, to save it. The metrics
-        of every step so far have been read, so nothing is in flight on the devices.
+        of every step so far have been read, so nothing is in flight on the devices. The steps end
+        early if it returns true.
 
     Returns:
       The last state.
@@ -48,7 +49,8 @@ def run_steps(
         if pauses_at(step):
             read(*pending)
             pending = None
-            on_pause(step, state)
+            if on_pause(step, state):
+                break
     if pending:
         read(*pending)
     return state

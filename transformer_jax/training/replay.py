@@ -1,6 +1,7 @@
 """A step that was skipped, computed again row by row: which rows and parameters are not finite."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -8,12 +9,53 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from transformer_jax.config.checks import check_config
+from transformer_jax.config.files import CONFIG_FILE, load_config
 from transformer_jax.config.options import PAD_ID, Config
+from transformer_jax.console import log
 from transformer_jax.data.packing import Batch
+from transformer_jax.errors import UserError
 from transformer_jax.model.transformer import Transformer
+from transformer_jax.parallel.devices import choose_devices
+from transformer_jax.training.prepared import prepare
+from transformer_jax.training.run import from_word_vectors, load_splits, saved_config
 from transformer_jax.training.step import TrainState, dropout_of, make_loss
+from transformer_jax.workdir.checkpoints import restore_before
 
 _SHOWN = 5  # rows
+
+
+def replay_step(config: Config, workdir: Path, step: int) -> str:
+    """The report on one step (see `report`), from the state that it started from.
+
+    That state is recomputed from the last checkpoint before the step, or from the beginning.
+
+    Raises:
+      UserError: if the workdir does not hold this experiment, or the step is none of its steps.
+    """
+    check_config(config)
+    if saved_config(config, workdir) is None:
+        load_config(workdir / CONFIG_FILE)  # raises: it is not a workdir
+    if not 1 <= step <= config.train.steps:
+        raise UserError(f"--step={step} is none of 1 … train.steps={config.train.steps}")
+    splits = load_splits(config, workdir)
+    corpus, devices = splits["train"], choose_devices(config)
+    prepared = prepare(config, workdir, devices, corpus, splits["valid"], resuming=True)
+    data, state = prepared.data, prepared.create_state()
+    state = restore_before(workdir, step, state)
+    first_step = int(state.step)
+    if not first_step:
+        state = from_word_vectors(prepared, state)
+    if first_step < step - 1:
+        log(f"recomputing steps {first_step + 1} to {step - 1}")
+    train_step = prepared.compile_step()
+    state, batches = devices.to_step(state), prepared.batches(first_step)
+    for _ in range(first_step, step - 1):
+        state, _ = train_step(state, next(batches))
+    state = jax.device_get(devices.data_parallel.replicate(devices.from_step(state)))
+    pairs = data.batch_pairs(step - 1)
+    texts = lambda row: " | ".join(" → ".join(corpus.pairs[n]) for n in pairs[row])  # noqa: E731
+    return report(config, prepared.model, state, data.batch(step - 1), texts)
 
 
 def report(

@@ -30,22 +30,29 @@ from transformer_jax.errors import Preempted, UserError
 from transformer_jax.evaluation.languages import reference_warnings
 from transformer_jax.evaluation.scores import bleu_signature
 from transformer_jax.inference.trained import Model, load
-from transformer_jax.model.size import count_parameters, step_flops
+from transformer_jax.inference.weights import mean_weights
+from transformer_jax.model.size import count_parameters, parameter_shapes, step_flops
 from transformer_jax.parallel import processes
 from transformer_jax.parallel.devices import choose_devices
-from transformer_jax.training import health, preemption, replay
+from transformer_jax.training import health, preemption, selection
 from transformer_jax.training.loop import run_steps
 from transformer_jax.training.prepared import Prepared, new_tokenizers, prepare
 from transformer_jax.training.profile import PROFILED_CALLS, profiled
 from transformer_jax.training.step import TrainState
 from transformer_jax.training.validation import Validation
-from transformer_jax.workdir import card, lock, manifest
-from transformer_jax.workdir.checkpoints import Checkpoints, restore_before
+from transformer_jax.workdir import average, card, lock, manifest
+from transformer_jax.workdir.checkpoints import (
+    Checkpoints,
+    by_score,
+    regular,
+    undamaged,
+)
 from transformer_jax.workdir.metrics import (
     METRICS_FILE,
     bleu_scores,
     read_metrics,
     skipped_steps,
+    validations,
 )
 from transformer_jax.workdir.tracking import Tracker
 
@@ -84,7 +91,7 @@ def train(
     saved_config(config, workdir)  # a mistake is reported before anything is read
     devices = choose_devices(config)
     with processes.writer_first():
-        splits = _splits(config, workdir)
+        splits = load_splits(config, workdir)
     with lock.held(workdir):
         saved = saved_config(config, workdir)
         prepared = prepare(
@@ -110,7 +117,7 @@ def train(
     return TrainedRun(model, read_metrics(workdir / METRICS_FILE))
 
 
-def _splits(config: Config, workdir: Path) -> dict[str, corpora.Corpus]:
+def load_splits(config: Config, workdir: Path) -> dict[str, corpora.Corpus]:
     """The training text and the validation text, and also the test text if it is not recorded."""
     if (workdir / CONFIG_FILE).exists() and held_out.exists(workdir):
         valid, _ = held_out.load_split([workdir], config.data, "valid")
@@ -138,45 +145,13 @@ def _too_large_vocabulary(data: DataConfig, held_out_size: int) -> str:
     return ""
 
 
-def replay_step(config: Config, workdir: Path, step: int) -> str:
-    """The report on one step (see `replay.report`), from the state that it started from.
-
-    That state is recomputed from the last checkpoint before the step, or from the beginning.
-
-    Raises:
-      UserError: if the workdir does not hold this experiment, or the step is none of its steps.
-    """
-    check_config(config)
-    if saved_config(config, workdir) is None:
-        load_config(workdir / CONFIG_FILE)  # raises: it is not a workdir
-    if not 1 <= step <= config.train.steps:
-        raise UserError(f"--step={step} is none of 1 … train.steps={config.train.steps}")
-    splits = _splits(config, workdir)
-    corpus, devices = splits["train"], choose_devices(config)
-    prepared = prepare(config, workdir, devices, corpus, splits["valid"], resuming=True)
-    data, state = prepared.data, prepared.create_state()
-    state = restore_before(workdir, step, state)
-    first_step = int(state.step)
-    if not first_step:
-        state = from_word_vectors(prepared, state)
-    if first_step < step - 1:
-        log(f"recomputing steps {first_step + 1} to {step - 1}")
-    train_step = prepared.compile_step()
-    state, batches = devices.to_step(state), prepared.batches(first_step)
-    for _ in range(first_step, step - 1):
-        state, _ = train_step(state, next(batches))
-    state = jax.device_get(devices.data_parallel.replicate(devices.from_step(state)))
-    pairs = data.batch_pairs(step - 1)
-    texts = lambda row: " | ".join(" → ".join(corpus.pairs[n]) for n in pairs[row])  # noqa: E731
-    return replay.report(config, prepared.model, state, data.batch(step - 1), texts)
-
-
 class Driver:
     """The loop, with what happens around it: metrics, validation, checkpoints, an early end."""
 
     def __init__(self, prepared: Prepared, run_card: card.Card) -> None:
         self._prepared, self.card = prepared, run_card
         self._options = options = prepared.config.train
+        reach = (options.average_checkpoints - 1) // 2
         # Grows with the validations, and decides which checkpoint is the best one.
         self._scores = bleu_scores(prepared.workdir)
         self._health = health.Health(options, self._on_skip)
@@ -187,6 +162,7 @@ class Driver:
             every=options.checkpoint_every,
             keep_every=options.keep_every,
             scores=self._scores,
+            around_best=options.choose_average * options.checkpoint_every * reach,
         )
 
     def first_state(self) -> TrainState:
@@ -195,7 +171,7 @@ class Driver:
         return state if int(state.step) else from_word_vectors(self._prepared, state)
 
     def train(self, state: TrainState, profile: str | None) -> None:
-        """Trains from `state` to the last step, or to the one at which a signal stops the run."""
+        """Trains from `state` to the last step, unless validation or a signal ends it before."""
         config, devices, options = self._prepared.config, self._prepared.devices, self._options
         first_step, parameters = int(state.step), count_parameters(state.params)
         log(
@@ -205,16 +181,19 @@ class Driver:
         )
         step = self._prepared.compile_step()
         with self._tracking(state):
-            run_steps(
-                devices.to_step(state),
-                profiled(step, profile) if profile else step,
-                self._prepared.batches(first_step),
-                first_step=first_step,
-                num_steps=options.steps,
-                on_metrics=self._on_metrics,
-                pauses_at=self._pauses_at,
-                on_pause=self._on_pause,
-            )
+            if not self._is_over(first_step):
+                run_steps(
+                    devices.to_step(state),
+                    profiled(step, profile) if profile else step,
+                    self._prepared.batches(first_step),
+                    first_step=first_step,
+                    num_steps=options.steps,
+                    on_metrics=self._on_metrics,
+                    pauses_at=self._pauses_at,
+                    on_pause=self._on_pause,
+                )
+            if options.choose_average:
+                self._choose_average()
 
     @contextlib.contextmanager
     def _tracking(self, state: TrainState) -> Iterator[None]:
@@ -242,6 +221,8 @@ class Driver:
         )
         self._tracker.write_options(flatten(config))
         self._health.skipped = skipped_steps(self._prepared.workdir)
+        found = validations(self._prepared.workdir)
+        self._validations = {s: scores for s, scores in found.items() if s <= first_step}
         with contextlib.closing(self._tracker):
             if first_step and first_step not in self._scores:
                 self._evaluate(first_step, state)
@@ -257,7 +238,8 @@ class Driver:
         self._preempted = preemption.requested(step)
         return self._preempted or saves_at(step, self._options)
 
-    def _on_pause(self, step: int, state: Any) -> None:
+    def _on_pause(self, step: int, state: Any) -> bool:
+        """Saves, and validates if it is due. Returns whether the training is over."""
         state = self._prepared.devices.from_step(state)
         self._tracker.flush()  # before the checkpoint from which a restart would resume
         self.checkpoints.save(step, state)
@@ -268,6 +250,44 @@ class Driver:
         self._evaluate(step, state)
         self.card.update()
         self._tracker.restart_clock()  # the speed that is reported excludes pauses
+        return self._is_over(step)
+
+    def _is_over(self, step: int) -> bool:
+        """Whether train.patience ends the training at `step`, by its validations alone."""
+        patience, waited = self._options.patience, selection.waited(self._validations)
+        if not patience or waited < patience:
+            return False
+        log(
+            f"step {step}: the last {waited} validations improved neither BLEU nor loss "
+            f"(train.patience={patience}): the training ends here"
+        )
+        return True
+
+    def _choose_average(self) -> None:
+        """Validates averages of the run's checkpoints and records the best, unless that is done."""
+        self.checkpoints.wait()
+        processes.barrier("all checkpoints are written")
+        workdir, steps = self._prepared.workdir, self.checkpoints.steps()
+        if average.chosen(workdir, steps):
+            return
+        like = parameter_shapes(self._prepared.model)
+        where = self._prepared.devices.data_parallel.replicated
+        whole = undamaged(workdir, regular(steps, self._options.checkpoint_every), len(steps))
+        averages = selection.candidates(
+            whole,
+            number=self._options.average_checkpoints,
+            best=next(reversed(by_score(whole, self._scores)), None),
+        )
+        validate = lambda s: self._validate(mean_weights(workdir, s, like, where))[0]  # noqa: E731
+        with preemption.immediate():
+            rows = selection.choose(averages, validate)
+        with processes.writer_first():
+            if processes.is_writer():
+                average.record(workdir, steps[-1], rows)
+        log(
+            f"validation chose the average of {', '.join(map(str, rows[0]['steps']))} "
+            f"(BLEU {rows[0]['bleu']:.2f}) out of {len(rows)} averages"
+        )
 
     def _evaluate(self, step: int, state: TrainState) -> None:
         """Validates if it is due. The state is saved already: an interruption loses only this."""
@@ -279,7 +299,7 @@ class Driver:
         self._tracker.write_samples(step, samples)
         self._tracker.write(step, {"valid": metrics})
         self._tracker.flush()
-        self._scores[step] = metrics["bleu"]
+        self._scores[step], self._validations[step] = metrics["bleu"], metrics
         values = "  ".join(f"valid {name} {value:.3f}" for name, value in metrics.items())
         log(f"step {step}  {values}")
 

@@ -57,6 +57,7 @@ class Checkpoints:
         every: int = 1,
         keep_every: int = 0,
         scores: Mapping[int, float] | None = None,
+        around_best: int = 0,
     ) -> None:
         """Opens the folder `checkpoints` of `workdir`; the last two checkpoints are always kept.
 
@@ -67,12 +68,13 @@ class Checkpoints:
             asked to stop saves others, which change no average.
           keep_every: checkpoints of steps that it divides are kept, too; 0 = none.
           scores: validation BLEU by step; the checkpoint of the highest is kept, too. May grow.
+          around_best: checkpoints at most so many steps away from that one are kept, too.
         """
         self._workdir, self._folder = workdir, _folder(workdir)
         self._policies: list[PreservationPolicy] = [
             LatestN(2),  # one to fall back on
             _Chosen(lambda steps: regular(steps, every)[-keep:]),
-            _Chosen(lambda steps: by_score(steps, scores or {})[-1:]),
+            _Chosen(lambda steps: _near_best(steps, scores or {}, around_best)),
         ]
         if keep_every:
             self._policies.append(EveryNSteps(keep_every))
@@ -248,6 +250,11 @@ def regular(steps: Sequence[int], every: int) -> list[int]:
 def by_score(steps: Sequence[int], scores: Mapping[int, float]) -> list[int]:
     """Those of `steps` that have a score, from the lowest to the highest."""
     return sorted((step for step in steps if step in scores), key=lambda step: scores[step])
+
+
+def _near_best(steps: Sequence[int], scores: Mapping[int, float], distance: int) -> list[int]:
+    best = by_score(steps, scores)[-1:]
+    return [step for step in steps if best and abs(step - best[0]) <= distance]
 
 
 class _Chosen(PreservationPolicy):

@@ -52,10 +52,15 @@ def _is_row(row: Any) -> bool:
     return all(type(v) in (int, float) and abs(v) < 1e100 for v in [row["step"], *values])
 
 
+def validations(workdir: Path) -> dict[int, dict[str, float | None]]:
+    """The validations of a run so far, by step: {100: {"loss": 2.1, "bleu": 20.3}, …}."""
+    rows = read_metrics(workdir / METRICS_FILE)
+    return {row["step"]: row["valid"] for row in rows if "valid" in row}
+
+
 def bleu_scores(workdir: Path) -> dict[int, float]:
     """The validation BLEU of a run so far, by step."""
-    rows = [row for row in read_metrics(workdir / METRICS_FILE) if "valid" in row]
-    scores = {row["step"]: row["valid"].get("bleu") for row in rows}
+    scores = {step: row.get("bleu") for step, row in validations(workdir).items()}
     return {step: bleu for step, bleu in scores.items() if bleu is not None}
 
 
