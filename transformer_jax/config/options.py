@@ -75,6 +75,13 @@ class DataConfig:
         choices=("nfc", "none"),
         may_change=NEVER,
     )
+    subword_dropout: float = option(
+        0.0,
+        "Rate of BPE-dropout: in training, other pieces of the same text in each epoch (Provilkov "
+        "et al. 2020 use 0.1); 0 = the same pieces.",
+        at_least=0,
+        below=1,
+    )
     source_row_length: int = option(
         64, "Source tokens in a packed row. Longer pairs are left out, and counted.", above=0
     )

@@ -4,8 +4,12 @@ Everything after the tokens is a pure function of (lengths, seed, step): resume 
 state, and neither the number of hosts nor of devices changes what is learned.
 """
 
+import itertools
+from collections.abc import Callable, Iterator
+
 import numpy as np
 
+from transformer_jax.data.epochs import Epoch, Epochs
 from transformer_jax.data.packing import Batch, PackingPlan, pack
 from transformer_jax.data.tokens import TokenizedPairs
 
@@ -14,12 +18,38 @@ class PackedDataset:
     """Batches of packed rows; the batch of a step depends on nothing but the step."""
 
     def __init__(
-        self, pairs: TokenizedPairs, plan: PackingPlan, *, batch_rows: int, seed: int
+        self,
+        pairs: TokenizedPairs,
+        plan: PackingPlan,
+        *,
+        batch_rows: int,
+        seed: int,
+        epochs: Epochs | None = None,
     ) -> None:
-        """`batch_rows` is B, the rows of the global batch; `seed` decides their order."""
+        """Takes the tokens of every epoch from `pairs`, unless there are `epochs`.
+
+        Args:
+          pairs: the tokens of the text.
+          plan: of `pairs`.
+          batch_rows: B, the rows of the global batch.
+          seed: decides the order of the rows.
+          epochs: what each epoch is made of, where epochs differ.
+        """
         self.pairs, self.plan = pairs, plan
         self.batch_rows, self.seed = batch_rows, seed
-        self._epoch: tuple[int, list[np.ndarray]] = (-1, [])
+        self.epoch_rows = epochs.rows if epochs else plan.rows
+        self._make: Callable[[int], Epoch] = epochs or self._shuffled
+        self._current: tuple[int, Epoch | None] = (-1, None)
+
+    def _shuffled(self, number: int) -> Epoch:
+        return Epoch(self.pairs, self.plan.epoch(self.seed, number))
+
+    def epoch(self, number: int) -> Epoch:
+        """What the batches of one epoch are made of; the last one asked for is kept."""
+        if self._current[0] != number:
+            self._current = -1, None  # makes room for the next
+            self._current = number, self._make(number)
+        return self._current[1]
 
     @property
     def real_share(self) -> float:
@@ -30,29 +60,35 @@ class PackedDataset:
         return float(real / (self.plan.rows * row))
 
     def tokens_seen(self, steps: int) -> tuple[int, int]:
-        """(source, target) tokens in the batches of the first `steps` steps, without padding."""
-        epochs, rows = divmod(steps * self.batch_rows, self.plan.rows)
-        part = np.concatenate([*self._epoch_rows(epochs)[:rows], np.zeros(0, np.int64)])
-        part = part.astype(np.int64)
+        """(source, target) tokens in the batches of the first `steps` steps, without padding.
+
+        Where epochs differ, those before the last one are taken to have as many tokens as it has.
+        """
+        rows = steps * self.batch_rows
+        epochs = max(0, rows - 1) // self.epoch_rows
+        epoch = self.epoch(epochs)
+        rows -= epochs * self.epoch_rows
+        counts = np.array([0, *np.cumsum([len(row) for row in epoch.rows])])
+        used = np.concatenate([*epoch.rows, np.zeros(0, np.int64)]).astype(np.int64)
         source, target = (
-            int(epochs * lengths[self.plan.pairs].sum() + lengths[part].sum())
-            for lengths in (self.pairs.source_lengths, self.pairs.target_lengths)
+            int(epochs * lengths[used].sum() + lengths[used[: counts[rows]]].sum())
+            for lengths in (epoch.pairs.source_lengths, epoch.pairs.target_lengths)
         )
         return source, target
 
     def batch_pairs(self, step: int, rows: range | None = None) -> list[np.ndarray]:
         """The pair numbers of each row of the batch of `step` (from 0); see `batch`."""
+        return [row for _, part in self._parts(step, rows) for row in part]
+
+    def _parts(
+        self, step: int, rows: range | None
+    ) -> Iterator[tuple[TokenizedPairs, list[np.ndarray]]]:
+        """The rows of the batch of `step`, in one part for each epoch that it has rows of."""
         rows = range(self.batch_rows) if rows is None else rows
-        return [self._row(step * self.batch_rows + row) for row in rows]
-
-    def _row(self, row: int) -> np.ndarray:
-        epoch, place = divmod(row, self.plan.rows)
-        return self._epoch_rows(epoch)[place]
-
-    def _epoch_rows(self, epoch: int) -> list[np.ndarray]:
-        if self._epoch[0] != epoch:
-            self._epoch = epoch, self.plan.epoch(self.seed, epoch)
-        return self._epoch[1]
+        places = (divmod(step * self.batch_rows + row, self.epoch_rows) for row in rows)
+        for number, part in itertools.groupby(places, key=lambda place: place[0]):
+            epoch = self.epoch(number)
+            yield epoch.pairs, [epoch.rows[place] for _, place in part]
 
     def batch(self, step: int, rows: range | None = None) -> Batch:
         """The batch of `step` (from 0): what `pack` returns, and "row", int32 [B], 0, 1, 2, …
@@ -60,20 +96,30 @@ class PackedDataset:
         `rows` selects a part of the global batch, which one of several processes reads.
         """
         first = 0 if rows is None else rows.start
-        return self._batch(self.batch_pairs(step, rows), first)
+        parts = [self._pack(*part) for part in self._parts(step, rows)]
+        return _numbered(
+            {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, first
+        )
 
     def one_epoch(self) -> list[Batch]:
         """Batches that hold every pair exactly once; empty rows fill the last one."""
         rows = self.plan.epoch(self.seed, 0)
         rows += [np.zeros(0, np.int64)] * (-len(rows) % self.batch_rows)
         starts = range(0, len(rows), self.batch_rows)
-        return [self._batch(rows[start : start + self.batch_rows]) for start in starts]
+        return [
+            _numbered(self._pack(self.pairs, rows[start : start + self.batch_rows]))
+            for start in starts
+        ]
 
-    def _batch(self, row_pairs: list[np.ndarray], first: int = 0) -> Batch:
-        batch = pack(
-            self.pairs,
+    def _pack(self, pairs: TokenizedPairs, row_pairs: list[np.ndarray]) -> Batch:
+        return pack(
+            pairs,
             row_pairs,
             source_row_length=self.plan.source_row_length,
             target_row_length=self.plan.target_row_length,
         )
-        return batch | {"row": np.arange(first, first + len(row_pairs), dtype=np.int32)}
+
+
+def _numbered(batch: Batch, first: int = 0) -> Batch:
+    rows = np.arange(first, first + len(batch["labels"]), dtype=np.int32)
+    return batch | {"row": rows}

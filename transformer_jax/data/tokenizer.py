@@ -57,6 +57,22 @@ class Tokenizer:
         """V, the number of pieces."""
         return len(self.vocabulary)
 
+    def merge_scores(self) -> dict[str, float]:
+        """The pieces that byte-pair encoding works with: the higher one's score, the sooner merged.
+
+        Raises:
+          UserError: if the pieces are not of byte-pair encoding.
+        """
+        model = sentencepiece_model_pb2.ModelProto.FromString(self.model)
+        if model.trainer_spec.model_type != sentencepiece_model_pb2.TrainerSpec.BPE:
+            kind = sentencepiece_model_pb2.TrainerSpec.ModelType.Name(model.trainer_spec.model_type)
+            raise UserError(
+                f"data.subword_dropout is for byte-pair encoding, and the tokenizer is a "
+                f"{kind.lower()} model: set data.subword_dropout to 0"
+            )
+        normal = sentencepiece_model_pb2.ModelProto.SentencePiece.NORMAL
+        return {p.piece: p.score for p in model.pieces if p.type == normal}
+
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The piece ids of each text, without <bos> and <eos>; a blank text has none."""
         codes, rests = self._split(texts)

@@ -12,9 +12,11 @@ from transformer_jax.console import log, progress_bar
 from transformer_jax.data import corpora, held_out
 from transformer_jax.data import tokens as data_tokens
 from transformer_jax.data.batches import PackedDataset
+from transformer_jax.data.epochs import Epochs, none_fits
 from transformer_jax.data.packing import plan_packing
+from transformer_jax.data.subword_dropout import SubwordDropout
 from transformer_jax.data.tokenizer import Tokenizers, train_tokenizers
-from transformer_jax.data.tokens import tokenize_pairs
+from transformer_jax.data.tokens import TokenizedPairs, tokenize_pairs
 from transformer_jax.errors import UserError
 from transformer_jax.model.transformer import Transformer
 from transformer_jax.parallel import processes
@@ -25,6 +27,7 @@ from transformer_jax.training.step import TrainState, make_train_step
 from transformer_jax.workdir import parts
 
 DATA_FILE = "training_data.sha256"
+EPOCH_ROWS_FILE = "epoch_rows.txt"  # only where epochs differ
 
 
 @dataclasses.dataclass
@@ -104,8 +107,11 @@ def prepare(
         tokenizers = _tokenizers(config, workdir, corpus.pairs)
         text = data_tokens.content_hash(corpus.pairs, tokenizers)
         _check_text(workdir, text, resuming=resuming)
-        data = _packed(config, workdir, tokenizers, corpus, "training", text)
-        validation = _packed(config, workdir, tokenizers, valid, "validation")
+        tokens = _tokens(workdir, tokenizers, corpus, "training", text)
+        epochs = _epochs(config, workdir, tokenizers, tokens, resuming=resuming)
+        data = _packed(config, tokens, corpus, "training", epochs)
+        tokens = _tokens(workdir, tokenizers, valid, "validation")
+        validation = _packed(config, tokens, valid, "validation")
     model = Transformer(config.model, tokenizers.target.vocab_size, tokenizers.source.vocab_size)
     return Prepared(config, workdir, devices, tokenizers, data, valid, validation, model)
 
@@ -158,35 +164,72 @@ def _tokenizers(config: Config, workdir: Path, pairs: Sequence[tuple[str, str]])
     return tokenizers
 
 
-def _packed(
-    config: Config,
+def _tokens(
     workdir: Path,
     tokenizers: Tokenizers,
     corpus: corpora.Corpus,
     name: str,
     content_hash: str | None = None,
-) -> PackedDataset:
-    data, cache = config.data, workdir / "tokens"
+) -> TokenizedPairs:
     with progress_bar(len(corpus.pairs), f"tokenizing {name}") as bar:
-        tokens = tokenize_pairs(
-            corpus.pairs, tokenizers, cache, name=content_hash, progress=bar.update
+        return tokenize_pairs(
+            corpus.pairs, tokenizers, workdir / "tokens", name=content_hash, progress=bar.update
         )
-    plan = plan_packing(
-        tokens.source_lengths,
-        tokens.target_lengths,
+
+
+def _epochs(
+    config: Config, workdir: Path, tokenizers: Tokenizers, tokens: TokenizedPairs, *, resuming: bool
+) -> Epochs | None:
+    """What each epoch of training is made of; None if all are made of `tokens`."""
+    data, path = config.data, workdir / EPOCH_ROWS_FILE
+    if not data.subword_dropout:
+        return None
+    source = SubwordDropout(tokenizers.source, data.subword_dropout)
+    shared = tokenizers.target is tokenizers.source
+    target = source if shared else SubwordDropout(tokenizers.target, data.subword_dropout)
+    # Recorded, so that a run that resumes need not make its first epoch again.
+    recorded = path.read_bytes().strip()[:12] if resuming and path.exists() else b""
+    rows = int(recorded) if recorded.isdigit() else 0
+    epochs = Epochs(
+        tokens,
+        (source, target),
+        seed=config.seed,
         source_row_length=data.source_row_length,
         target_row_length=data.target_row_length,
+        rows=rows if rows <= len(tokens) else 0,
     )
+    if processes.is_writer() and rows != epochs.rows:
+        write_whole(path, f"{epochs.rows}\n")
+    return epochs
+
+
+def _packed(
+    config: Config,
+    tokens: TokenizedPairs,
+    corpus: corpora.Corpus,
+    name: str,
+    epochs: Epochs | None = None,
+) -> PackedDataset:
+    data = config.data
+    row_lengths = {
+        "source_row_length": data.source_row_length,
+        "target_row_length": data.target_row_length,
+    }
+    plan = plan_packing(tokens.source_lengths, tokens.target_lengths, **row_lengths)
     if not plan.rows:
-        raise UserError(
-            f"none of {len(tokens)} pairs fits in rows of {data.source_row_length} and "
-            f"{data.target_row_length} tokens: raise data.source_row_length, target_row_length"
-        )
-    packed = PackedDataset(tokens, plan, batch_rows=data.batch_rows, seed=config.seed)
+        raise UserError(none_fits(len(tokens), **row_lengths))
+    packed = PackedDataset(
+        tokens, plan, batch_rows=data.batch_rows, seed=config.seed, epochs=epochs
+    )
     log(
         f"{name}: {len(plan.pairs):,} pairs in {plan.rows:,} rows, "
         f"{100 * packed.real_share:.1f} % of positions real"
         + (f"; {corpus.empty:,} pairs with an empty side left out" if corpus.empty else "")
         + (f"; {plan.too_long:,} pairs longer than a row left out" if plan.too_long else "")
     )
+    if epochs:
+        log(
+            f"{name}: data.subword_dropout={data.subword_dropout} cuts other pieces in each epoch, "
+            f"which has {epochs.rows:,} rows"
+        )
     return packed
