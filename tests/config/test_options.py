@@ -144,7 +144,7 @@ def test_an_error_has_the_range_or_the_nearest_name():
 def test_only_an_exponent_and_free_text_have_no_range():
     texts = {"name", "demo", "data.corpus", "data.path", "data.train", "data.valid", "data.test"}
     texts |= {"data.source_language", "data.target_language", "model.pretrained_embeddings"}
-    texts |= {"decode.forbidden_ids", "decode.target_token"}
+    texts |= {"decode.forbidden_ids", "decode.target_token", "train.frozen"}
     unlimited = {o.name for o in OPTIONS.values() if not (o.kind is bool or o.range or o.choices)}
     assert unlimited == texts | {"decode.length_penalty"}
 
@@ -159,6 +159,7 @@ def test_only_an_exponent_and_free_text_have_no_range():
         ({"train.r_drop": 5.0, "model.dropout_rate": 0.0}, ["r_drop=5.0", "needs dropout"]),
         ({"train.accumulate": 3}, ["data.batch_rows=64", "train.accumulate=3"]),
         ({"train.evaluate_every": 7}, ["train.evaluate_every=7", "train.checkpoint_every=1000"]),
+        ({"train.frozen": "encoder|("}, ["train.frozen='encoder|('", "no regular expression"]),
         ({"train.patience": 3, "train.evaluate_every": 0}, ["patience=3", "evaluate_every=0"]),
         ({"data.shared_vocabulary": False}, ["shared_vocabulary=False", "tied_embeddings='all'"]),
         ({"parallel.strategy": "single", "parallel.tensor": 2}, ["'single' has no mesh", "1, 2"]),
@@ -206,7 +207,7 @@ def test_what_may_change_and_when_and_what_is_traced():
     assert traced == {field.name for field in dataclasses.fields(Hyperparameters)}
     off = {name for name, option in OPTIONS.items() if option.none_if_zero}
     rates = {f"model.{name}dropout_rate" for name in ("", "attention_", "activation_")}
-    assert off == {"optimizer.clip_norm", "train.r_drop", *rates}
+    assert off == {"optimizer.clip_norm", "optimizer.weight_decay", "train.r_drop", *rates}
 
 
 def test_the_page_of_options_is_current():

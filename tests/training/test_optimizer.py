@@ -5,8 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from launching import refused
 
-from transformer_jax.training.optimizer import adam, cosine_schedule, inverse_sqrt_schedule
+from transformer_jax.training.optimizer import (
+    adam,
+    cosine_schedule,
+    inverse_sqrt_schedule,
+    trained,
+)
 
 D_MODEL, WARMUP, SCALE = 512, 4000, 1.5
 BETA1, BETA2, EPSILON = 0.9, 0.98, 1e-9  # section 5.3
@@ -100,3 +106,44 @@ def test_first_update_is_the_learning_rate_in_the_direction_of_the_sign():
     updates, _ = optimizer.update(gradient, optimizer.init(gradient))
     params = optax.apply_updates({"a": jnp.ones((1, 3))}, updates)
     np.testing.assert_allclose(params["a"], [[0.99, 1.01, 0.99]], rtol=1e-4)
+
+
+def test_weight_decay_is_apart_from_the_moments_and_spares_vectors():
+    """Loshchilov & Hutter 2019, algorithm 2, line 12, whose schedule multiplier is the rate."""
+    rng = np.random.default_rng(5)
+    params, *gradients = [
+        {name: rng.standard_normal(shape).astype(np.float32) for name, shape in SHAPES.items()}
+        for _ in range(4)
+    ]
+    plain = adam_by_hand(gradients, 0.1)
+    options = {"beta1": BETA1, "beta2": BETA2, "epsilon": EPSILON, "weight_decay": 0.03}
+    optimizer = adam(learning_rate=0.1, **options)
+    state = optimizer.init(params)
+    for gradient, expected in zip(gradients, plain, strict=True):
+        updates, state = optimizer.update(gradient, state, params)
+        decayed = expected["a"] - 0.1 * 0.03 * params["a"]
+        np.testing.assert_allclose(updates["a"], decayed, rtol=1e-4, atol=1e-7)
+        np.testing.assert_allclose(updates["b"], expected["b"], rtol=1e-4, atol=1e-7)
+        params = optax.apply_updates(params, updates)
+
+
+PATHS = {"encoder_0": {"w1": 0, "norm": {"scale": 0}}, "decoder_0": {"w1": 0}, "embedding": 0}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("encoder|embedding", [True, False, False, False]),
+        ("^decoder_0/w1$", [False, True, True, True]),
+        ("norm/scale", [True, True, False, True]),
+    ],
+)
+def test_what_a_pattern_freezes(pattern, expected):
+    assert jax.tree.leaves(trained(PATHS, pattern)) == expected
+
+
+@pytest.mark.parametrize(("pattern", "which"), [("encoder_1", "no"), ("coder|emb", "every")])
+def test_a_pattern_that_freezes_nothing_or_everything(pattern, which):
+    message = refused(trained, PATHS, pattern)
+    assert message.startswith(f"train.frozen='{pattern}' matches {which} parameter: ")
+    assert message.endswith(" decoder_0, embedding, encoder_0")

@@ -102,9 +102,9 @@ def set_hyperparameters(state, **values):
     return state.replace(hyperparameters=now.replace(**values))
 
 
-def first_moment(state):
+def first_moment(opt_state):
     """Adam's, which after one step is 0.1 of the clipped gradient."""
-    return next(s.mu for s in state.opt_state if hasattr(s, "mu"))
+    return next(s.mu for s in opt_state if hasattr(s, "mu"))
 
 
 def differ(a, b):
@@ -141,7 +141,7 @@ def test_step_divides_by_the_tokens_of_the_whole_batch(state, accumulating_step,
     assert metrics["source_tokens"] == (BATCHES[0]["source_tokens"] != PAD_ID).sum()
     jax.tree.map(
         lambda m, g: np.testing.assert_allclose(m, 0.1 * g, rtol=1e-4, atol=1e-7),
-        first_moment(after),
+        first_moment(after.opt_state),
         gradient,
     )
     # Not the same as the mean of the micro-batches' means, nor of the rows'.
@@ -158,8 +158,8 @@ def test_accumulation_equals_the_whole_batch(state, train_step, accumulating_ste
         np.testing.assert_allclose(metrics[name], value, rtol=1e-6)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
-        first_moment(parts),
-        first_moment(whole),
+        first_moment(parts.opt_state),
+        first_moment(whole.opt_state),
     )
 
 
@@ -211,6 +211,31 @@ def test_without_r_drop_the_step_predicts_once(state):
     )
     once, twice = count(CONFIG, state), count(R_DROP, create_state(R_DROP, MODEL))
     assert once > 0 and 2 * once - 10 <= twice
+
+
+def test_what_is_frozen_stays_and_has_no_moments():
+    """The rest learns what it learns otherwise."""
+    model = dataclasses.replace(CONFIG, optimizer=tj.OptimizerConfig(warmup_steps=10))
+    frozen = dataclasses.replace(model, train=tj.TrainConfig(frozen="encoder|embedding"))
+    (free, free_metrics), (found, metrics) = (
+        jax.jit(make_train_step(config, MODEL))(create_state(config, MODEL), BATCHES[0])
+        for config in (model, frozen)
+    )
+    start, moments = create_state(frozen, MODEL), first_moment(found.opt_state.inner_state)
+    for part, after in found.params.items():
+        if "encoder" in part or part == "embedding":
+            assert_same_bits(after, start.params[part])
+            assert not jax.tree.leaves(moments[part])
+        else:
+            assert differ(after, start.params[part])
+            assert len(jax.tree.leaves(moments[part])) == len(jax.tree.leaves(after))
+            for x, y in zip(*map(jax.tree.leaves, (after, free.params[part])), strict=True):
+                np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7)
+    assert metrics["loss"] == free_metrics["loss"]
+    assert 0 < metrics["gradient_norm"] < free_metrics["gradient_norm"]
+    decayed = dataclasses.replace(frozen, optimizer=tj.OptimizerConfig(weight_decay=0.5))
+    after, _ = jax.jit(make_train_step(decayed, MODEL))(start, BATCHES[1])
+    assert_same_bits(after.params["embedding"], start.params["embedding"])
 
 
 # --- Randomness: (seed, step, row), and nothing else. ---

@@ -20,6 +20,7 @@ def check_config(config: Config) -> Config:
     _check_shapes(config)
     _check_intervals(config)
     _check_mesh(config)
+    _check_frozen(config.train.frozen)
     forbidden_sequences(config.decode)
     _check_candidates(config.decode)
     if config.model.attention != "xla":
@@ -95,6 +96,13 @@ def _check_intervals(config: Config) -> None:
             f"train.patience={train.patience} counts validations, and train.evaluate_every=0 makes "
             "none: set it to the steps between them"
         )
+
+
+def _check_frozen(pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as e:
+        raise UserError(f"train.frozen={pattern!r} is no regular expression: {e}") from None
 
 
 def _check_mesh(config: Config) -> None:

@@ -111,6 +111,14 @@ class OptimizerConfig:
         traced=True,
         none_if_zero=True,
     )
+    weight_decay: float = option(
+        0.0,
+        "Share of each matrix that is taken off per step, times the learning rate (AdamW, "
+        "Loshchilov & Hutter 2019); 0 = none, as in the paper.",
+        at_least=0,
+        traced=True,
+        none_if_zero=True,
+    )
     label_smoothing: float = option(0.1, "Label smoothing (section 5.4).", **RATE)
 
 
@@ -123,6 +131,11 @@ class TrainConfig:
         "Steps to train. To raise it stretches what is left of a cosine schedule.",
         above=0,
         may_change=ON_RESUME,
+    )
+    frozen: str = option(
+        "",
+        'Parameters that stay as they are: a regular expression, as in "encoder|embedding", that '
+        "is found in their path (--mode=describe lists the paths); empty = none.",
     )
     accumulate: int = option(1, "Micro-batches of a global batch, to save memory.", above=0)
     rng: str = option(

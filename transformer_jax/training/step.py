@@ -17,7 +17,12 @@ from transformer_jax.functional.losses import (
 )
 from transformer_jax.model.layers import Dropout
 from transformer_jax.model.transformer import Transformer
-from transformer_jax.training.optimizer import adam, cosine_schedule, inverse_sqrt_schedule
+from transformer_jax.training.optimizer import (
+    adam,
+    cosine_schedule,
+    inverse_sqrt_schedule,
+    without_gradients,
+)
 
 Batch = dict[str, Any]
 Metrics = dict[str, Array]
@@ -41,6 +46,7 @@ class Hyperparameters:
     beta2: Array
     epsilon: Array
     clip_norm: Array | None
+    weight_decay: Array | None
     label_smoothing: Array
     r_drop: Array | None
     dropout_rate: Array | None
@@ -97,6 +103,8 @@ def _optimizer(config: Config, h: Hyperparameters, step: Array) -> optax.Gradien
         beta2=h.beta2,
         epsilon=h.epsilon,
         clip_norm=h.clip_norm,
+        weight_decay=h.weight_decay,
+        frozen=config.train.frozen,
     )
 
 
@@ -172,7 +180,12 @@ def make_train_step(
       model: the model.
       reduce: adds up sums over replicas (psum); the identity when one program sees all rows.
     """
-    loss_and_grads = jax.value_and_grad(make_loss(model, fused=True), has_aux=True)
+    loss = make_loss(model, fused=True)
+
+    def loss_of_trained(params: Any, *inputs: Any) -> tuple[Array, Metrics]:
+        return loss(without_gradients(params, config.train.frozen), *inputs)
+
+    loss_and_grads = jax.value_and_grad(loss_of_trained, has_aux=True)
 
     def sums(state: TrainState, batch: Batch) -> tuple[tuple[Array, Metrics], Any]:
         h, dropout = state.hyperparameters, dropout_of(config, state, batch)
@@ -184,7 +197,9 @@ def make_train_step(
         # The only division, by the count over all rows of all replicas.
         grads = jax.tree.map(lambda g: g / counts["target_tokens"], grads)
         h, step = state.hyperparameters, state.step + 1
-        updates, opt_state = _optimizer(config, h, step).update(grads, state.opt_state)
+        updates, opt_state = _optimizer(config, h, step).update(
+            grads, state.opt_state, state.params
+        )
         params = optax.apply_updates(state.params, updates)
         metrics = {
             "loss": loss_sum / counts["target_tokens"],
