@@ -117,14 +117,16 @@ def test_evaluating_logs_the_warnings(tmp_path, capsys):
         config=config,
         workdirs=[tmp_path],
         steps=([3],),
+        reverse=None,
         tokenizers=tokenizers(),
         hypotheses=lambda sources, progress: translations,
     )
     evaluate.evaluate(model, tmp_path, split="test", weights="latest")
     found = measure_degeneracy(GOOD_SOURCES, ["the same"] * 108 + [""], GOOD)
     assert degeneracy_warnings(found)
-    record, *lines = capsys.readouterr().err.splitlines()
+    record, *lines, words = capsys.readouterr().err.splitlines()
     assert "does not record its training text" in record
+    assert "no scores by rare words" in words
     assert lines == [
         "1 sentences too long to translate count as empty translations",
         *degeneracy_warnings(found),

@@ -23,6 +23,7 @@ from launching import (
 from transformer_jax.config.options import flatten
 from transformer_jax.data import corpora
 from transformer_jax.data.batches import PackedDataset
+from transformer_jax.evaluation.bins import RAREST_WORD, SOURCE_LENGTH
 from transformer_jax.inference.trained import load
 from transformer_jax.training import health
 from transformer_jax.training.replay import replay_step
@@ -214,7 +215,13 @@ def test_the_prompt(workdir, question, monkeypatch, capsys):
 def test_evaluate(workdir, capsys):
     scores = evaluate(config_of(workdir), workdir, split="longer", weights="best")
     assert scores.sentences == 30
-    assert "longer, weights best of step" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "longer, weights best of step" in printed
+    kinds = json.loads((workdir / "evaluation/longer/scores.json").read_text())["bins"]
+    assert list(kinds) == [SOURCE_LENGTH, RAREST_WORD]
+    for kind, bins in kinds.items():
+        assert f"\n{kind} " in printed
+        assert sum(b["sentences"] for b in bins) == 30
     pairs = corpora.load_split(config_of(workdir).data, "longer").pairs
     records = json_lines(workdir / "evaluation" / "longer" / "translations.jsonl")
     assert [(record["source"], record["reference"]) for record in records] == pairs

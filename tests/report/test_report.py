@@ -381,6 +381,29 @@ def test_the_last_translations_are_shown(tmp_path):
     assert "at step 400" in text
 
 
+def test_evaluations_by_kind_of_sentence_are_tables(tmp_path):
+    def row(name, bleu, chrf, sentences):
+        return {"name": name, "sentences": sentences, "bleu": bleu, "chrf": chrf}
+
+    workdir = write_run(tmp_path / "run")
+    bins = {"words": [row("11–20", 7.06, 8.0, 1500), row("101 or more", 1.0, 2.0, 3)]}
+    card.add_evaluation(workdir, {"split": "valid", "decode": {"method": "greedy"}, "bins": bins})
+    bins = {"words": [row("1–10", 9.0, 10.0, 2)], "corpus": [row("a|b", 3.0, 4.0, 2)]}
+    decode = {"method": "beam", "beam_size": 3, "choose": "mbr"}
+    card.add_evaluation(workdir, {"split": "test", "decode": decode, "bins": bins})
+    card.add_evaluation(workdir, {"split": "older", "bleu": 1.0})
+    text = report(workdir)
+    words = text[text.index("by words:") :]
+    assert "| run | split | search | 1–10 | 11–20 | 101 or more |" in words
+    assert table_rows(words, "run") == [
+        ["run", "valid", "greedy", "–", "7.1 / 8.0 (1,500)", "1.0 / 2.0 (3)"],
+        ["run", "test", "beam 3, mbr", "9.0 / 10.0 (2)", "–", "–"],
+    ]
+    assert table_rows(text[text.index("by corpus:") :], "run") == [
+        ["run", "test", "beam 3, mbr", "3.0 / 4.0 (2)"]
+    ]
+
+
 def test_held_out_text_that_was_trained_on_is_named(tmp_path):
     counts = {
         "valid": {"pairs": 0, "sources": 0, "of": 7},

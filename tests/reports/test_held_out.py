@@ -77,7 +77,20 @@ def test_a_text_that_is_gone_is_not_needed(run, capsys):
     after, logged = evaluated(run, capsys)
     assert after == before
     assert "text.tsv no longer exists" in logged
+    assert "no scores by rare words: " in logged
     assert tj.evaluate(tj.load(run)).sentences == len(before)
+
+
+def test_words_are_not_counted_in_another_text(run, capsys):
+    def kinds():
+        _, logged = evaluated(run, capsys)
+        return len(json.loads((run / "evaluation/test/scores.json").read_text())["bins"]), logged
+
+    both, logged = kinds()
+    assert both == 2 and "rare words" not in logged
+    write(run.parent / "text.tsv", [(a, f"not {b}") for a, b in PAIRS])
+    alone, logged = kinds()
+    assert alone == 1 and "no scores by rare words: the training text has changed" in logged
 
 
 def test_options_that_cut_another_split_are_refused(run):

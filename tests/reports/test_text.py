@@ -211,7 +211,7 @@ def test_normal_text_has_the_pieces_that_it_had(tokenizer):
 
 def test_references_that_no_translation_can_equal_are_counted(tokenizer, capsys):
     pairs = [("猫", "a cat"), ("猫", "a\xa0cat"), ("猫", "a cafe\u0301"), ("猫", "a\u200b")]
-    found = TranslatedSplit(corpora.Corpus(pairs, 0), [[]] * 4, "en")
+    found = TranslatedSplit(corpora.Corpus(pairs, 0), [[]] * 4, "zh", "en")
     log_warnings(found, measure_degeneracy(["猫"], ["a"], ["a"]), tokenizer)
     assert "3 references have characters that the model does not write" in capsys.readouterr().err
 

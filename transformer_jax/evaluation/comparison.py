@@ -18,7 +18,7 @@ from transformer_jax.evaluation.translations import COLUMNS, JSON_FILE, SCORES_F
 _SHOWN = 5  # sentences that improved, and as many that worsened
 _FEW = 100  # sentences; with fewer, the resamples hardly differ from one another
 # Fields of scores.json that describe the translations; the others describe how they were made.
-_MEASURED = {f.name for f in dataclasses.fields(Scores)} | {"split", "degeneracy"}
+_MEASURED = {f.name for f in dataclasses.fields(Scores)} | {"split", "degeneracy", "bins"}
 
 
 @dataclasses.dataclass(frozen=True)

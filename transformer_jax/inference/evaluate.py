@@ -1,12 +1,19 @@
 """A split, translated and scored."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 
+from transformer_jax.config.files import CONFIG_FILE, load_config
+from transformer_jax.console import log
 from transformer_jax.data import corpora, held_out
+from transformer_jax.errors import UserError
+from transformer_jax.evaluation.bins import Bin, count_words, scores_by_kind
 from transformer_jax.evaluation.scores import Scores, corpus_scores
 from transformer_jax.inference.trained import Model
 from transformer_jax.inference.translator import Hypothesis, first_best
+
+_CHECKED = 1000  # pairs, at most, that show whether a text is the one that was trained on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,11 +23,12 @@ class TranslatedSplit:
     Attributes:
       corpus: its pairs.
       hypotheses: of each source, best first; none for a source that is too long.
-      target_language: decides how BLEU counts.
+      source_language, target_language: decide how words and BLEU count.
     """
 
     corpus: corpora.Corpus
     hypotheses: Sequence[Sequence[Hypothesis]]
+    source_language: str
     target_language: str
 
     @property
@@ -42,6 +50,17 @@ class TranslatedSplit:
         """BLEU, chrF and exact match of the translations."""
         return corpus_scores(
             self.translations, self.references, target_language=self.target_language
+        )
+
+    def by_kind(self, trained_words: Mapping[str, int] | None) -> dict[str, list[Bin]]:
+        """Scores by kind of sentence; see `scores_by_kind`."""
+        return scores_by_kind(
+            self.sources,
+            self.translations,
+            self.references,
+            source_language=self.source_language,
+            target_language=self.target_language,
+            trained_words=trained_words,
         )
 
 
@@ -71,4 +90,27 @@ def translate_corpus(
       progress: called now and then with the number of sentences done since the last call.
     """
     found = model.hypotheses([source for source, _ in corpus.pairs], progress=progress)
-    return TranslatedSplit(corpus, found, model.config.data.target_language)
+    data = model.config.data
+    return TranslatedSplit(corpus, found, data.source_language, data.target_language)
+
+
+def trained_words(model: Model) -> Counter[str] | None:
+    """How often each word is in the target side of the training text of the first workdir.
+
+    None, and a logged line, if the text is not where training read it, or is another one now; TFDS
+    is not read again, which might download it.
+    """
+    workdir, now = model.workdirs[0], model.config.data
+    try:
+        data = dataclasses.replace(load_config(workdir / CONFIG_FILE).data, path=now.path)
+        if data.corpus.startswith("tfds:"):
+            raise UserError("the training text is in TFDS")
+        pairs = corpora.load_split(data, "train").pairs
+    except UserError as e:
+        log(f"no scores by rare words: {e}")
+        return None
+    some = pairs[:: len(pairs) // _CHECKED + 1]
+    if held_out.exists(workdir) and held_out.count_overlap(workdir, some).pairs < len(some):
+        log("no scores by rare words: the training text has changed since training began")
+        return None
+    return count_words((target for _, target in pairs), now.target_language)

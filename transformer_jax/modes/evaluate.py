@@ -1,7 +1,8 @@
 """Translate a split and score it: BLEU, chrF and exact match, against the references.
 
-Prints the scores with some of the sentences, and writes all of them to evaluation/SPLIT in the
-workdir: translations.tsv, translations.jsonl and scores.json.
+Prints the scores, also by length of the source and by how rare the words of the reference are, with
+some of the sentences, and writes all of them to evaluation/SPLIT in the workdir: translations.tsv,
+translations.jsonl and scores.json.
 
 Example:
     launch.py --mode=evaluate --workdir=runs/mine --split=valid --weights=best
@@ -59,9 +60,10 @@ def evaluate(
     """
     from transformer_jax.console import progress_bar
     from transformer_jax.data import held_out
+    from transformer_jax.evaluation import bins
     from transformer_jax.evaluation.degenerate import measure_degeneracy
     from transformer_jax.evaluation.translations import write_translations
-    from transformer_jax.inference.evaluate import translate_corpus
+    from transformer_jax.inference.evaluate import trained_words, translate_corpus
     from transformer_jax.parallel import processes
     from transformer_jax.workdir import card
 
@@ -79,6 +81,8 @@ def evaluate(
     print(f"\n{split}, weights {weights} of step {steps}")
     print(_some(sources, translations, references))
     print(scores, flush=True)  # before anything can go wrong with writing them
+    kinds = found.by_kind(trained_words(model))
+    print(bins.table(kinds))
     folder = workdir / "evaluation" / (f"{split}-ensemble" if ensemble else split)
     about: dict[str, Any] = {"ensemble": [str(path) for path in ensemble]} if ensemble else {}
     about |= {"reverse": str(model.reverse.workdirs[0])} if model.reverse else {}
@@ -96,6 +100,7 @@ def evaluate(
         **about,
         decode=dataclasses.asdict(model.config.decode),
         degeneracy=dataclasses.asdict(degeneracy),
+        bins=bins.to_json(kinds),
     )
     card.add_evaluation(workdir, measured)
     print(f"(all of them: {folder}/translations.tsv)")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -157,7 +158,32 @@ def evaluations(listed: Sequence[Run]) -> list[Block]:
         if (e.get("trained_on") or {}).get("sources")
     )
     warnings = [Paragraph(text, True) for text in trained_on]
-    return [heading, Paragraph(about), Table(header, rows, numbers=(4, 5, 6)), *warnings]
+    whole = [heading, Paragraph(about), Table(header, rows, numbers=(4, 5, 6)), *warnings]
+    return [*whole, *_by_kind(listed)]
+
+
+def _by_kind(listed: Sequence[Run]) -> list[Block]:
+    """A table for each kind of sentence, whose columns are the bins."""
+    found = [(run, e) for run in listed for e in run.evaluations]
+    kinds = dict.fromkeys(kind for _, e in found for kind in e.get("bins", {}))
+    blocks: list[Block] = []
+    for kind in kinds:
+        those = [(run, e) for run, e in found if kind in e.get("bins", {})]
+        names = {b["name"] for _, e in those for b in e["bins"][kind]}
+        ordered = sorted(names, key=lambda n: (int(re.match(r"\d*", n)[0] or 0), n))
+        rows = []
+        for run, e in those:
+            bins = {b["name"]: b for b in e["bins"][kind]}
+            cells = [_bin(bins[name]) if name in bins else NONE for name in ordered]
+            rows.append([run.name, e["split"], _search(e), *cells])
+        header = ["run", "split", "search", *ordered]
+        about = Paragraph(f"BLEU / chrF2++ (sentences) by {kind}:")
+        blocks += [about, Table(header, rows, numbers=range(3, len(header)))]
+    return blocks
+
+
+def _bin(scores: dict[str, Any]) -> str:
+    return f"{scores['bleu']:.1f} / {scores['chrf']:.1f} ({scores['sentences']:,})"
 
 
 def _overlap(split: str, counts: dict[str, int]) -> str:
