@@ -20,6 +20,7 @@ def check_config(config: Config) -> Config:
     _check_shapes(config)
     _check_intervals(config)
     _check_mesh(config)
+    _check_start(config)
     _check_frozen(config.train.frozen)
     forbidden_sequences(config.decode)
     _check_candidates(config.decode)
@@ -95,6 +96,14 @@ def _check_intervals(config: Config) -> None:
         raise UserError(
             f"train.patience={train.patience} counts validations, and train.evaluate_every=0 makes "
             "none: set it to the steps between them"
+        )
+
+
+def _check_start(config: Config) -> None:
+    if config.train.start_from and config.model.pretrained_embeddings:
+        raise UserError(
+            f"model.pretrained_embeddings={config.model.pretrained_embeddings} and train.start_from"
+            f"={config.train.start_from} both decide the first embeddings: leave one out"
         )
 
 

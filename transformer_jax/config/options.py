@@ -132,6 +132,14 @@ class TrainConfig:
         above=0,
         may_change=ON_RESUME,
     )
+    start_from: str = option(
+        "",
+        "Workdir, trained or imported, whose weights and tokenizer a new run begins with; its "
+        "architecture and vocabulary replace those of the experiment. Empty = random weights.",
+        may_move=True,  # The first checkpoint replaces it.
+        is_path=True,
+    )
+    start_weights: str = option("average", "Which weights of start_from.", choices=WEIGHTS)
     frozen: str = option(
         "",
         'Parameters that stay as they are: a regular expression, as in "encoder|embedding", that '

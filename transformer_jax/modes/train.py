@@ -11,6 +11,7 @@ Examples:
 import shlex
 from typing import TYPE_CHECKING
 
+from transformer_jax.config.experiment_files import overrides_in
 from transformer_jax.modes import targets
 from transformer_jax.modes.flags import Flags
 from transformer_jax.modes.launch import Launch
@@ -34,9 +35,11 @@ def run(launch: Launch) -> int:
     from transformer_jax.modes.evaluate import evaluate
     from transformer_jax.training import preemption
     from transformer_jax.training.run import train
+    from transformer_jax.training.start import inherit
 
     launch.start()
-    config = launch.config
+    given = [name for name, _ in overrides_in(launch.arguments)]
+    config = inherit(launch.config, launch.workdir, given)
     with preemption.handled(config.train.grace_seconds):
         trained = train(
             config, launch.workdir, weights=launch["weights"], profile=launch["profile"]

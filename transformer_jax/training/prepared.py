@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from transformer_jax import storage
 from transformer_jax.config.options import Config, DataConfig
 from transformer_jax.console import log, progress_bar
 from transformer_jax.data import corpora, held_out
@@ -104,7 +105,7 @@ def prepare(
     with processes.writer_first():
         if Tokenizers.exist(workdir) and not resuming:
             log(f"the tokenizer in {workdir} is used; none is trained")
-        tokenizers = _tokenizers(config, workdir, corpus.pairs)
+        tokenizers = _tokenizers(config, workdir, corpus.pairs, resuming=resuming)
         text = data_tokens.content_hash(corpus.pairs, tokenizers)
         _check_text(workdir, text, resuming=resuming)
         tokens = _tokens(workdir, tokenizers, corpus, "training", text)
@@ -144,12 +145,22 @@ def new_tokenizers(data: DataConfig, pairs: Sequence[tuple[str, str]]) -> Tokeni
     )
 
 
-def _tokenizers(config: Config, workdir: Path, pairs: Sequence[tuple[str, str]]) -> Tokenizers:
-    """The workdir's tokenizers, or new ones, which `train` saves."""
+def _tokenizers(
+    config: Config, workdir: Path, pairs: Sequence[tuple[str, str]], *, resuming: bool
+) -> Tokenizers:
+    """The workdir's tokenizers, those of train.start_from, or new ones; `train` saves them."""
     size, shared = config.data.vocab_size, config.data.shared_vocabulary
+    parent = storage.path(config.train.start_from) if config.train.start_from else None
     if not Tokenizers.exist(workdir):
-        return new_tokenizers(config.data, pairs)
+        return Tokenizers.load(parent) if parent else new_tokenizers(config.data, pairs)
     tokenizers = Tokenizers.load(workdir)
+    if parent:  # whose tokenizers may be of two sizes
+        if not resuming and parts.tokenizer_hashes(workdir) != parts.tokenizer_hashes(parent):
+            raise UserError(
+                f"the tokenizer in {workdir} is not that of train.start_from={parent}: remove it, "
+                "or choose another --workdir"
+            )
+        return tokenizers
     for tokenizer in tokenizers:
         if tokenizer.vocab_size != size:
             raise UserError(

@@ -18,7 +18,8 @@ from transformer_jax.errors import UserError
 from transformer_jax.model.transformer import Transformer
 from transformer_jax.parallel.devices import choose_devices
 from transformer_jax.training.prepared import prepare
-from transformer_jax.training.run import from_word_vectors, load_splits, saved_config
+from transformer_jax.training.run import load_splits, saved_config
+from transformer_jax.training.start import begin
 from transformer_jax.training.step import TrainState, dropout_of, make_loss
 from transformer_jax.workdir.checkpoints import restore_before
 
@@ -42,10 +43,10 @@ def replay_step(config: Config, workdir: Path, step: int) -> str:
     corpus, devices = splits["train"], choose_devices(config)
     prepared = prepare(config, workdir, devices, corpus, splits["valid"], resuming=True)
     data, state = prepared.data, prepared.create_state()
-    state = restore_before(workdir, step, state)
+    new, state = state, restore_before(workdir, step, state)
+    if state is new:
+        state, _ = begin(prepared, new)
     first_step = int(state.step)
-    if not first_step:
-        state = from_word_vectors(prepared, state)
     if first_step < step - 1:
         log(f"recomputing steps {first_step + 1} to {step - 1}")
     train_step = prepared.compile_step()

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from transformer_jax import storage
 from transformer_jax.config.checks import check_config
 from transformer_jax.config.files import (
@@ -25,7 +23,7 @@ from transformer_jax.config.files import (
 from transformer_jax.config.metadata import Change
 from transformer_jax.config.options import Config, DataConfig, TrainConfig, flatten
 from transformer_jax.console import log
-from transformer_jax.data import corpora, held_out, word_vectors
+from transformer_jax.data import corpora, held_out
 from transformer_jax.errors import Preempted, UserError
 from transformer_jax.evaluation.languages import reference_warnings
 from transformer_jax.evaluation.scores import bleu_signature
@@ -38,6 +36,7 @@ from transformer_jax.training import health, preemption, selection
 from transformer_jax.training.loop import run_steps
 from transformer_jax.training.prepared import Prepared, new_tokenizers, prepare
 from transformer_jax.training.profile import PROFILED_CALLS, profiled
+from transformer_jax.training.start import begin, inherit
 from transformer_jax.training.step import TrainState
 from transformer_jax.training.validation import Validation
 from transformer_jax.workdir import average, card, lock, manifest
@@ -76,7 +75,8 @@ def train(
     """Trains in `workdir`, or resumes from its last checkpoint.
 
     Args:
-      config: the experiment.
+      config: the experiment. With train.start_from, the architecture and the vocabulary are those
+        of that run.
       workdir: created if need be; one run at a time trains there.
       weights: which checkpoints the returned model is made of; see `load`.
       profile: a folder for a profiler trace of a few steps.
@@ -87,7 +87,7 @@ def train(
       Preempted: when a signal asked for it; see `preemption`.
     """
     started, workdir = time.monotonic(), storage.path(str(workdir))
-    check_config(config)
+    config = inherit(check_config(config), workdir)
     saved_config(config, workdir)  # a mistake is reported before anything is read
     devices = choose_devices(config)
     with processes.writer_first():
@@ -156,6 +156,7 @@ class Driver:
         self._scores = bleu_scores(prepared.workdir)
         self._health = health.Health(options, self._on_skip)
         self._validate = Validation(prepared)
+        self._parent: dict[str, Any] | None = None  # what a run that begins has of another
         self.checkpoints = Checkpoints(
             prepared.workdir,
             keep=options.average_checkpoints,
@@ -166,9 +167,12 @@ class Driver:
         )
 
     def first_state(self) -> TrainState:
-        """The last checkpoint's; without one a new one, whose embeddings may be word vectors."""
-        state = self.checkpoints.restore(self._prepared.create_state())
-        return state if int(state.step) else from_word_vectors(self._prepared, state)
+        """The last checkpoint's; without one a new one."""
+        new = self._prepared.create_state()
+        state = self.checkpoints.restore(new)
+        if state is new:
+            state, self._parent = begin(self._prepared, new)
+        return state
 
     def train(self, state: TrainState, profile: str | None) -> None:
         """Trains from `state` to the last step, unless validation or a signal ends it before."""
@@ -199,7 +203,8 @@ class Driver:
     def _tracking(self, state: TrainState) -> Iterator[None]:
         """Writes metrics within the block, after removing the rows of steps later than `state`.
 
-        A validation that is missing, because the run stopped before it, comes first.
+        A validation that is missing, because the run stopped before it, comes first; so does one
+        of the weights that the run starts from.
         """
         options, first_step = self._options, int(state.step)
         config = self._prepared.config
@@ -210,8 +215,11 @@ class Driver:
             hashes=self._prepared.hashes(),
             tokens_seen=self._prepared.data.tokens_seen,
             validation_bleu=f"greedy, {bleu_signature(config.data.target_language)}",
+            parent=self._parent,
         )
         self.card.begin(first_step, about)
+        if self._parent:  # from here on the run does without it
+            self.checkpoints.save(first_step, state)
         self._tracker = Tracker(
             self._prepared.workdir,
             first_step=first_step,
@@ -224,7 +232,8 @@ class Driver:
         found = validations(self._prepared.workdir)
         self._validations = {s: scores for s, scores in found.items() if s <= first_step}
         with contextlib.closing(self._tracker):
-            if first_step and first_step not in self._scores:
+            starts_untrained = not first_step and not options.start_from
+            if not starts_untrained and first_step not in self._scores:
                 self._evaluate(first_step, state)
             yield
 
@@ -321,21 +330,6 @@ def saves_at(step: int, options: TrainConfig) -> bool:
     return step % options.checkpoint_every == 0 or step == options.steps
 
 
-def from_word_vectors(prepared: Prepared, state: TrainState) -> TrainState:
-    """A new state, whose embeddings are word vectors if the experiment names some."""
-    config, devices = prepared.config.model, prepared.devices
-    if not config.pretrained_embeddings:
-        return state
-    params, summary = word_vectors.initialise(
-        jax.device_get(devices.data_parallel.replicate(state.params)),
-        storage.path(config.pretrained_embeddings),
-        prepared.tokenizers,
-        stddev=config.embedding_stddev or config.d_model**-0.5,
-    )
-    log(summary)
-    return devices.put_state(state.replace(params=params))
-
-
 def saved_config(config: Config, workdir: Path) -> Config | None:
     """What `workdir` was made with, checked to be this experiment; None if it is new."""
     storage.check_workdir(workdir)
@@ -349,6 +343,11 @@ def saved_config(config: Config, workdir: Path) -> Config | None:
         return None
     saved = load_config(path)
     differing = differences(flatten(saved), flatten(config), Change.ON_RESUME)
+    if differing and manifest.complete(workdir / manifest.FOLDER) == [0] and not saved.data.train:
+        raise UserError(
+            f"{workdir} holds an imported model: to train it on, choose another --workdir and give "
+            f"--config.train.start_from={workdir}"
+        )
     if differing and not manifest.complete(workdir / manifest.FOLDER):
         raise UserError(
             f"{workdir} was created with other options ({in_words(differing)}) and has no "

@@ -45,6 +45,7 @@ class About:
       hashes: the hashes of the texts and the tokenizers, by name.
       tokens_seen: returns the real (source tokens, target tokens) of that many first steps.
       validation_bleu: how the BLEU of metrics.jsonl is computed, with sacrebleu's signature.
+      parent: which weights of another run it begins with; None = none, or it began before.
     """
 
     seed: int
@@ -53,6 +54,7 @@ class About:
     hashes: dict[str, Any]
     tokens_seen: Callable[[int], tuple[int, int]]
     validation_bleu: str
+    parent: dict[str, Any] | None = None
 
 
 class Card:
@@ -98,6 +100,8 @@ class Card:
             "seed": about.seed,
             "parameters": about.parameters,
         }
+        if parent := about.parent or earlier.get("parent"):
+            self._facts["parent"] = parent
         # Evaluations of steps that will be trained again are dropped.
         self._write("running", [e for e in _evaluations(earlier) if _last_step(e) <= step])
 

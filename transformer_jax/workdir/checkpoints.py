@@ -241,10 +241,12 @@ def undamaged(workdir: Path, steps: Sequence[int], number: int, *, below: str = 
 def regular(steps: Sequence[int], every: int) -> list[int]:
     """Those of `steps`, which are ascending, that an average counts.
 
-    >>> regular([4, 6, 7, 8, 9], 2)
+    Step 0 has the weights that a run started from.
+
+    >>> regular([0, 4, 6, 7, 8, 9], 2)
     [4, 6, 8, 9]
     """
-    return [step for step in steps if step % every == 0 or step == steps[-1]]
+    return [step for step in steps if (step and step % every == 0) or step == steps[-1]]
 
 
 def by_score(steps: Sequence[int], scores: Mapping[int, float]) -> list[int]:

@@ -1,0 +1,161 @@
+"""Fine-tuning: a run that begins with the weights, the model and the tokenizer of another."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from launching import refusal, refused, tiny_config
+from toy import assert_same_bits, tokenizers
+
+import transformer_jax as tj
+from transformer_jax.config.options import flatten
+from transformer_jax.errors import Preempted
+from transformer_jax.inference.weights import load_step
+from transformer_jax.training import preemption
+from transformer_jax.training.resume_proof import compare, last_state
+from transformer_jax.training.run import train
+from transformer_jax.training.validation import Validation
+from transformer_jax.workdir import manifest
+from transformer_jax.workdir.metrics import validations
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Validation does not compile a search."""
+    monkeypatch.setattr(Validation, "__init__", lambda self, prepared: None)
+    scores = {"loss": 3.0, "bleu": 2.0}
+    monkeypatch.setattr(Validation, "__call__", lambda self, params: (dict(scores), []))
+
+
+@pytest.fixture
+def parent(trained, tmp_path):
+    """A copy of a trained workdir, which may be removed."""
+    return shutil.copytree(trained[0], tmp_path / "parent")
+
+
+def tuning(parent, **options):
+    """Other text, another schedule, and a model and a vocabulary that are not the parent's."""
+    changes = {"data.train_size": 300, "data.vocab_size": 653, "model.d_model": 22}
+    changes |= {"optimizer.schedule": "cosine", "optimizer.learning_rate_scale": 1e-3}
+    changes |= {"train.start_from": str(parent), "train.keep_every": 2, "train.evaluate_every": 2}
+    return tiny_config(changes | options)
+
+
+def params_at(workdir, step):
+    return load_step(workdir, step, tj.load(workdir, weights="latest").params)
+
+
+def test_the_run_begins_with_the_parents_weights_and_tokenizer(parent, tmp_path, capsys):
+    workdir, before = tmp_path / "w", tj.load(parent)
+    model = train(tuning(parent), workdir).model
+    assert "the model and its vocabulary are those of" in (error := capsys.readouterr().err)
+    assert "data.vocab_size=701, model.d_model=8" in error
+    # A kept checkpoint of step 0, as every second one is here, has what the run began with.
+    assert_same_bits(params_at(workdir, 0), before.params)
+    assert model.tokenizers.source.vocabulary == before.tokenizers.source.vocabulary
+    assert model.transformer == before.transformer
+    saved, theirs = flatten(model.config), flatten(before.config)
+    assert (saved["model.d_model"], saved["data.vocab_size"]) == (8, 701)
+    assert saved["data.train_size"] == 300 and theirs["data.train_size"] == 500
+    assert list(validations(workdir)) == [0, 2, 4], "also before the first step"
+    assert model.steps[0] == [2, 4], "the parent is no part of the average"
+    for a, b in zip(*map(jax.tree.leaves, (params_at(workdir, 4), before.params)), strict=True):
+        assert np.abs(a - b).max() > 0
+    about = json.loads((workdir / "card.json").read_text())["parent"]
+    assert (about["workdir"], about["weights"], about["steps"]) == (str(parent), "average", [2, 4])
+    lists = {str(s): parent / "checkpoints" / str(s) / "manifest.sha256" for s in (2, 4)}
+    hashes = {step: manifest.sha256(path)[:16] for step, path in lists.items()}
+    assert about["checkpoints"] == hashes
+    assert about["tokenizer"] == {
+        "tokenizer.model": manifest.sha256(parent / "tokenizer.model")[:16]
+    }
+
+
+@pytest.mark.parametrize("weights", ["latest", "best"])
+def test_other_weights_to_begin_with(parent, tmp_path, weights):
+    config = tuning(parent, **{"train.start_weights": weights, "train.steps": 1})
+    config.train.checkpoint_every = config.train.evaluate_every = 1
+    train(config, tmp_path / "w")
+    assert_same_bits(params_at(tmp_path / "w", 0), params_at(parent, 4))
+
+
+@pytest.mark.parametrize("stopped_at", [0, 1, 3])
+def test_a_run_that_has_begun_needs_its_parent_no_longer(parent, tmp_path, stopped_at):
+    config, straight, resumed = tuning(parent), tmp_path / "straight", tmp_path / "resumed"
+    train(config, straight)
+    card = json.loads((straight / "card.json").read_text())
+    with pytest.MonkeyPatch.context() as patch:
+        if stopped_at:
+            patch.setattr(preemption, "requested", lambda step: step == stopped_at)
+        else:  # killed while the weights it began with are validated
+            patch.setattr(Validation, "__call__", interrupted)
+        with pytest.raises(Preempted if stopped_at else KeyboardInterrupt):
+            train(config, resumed)
+    shutil.rmtree(parent)
+    train(config, resumed)
+    differing, report = compare(straight, resumed)
+    assert not differing, report
+    assert validations(resumed) == validations(straight)
+    assert json.loads((resumed / "card.json").read_text())["parent"] == card["parent"]
+
+
+def interrupted(self, params):
+    raise KeyboardInterrupt
+
+
+def test_what_is_frozen_is_the_parents_to_the_last_bit(parent, tmp_path):
+    config = tuning(parent, **{"train.frozen": "^encoder|^embedding$"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preemption, "requested", lambda step: step == 3)
+        with pytest.raises(Preempted):
+            train(config, tmp_path / "w")
+    train(config, tmp_path / "w")
+    began, ended = params_at(tmp_path / "w", 0), params_at(tmp_path / "w", 4)
+    same = {name: leaves_equal(began[name], ended[name]) for name in began}
+    assert same == {"embedding": True, "encoder_0": True, "decoder_0": False}
+    moments = [name for name in last_state(tmp_path / "w") if "mu" in name]
+    assert moments and all("decoder_0" in name for name in moments)
+
+
+def leaves_equal(a, b):
+    return all((x == y).all() for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+
+
+# --- What is refused. ---
+
+
+def test_a_parent_that_is_none(parent, tmp_path):
+    missing = refused(train, tuning(tmp_path / "no"), tmp_path / "w")
+    assert f"{tmp_path / 'no'} is not a workdir" in missing
+    itself = refused(train, tuning(parent), parent)
+    assert f"train.start_from={parent} is the --workdir itself" in itself
+    best = tuning(parent, **{"train.start_weights": "best"})
+    (parent / "metrics.jsonl").unlink()
+    assert "has no evaluated checkpoint" in refused(train, best, tmp_path / "w")
+    shutil.rmtree(parent / "checkpoints")
+    found = refused(train, tuning(parent), tmp_path / "w")
+    assert found == f"train.start_from={parent} has no checkpoint: train there first"
+
+
+def test_a_workdir_with_another_tokenizer(parent, tmp_path):
+    (tmp_path / "w").mkdir()
+    tokenizers().save(tmp_path / "w")
+    message = refused(train, tuning(parent), tmp_path / "w")
+    assert f"the tokenizer in {tmp_path / 'w'} is not that of train.start_from={parent}" in message
+
+
+def test_options_on_the_command_line_that_the_parent_contradicts(parent, tmp_path):
+    line = ["--config=experiments/quickstart.py", f"--workdir={tmp_path / 'w'}"]
+    line += [f"--config.train.start_from={parent}", "--config.model.num_layers=3"]
+    error = refusal(*line, "--config.data.vocab_size=653", "--config.model.d_model=8")
+    assert "does not fit data.vocab_size=653 (it has 701), model.num_layers=3 (it has 1)" in error
+    assert "d_model" not in error and "leave these options out" in error
+
+
+@pytest.mark.parametrize("pattern", ["encoder_7", "."])
+def test_a_pattern_that_freezes_nothing_or_everything(parent, tmp_path, pattern):
+    message = refused(train, tuning(parent, **{"train.frozen": pattern}), tmp_path / "w")
+    assert f"train.frozen={pattern!r} matches " in message
+    assert message.endswith("parameter: decoder_0, embedding, encoder_0")
