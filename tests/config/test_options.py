@@ -144,7 +144,7 @@ def test_an_error_has_the_range_or_the_nearest_name():
 def test_only_an_exponent_and_free_text_have_no_range():
     texts = {"name", "demo", "data.corpus", "data.path", "data.train", "data.valid", "data.test"}
     texts |= {"data.source_language", "data.target_language", "model.pretrained_embeddings"}
-    texts |= {"decode.forbidden_ids", "decode.target_token", "train.frozen"}
+    texts |= {"decode.forbidden_ids", "decode.target_token", "train.frozen", "train.start_from"}
     unlimited = {o.name for o in OPTIONS.values() if not (o.kind is bool or o.range or o.choices)}
     assert unlimited == texts | {"decode.length_penalty"}
 
@@ -160,6 +160,10 @@ def test_only_an_exponent_and_free_text_have_no_range():
         ({"train.accumulate": 3}, ["data.batch_rows=64", "train.accumulate=3"]),
         ({"train.evaluate_every": 7}, ["train.evaluate_every=7", "train.checkpoint_every=1000"]),
         ({"train.frozen": "encoder|("}, ["train.frozen='encoder|('", "no regular expression"]),
+        (
+            {"train.start_from": "runs/a", "model.pretrained_embeddings": "b.vec"},
+            ["model.pretrained_embeddings=b.vec", "train.start_from=runs/a"],
+        ),
         ({"train.patience": 3, "train.evaluate_every": 0}, ["patience=3", "evaluate_every=0"]),
         ({"data.shared_vocabulary": False}, ["shared_vocabulary=False", "tied_embeddings='all'"]),
         ({"parallel.strategy": "single", "parallel.tensor": 2}, ["'single' has no mesh", "1, 2"]),
