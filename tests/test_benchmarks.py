@@ -1,10 +1,11 @@
-"""The benchmark for accelerators runs on a CPU, at a toy size."""
+"""The benchmarks run at a toy size: that for accelerators on a CPU, too."""
 
 import json
 import os
 import subprocess
 import sys
 
+import pytest
 from launching import ROOT
 
 
@@ -24,3 +25,17 @@ def test_gpu_at_toy_size():
         speed = r["rows"] * 2 * 3 * int(0.95 * 256 / 3) / r["seconds_per_step"]
         assert abs(r["tokens_per_second"] / speed - 1) < 1e-6
         assert r["mfu"] > 0
+
+
+@pytest.mark.slow
+def test_choice_at_toy_size(workdir):
+    script = str(ROOT / "benchmarks" / "choice.py")
+    command = [sys.executable, script, f"--workdir={workdir}", "--sentences=3", "--candidates=2"]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    rows = [line.rsplit(maxsplit=3) for line in done.stdout.splitlines()[2:]]
+    assert [name.strip() for name, *_ in rows] == [
+        "greedy", "beam 4", "beam 2", "beam 2, mbr chrf", "beam 2, mbr bleu",
+        "sample 2, mbr chrf", "sample 2, mbr bleu",
+    ]  # fmt: skip
+    assert all(float(rate) > 0 for *_, rate in rows)
