@@ -38,11 +38,11 @@ SOURCES = [f"quelle {number}" for number in range(131)]
 def evaluated(workdir, translations, references=REFERENCES, sources=SOURCES, **about):
     """A workdir as training and --mode=evaluate leave it."""
     language, config = about.pop("language", "en"), about.pop("config", None)
-    workdir.mkdir(parents=True)
+    workdir.mkdir(parents=True, exist_ok=True)
     save_config(config or Config(name=workdir.name), workdir / "config.json")
     scores = corpus_scores(translations, references, target_language=language, bootstrap=0)
     about = {"split": "test", "weights": "average", "steps": [3, 5], "decode": {}} | about
-    folder = workdir / "evaluation" / "test"
+    folder = workdir / "evaluation" / about.pop("folder", "test")
     write_translations(folder, scores, sources, translations, references, **about)
     return workdir
 
@@ -190,6 +190,33 @@ def test_line_separators_within_a_sentence(tmp_path):
     odd = ["one\u2028two", "three\u0085", *REFERENCES[2:]]
     a, b = pair(tmp_path, REFERENCES, spoiled(REFERENCES, 0.2, seed=1), texts=(odd, SOURCES))
     assert "131 sentences" in compare(a, b, split="test")
+
+
+# ------------------------------------------------------------------------ before and after tuning
+def test_two_texts_are_in_one_table(tmp_path):
+    """What is gained on the new text, and what is forgotten of the old one."""
+    old, new = (REFERENCES, SOURCES), (sentences(103, seed=7), [f"neu {n}" for n in range(103)])
+    forgets, learns = (0.1, 0.3), (0.4, 0.2)  # the share of wrong words before and after
+    on_old = [spoiled(old[0], share, seed) for seed, share in enumerate(forgets)]
+    on_new = [spoiled(new[0], share, seed) for seed, share in enumerate(learns)]
+    a = evaluated(tmp_path / "a", on_old[0], *old)
+    b = evaluated(tmp_path / "b", on_new[1], *new)
+    evaluate = f"python launch.py --mode=evaluate --workdir={b} --split=test --sentences_of={a}"
+    assert f"131 sentences in {a} and 103 in {b}: " in refusal(a, b)
+    assert evaluate in refusal(a, b)
+    evaluated(b, on_old[1], *old, folder="test-of-a")
+    assert evaluate not in refusal(a, b)
+    evaluated(a, on_new[0], *new, folder="test-of-b")
+    text = compare(a, b, split="test")
+    assert text.startswith("test of A, 131 sentences; test of B, 103 sentences\n")
+    for name, translations, (references, sources) in (("A", on_old, old), ("B", on_new, new)):
+        alone = pair(tmp_path / name, *translations, texts=(references, sources))
+        rows = re.sub(rf"^test of {name}  ", "", text, flags=re.M)
+        assert table(rows) == table(compare(*alone, split="test"))
+    assert text.index("test of A  chrF2++") < text.index("test of B  BLEU")
+    assert "test of A: worsened most from A to B" in text
+    assert "test of B: improved most from A to B" in text
+    assert "p: the probability" in text and text.count("p: the probability") == 1
 
 
 # ----------------------------------------------------------------------------------------- refusals

@@ -24,7 +24,8 @@ PATHS = [  # (mode, flag)
     *((mode, "output") for mode in ("translate", "inside", "score", "export", "train")),
     *((mode, "input") for mode in ("translate", "inside", "score", "import")),
     *(("score", "translations"), ("translate", "prefixes"), ("compare", "other")),
-    ("train", "profile"),
+    *(("train", "profile"), ("evaluate", "sentences_of")),
+    *((mode, "reverse") for mode in ("translate", "evaluate")),
 ]
 TRAIN = [*FLAGS, "--config.data.corpus=files", "--config.train.steps=2"]
 TRAIN += ["--config.train.evaluate_every=0", "--config.data.held_out_size=7"]

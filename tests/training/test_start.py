@@ -6,12 +6,14 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from launching import refusal, refused, tiny_config
+from launching import evaluate, in_process, json_lines, refusal, refused, tiny_config
 from toy import assert_same_bits, tokenizers
 
 import transformer_jax as tj
 from transformer_jax.config.options import flatten
+from transformer_jax.data import corpora
 from transformer_jax.errors import Preempted
+from transformer_jax.evaluation import comparison
 from transformer_jax.inference.weights import load_step
 from transformer_jax.training import preemption
 from transformer_jax.training.resume_proof import compare, last_state
@@ -121,6 +123,46 @@ def test_what_is_frozen_is_the_parents_to_the_last_bit(parent, tmp_path):
 
 def leaves_equal(a, b):
     return all((x == y).all() for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+
+
+def test_what_is_gained_and_what_is_forgotten_is_one_table(parent, tmp_path, capsys):
+    """Each model on the sentences of the other, from the command line and from Python."""
+    workdir = tmp_path / "w"
+    model = train(tuning(parent, **{"data.held_out_size": 23}), workdir).model
+    assert "of 23 pairs" in capsys.readouterr().err
+    evaluate(model.config, workdir, split="test", weights="average")
+    message = refused(comparison.compare, parent, workdir, split="test")
+    assert f"30 sentences in {parent} and 23 in {workdir}" in message
+    for one, owner, number in ((workdir, parent, 30), (parent, workdir, 23)):
+        assert f"--workdir={one} --split=test --sentences_of={owner}" in message
+        in_process("evaluate", one, sentences_of=owner)
+        folder = one / "evaluation" / f"test-of-{owner.name}"
+        theirs = json_lines(owner / "evaluation" / "test" / "translations.jsonl")
+        rows = json_lines(folder / "translations.jsonl")
+        assert [row["source"] for row in rows] == [row["source"] for row in theirs]
+        assert len(rows) == number
+    scores = json.loads((folder / "scores.json").read_text())
+    assert tj.evaluate(tj.load(parent), sentences_of=workdir).bleu == scores["bleu"]
+    text = comparison.compare(parent, workdir, split="test")
+    assert text.startswith("test of A, 30 sentences; test of B, 23 sentences")
+    card = json.loads((workdir / "card.json").read_text())
+    splits = [found["split"] for found in card["results"]["evaluations"]]
+    assert splits == ["test", "test-of-parent"]
+    assert "has not been evaluated on valid" in refused(
+        tj.evaluate, model, "valid", sentences_of=parent
+    )
+
+
+def test_a_test_text_that_the_parent_has_learned_is_a_warning(parent, tmp_path, capsys):
+    learned = tj.load(parent).config
+    learned.data.train_size, learned.data.held_out_size = 300, 30
+    pairs = corpora.load_split(learned.data, "train").pairs[:7]
+    (tmp_path / "t.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in pairs))
+    text = str(tmp_path / "t.tsv")
+    options = {"data.corpus": "files", "data.train": text, "data.valid": text, "data.test": text}
+    train(tuning(parent, **options | {"data.train_size": 0}), tmp_path / "w")
+    expected = f"warning: test: 7 of 7 pairs, and 7 sources, are in the training text of {parent}"
+    assert expected in capsys.readouterr().err
 
 
 # --- What is refused. ---

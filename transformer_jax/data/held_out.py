@@ -100,7 +100,23 @@ def load_split(
         the options cut another split out of the training text, and pairs of it were trained on.
     """
     recorded = _recorded(workdirs[0], data, split) if exists(workdirs[0]) else None
-    corpus, worst = recorded or corpora.load_split(data, split), None
+    corpus = recorded or corpora.load_split(data, split)
+    cut = not recorded and corpora.is_cut(data, split)
+    return corpus, worst_overlap(workdirs, corpus, split, cut_by=data if cut else None)
+
+
+def worst_overlap(
+    workdirs: Sequence[Path],
+    corpus: corpora.Corpus,
+    split: str,
+    *,
+    cut_by: DataConfig | None = None,
+) -> Overlap | None:
+    """How much of a corpus the models of `workdirs` were trained on; logged as in `load_split`.
+
+    `cut_by` has the options that have cut the corpus out of a training text, if they have.
+    """
+    worst = None
     for workdir in workdirs:
         if not exists(workdir):
             log(
@@ -109,12 +125,12 @@ def load_split(
             )
             continue
         overlap = count_overlap(workdir, corpus.pairs)
-        if overlap.pairs and not recorded and corpora.is_cut(data, split):
-            _refuse_cutting_again(workdir, data, split, overlap)
+        if overlap.pairs and cut_by:
+            _refuse_cutting_again(workdir, cut_by, split, overlap)
         if overlap.sources:
             log(f"warning: {split}: {overlap} of {workdir}")
         worst = max(worst or overlap, overlap)
-    return corpus, worst
+    return worst
 
 
 def _recorded(workdir: Path, data: DataConfig, split: str) -> corpora.Corpus | None:

@@ -43,6 +43,29 @@ def write_translations(
     return result
 
 
+def folder_of(workdir: Path, split: str) -> Path:
+    """Where the translations of a split are."""
+    return workdir / "evaluation" / split
+
+
+def name_across(split: str, owner: Path) -> str:
+    """The name of a split whose sentences are those that another workdir was evaluated on."""
+    return f"{split}-of-{owner.name}"
+
+
+def read_translations(folder: Path) -> list[list[str]]:
+    """What `write_translations` wrote: the sources, the translations and the references.
+
+    Raises:
+      FileNotFoundError: if there are none.
+      ValueError, KeyError, TypeError: if they are damaged.
+    """
+    text = (folder / JSON_FILE).read_text(encoding="utf-8")
+    # Not splitlines(), which would also split at a U+2028 inside a sentence.
+    rows = [json.loads(line) for line in text.split("\n")[:-1]]
+    return [[row[name] for row in rows] for name in COLUMNS]
+
+
 def side_by_side(
     sources: Sequence[str], translations: Sequence[str], references: Sequence[str]
 ) -> str:

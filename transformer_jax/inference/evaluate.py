@@ -3,13 +3,16 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
+from transformer_jax import storage
 from transformer_jax.config.files import CONFIG_FILE, load_config
 from transformer_jax.console import log
 from transformer_jax.data import corpora, held_out
 from transformer_jax.errors import UserError
 from transformer_jax.evaluation.bins import Bin, count_words, scores_by_kind
 from transformer_jax.evaluation.scores import Scores, corpus_scores
+from transformer_jax.evaluation.translations import folder_of, name_across, read_translations
 from transformer_jax.inference.trained import Model
 from transformer_jax.inference.translator import Hypothesis, first_best
 
@@ -64,19 +67,46 @@ class TranslatedSplit:
         )
 
 
-def evaluate(model: Model, split: str = "test") -> Scores:
+def evaluate(model: Model, split: str = "test", *, sentences_of: str | Path = "") -> Scores:
     """Translates a split, as held out when the model was trained, and scores it.
 
     Args:
       model: a trained one.
       split: "valid", "test", …; see `corpora.split_names`.
+      sentences_of: another workdir, which was evaluated on its own split: the sentences are those.
 
     Raises:
       UserError: if there is no such split, its text cannot be read, or it was trained on; see
         `held_out.load_split`.
     """
-    corpus, _ = held_out.load_split(model.workdirs, model.config.data, split)
+    owner = storage.path(str(sentences_of)) if sentences_of else None
+    corpus, _ = load_corpus(model, split, owner)
     return translate_corpus(model, corpus).scores()
+
+
+def load_corpus(
+    model: Model, split: str, owner: Path | None = None
+) -> tuple[corpora.Corpus, held_out.Overlap | None]:
+    """A split to evaluate `model` on, and how much of it the model was trained on.
+
+    With `owner`, the sentences are those that this workdir was evaluated on.
+
+    Raises:
+      UserError: as `evaluate` does.
+    """
+    if owner is None:
+        return held_out.load_split(model.workdirs, model.config.data, split)
+    try:
+        sources, _, references = read_translations(folder_of(owner, split))
+    except FileNotFoundError:
+        raise UserError(
+            f"{owner} has not been evaluated on {split}: python launch.py --mode=evaluate "
+            f"--workdir={owner} --split={split}"
+        ) from None
+    except (ValueError, KeyError, TypeError) as e:
+        raise UserError(f"{folder_of(owner, split)} is damaged ({e!r})") from None
+    corpus = corpora.Corpus(list(zip(sources, references, strict=True)), 0)
+    return corpus, held_out.worst_overlap(model.workdirs, corpus, name_across(split, owner))
 
 
 def translate_corpus(

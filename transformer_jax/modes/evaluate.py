@@ -4,8 +4,9 @@ Prints the scores, also by length of the source and by how rare the words of the
 some of the sentences, and writes all of them to evaluation/SPLIT in the workdir: translations.tsv,
 translations.jsonl and scores.json.
 
-Example:
+Examples:
     launch.py --mode=evaluate --workdir=runs/mine --split=valid --weights=best
+    launch.py --mode=evaluate --workdir=runs/tuned --sentences_of=runs/mine
 """
 
 import dataclasses
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 def define(flags: Flags) -> None:
     """Defines the flags."""
     flags.split()
+    flags.path("sentences_of", "Workdir on whose sentences of that split to evaluate.")
     flags.weights()
     flags.ensemble()
     flags.reverse()
@@ -46,29 +48,36 @@ def run(launch: Launch) -> int:
         split=launch["split"],
         weights=launch["weights"],
         ensemble=launch.ensemble,
+        sentences_of=launch.path("sentences_of") if launch["sentences_of"] else None,
     )
     return 0
 
 
 def evaluate(
-    model: "Model", workdir: Path, *, split: str, weights: str, ensemble: Sequence[Path] = ()
+    model: "Model",
+    workdir: Path,
+    *,
+    split: str,
+    weights: str,
+    ensemble: Sequence[Path] = (),
+    sentences_of: Path | None = None,
 ) -> "Scores":
     """Translates a split, prints its scores and some sentences, and writes them to the workdir.
 
-    They go to evaluation/SPLIT, or, of an ensemble, to evaluation/SPLIT-ensemble; the card of the
-    run lists the scores, too.
+    They go to evaluation/SPLIT, of an ensemble to evaluation/SPLIT-ensemble, and on the sentences
+    of another workdir to evaluation/SPLIT-of-NAME; the card of the run lists the scores, too.
     """
     from transformer_jax.console import progress_bar
-    from transformer_jax.data import held_out
     from transformer_jax.evaluation import bins
     from transformer_jax.evaluation.degenerate import measure_degeneracy
-    from transformer_jax.evaluation.translations import write_translations
-    from transformer_jax.inference.evaluate import trained_words, translate_corpus
+    from transformer_jax.evaluation.translations import folder_of, name_across, write_translations
+    from transformer_jax.inference.evaluate import load_corpus, trained_words, translate_corpus
     from transformer_jax.parallel import processes
     from transformer_jax.workdir import card
 
     card.read(workdir)  # a damaged card is an error now, and not after the translation
-    corpus, overlap = held_out.load_split(model.workdirs, model.config.data, split)
+    corpus, overlap = load_corpus(model, split, sentences_of)
+    split = name_across(split, sentences_of) if sentences_of else split
     with progress_bar(len(corpus.pairs), f"translating {split}") as bar:
         found = translate_corpus(model, corpus, progress=bar.update)
     sources, translations, references = found.sources, found.translations, found.references
@@ -83,15 +92,13 @@ def evaluate(
     print(scores, flush=True)  # before anything can go wrong with writing them
     kinds = found.by_kind(trained_words(model))
     print(bins.table(kinds))
-    folder = workdir / "evaluation" / (f"{split}-ensemble" if ensemble else split)
+    folder = folder_of(workdir, f"{split}-ensemble" if ensemble else split)
     about: dict[str, Any] = {"ensemble": [str(path) for path in ensemble]} if ensemble else {}
     about |= {"reverse": str(model.reverse.workdirs[0])} if model.reverse else {}
     measured = write_translations(
         folder,
         scores,
-        sources,
-        translations,
-        references,
+        *(sources, translations, references),
         split=split,
         text_hash=corpus.text_hash(),
         trained_on=overlap and overlap._asdict(),

@@ -99,6 +99,10 @@ def train(
         )
         if "test" in splits and processes.is_writer():
             held_out.record(workdir, config.data, splits)
+            if config.train.start_from:  # which may have learned the new test text by heart
+                parent = [storage.path(config.train.start_from)]
+                for name in ("valid", "test"):
+                    held_out.worst_overlap(parent, splits[name], name)
         del splits  # millions of strings, which only the tokenizer reads
         driver = Driver(prepared, card.Card(workdir, since=started))
         try:
