@@ -12,8 +12,6 @@ import numpy as np
 from transformer_jax.config.options import Config, DataConfig
 from transformer_jax.data.language_codes import split_code
 from transformer_jax.errors import UserError
-from transformer_jax.evaluation.languages import language_tag
-from transformer_jax.evaluation.utility import pairwise_bleu, pairwise_chrf
 from transformer_jax.inference.scorer import TokenScores
 from transformer_jax.inference.translator import Hypothesis, Translator
 
@@ -60,6 +58,9 @@ def rule(config: Config, reverse: Score | None) -> Rank | None:
     if decode.choose == "model":
         return None
     if decode.choose == "mbr":
+        # sacrebleu takes longer to import than a short sentence to translate.
+        from transformer_jax.evaluation.utility import pairwise_bleu, pairwise_chrf
+
         language = config.data.target_language
         bleu = partial(pairwise_bleu, target_language=language)
         utility = bleu if decode.utility == "bleu" else pairwise_chrf
@@ -171,6 +172,8 @@ def check_reverse(config: Config, workdir: Path, reverse: Config, folder: Path) 
 
 def _languages(data: DataConfig) -> list[str | None]:
     """The codes of source and target, without country and script; None = not known."""
+    from transformer_jax.evaluation.languages import language_tag  # langcodes, likewise
+
     tags = [language_tag(name) for name in (data.source_language, data.target_language)]
     return [tag and tag.partition("-")[0] for tag in tags]
 

@@ -1,10 +1,12 @@
 """Which checkpoints a model is made of: their mean, the latest one, or the best one."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from transformer_jax.config.options import WEIGHTS, TrainConfig
 from transformer_jax.errors import UserError
@@ -40,11 +42,20 @@ def mean_weights(
     workdir: Path, steps: Sequence[int], like: Any, sharding: jax.sharding.Sharding
 ) -> Any:
     """The mean of the parameters of some checkpoints, which are not verified."""
-    total = None
-    for step in steps:
-        params = checkpoints.restore_params(workdir, step, like, sharding)
-        total = params if total is None else jax.tree.map(lambda a, b: a + b, total, params)
-    return jax.tree.map(lambda x: x / len(steps), total)
+    restored = (checkpoints.restore_params(workdir, step, like, sharding) for step in steps)
+    total = functools.reduce(_add, restored)
+    return _divide(total, np.float32(len(steps))) if len(steps) > 1 else total
+
+
+# Of whole trees: one program each, and not one for each shape.
+@jax.jit
+def _add(total: Any, params: Any) -> Any:
+    return jax.tree.map(lambda a, b: a + b, total, params)
+
+
+@jax.jit
+def _divide(total: Any, number: Any) -> Any:
+    return jax.tree.map(lambda x: x / number, total)
 
 
 def load_step(workdir: Path, step: int, like: Any) -> Any:
