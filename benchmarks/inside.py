@@ -41,17 +41,20 @@ def main() -> None:
     flags = parser.parse_args()
     model = tj.load(flags.workdir)
     answers = Answers(with_base(model) if flags.base else model)
-    seconds = []
+    seconds, layers = [], []
     for sentence in answers.examples():
         for _ in range(2):  # the first of a length compiles
             start = time.perf_counter()
-            size = len(json.dumps(answers.inside(Question(sentence))))
+            found = answers.inside(Question(sentence))
+            size = len(json.dumps(found))
             last = time.perf_counter() - start
         seconds.append(last)
-    middle = statistics.median(seconds)
-    print(
-        f"{len(seconds)} sentences: {middle:.2f} s (slowest {max(seconds):.2f} s), {size:,} bytes"
-    )
+        start = time.perf_counter()
+        layer_size = len(json.dumps(answers.layer(found["id"], "decoder_0")))
+        layers.append(time.perf_counter() - start)
+    for name, times, of in (("sentence", seconds, size), ("layer", layers, layer_size)):
+        middle, slowest = statistics.median(times), max(times)
+        print(f"{name}: {middle:.3f} s (slowest of {len(times)} {slowest:.3f} s), {of:,} bytes")
 
 
 if __name__ == "__main__":

@@ -29,10 +29,9 @@ def main() -> None:
             page = browser.new_page(
                 viewport={"width": width, "height": height}, locale=language, color_scheme=colours
             )
-            page.goto((FOLDER / "cat.html").as_uri())
+            page.goto(f"{(FOLDER / 'cat.html').as_uri()}#{figure}")
             page.wait_for_selector("#translation b")
-            page.evaluate("id => document.getElementById(id).scrollIntoView(true)", figure)
-            page.wait_for_timeout(1500)  # scrolling is smooth
+            page.wait_for_timeout(2500)  # scrolling is smooth
             page.screenshot(path=FOLDER / f"{name}.png")
             page.close()
         browser.close()

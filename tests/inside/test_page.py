@@ -1,6 +1,7 @@
 """The page in a real browser: its numbers are the model's, and nothing leaves the machine."""
 
 import dataclasses
+import json
 import re
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from serving import serving
 import transformer_jax as tj
 from transformer_jax import ModelConfig
 from transformer_jax.config.files import load_config
-from transformer_jax.inside.answers import MAX_PIECES, Answers
+from transformer_jax.inside.answers import MAX_PIECES, Answers, Question
 from transformer_jax.model.transformer import Transformer
 
 PAGE = ROOT / "transformer_jax" / "inside" / "page"
@@ -53,10 +54,13 @@ def address(model):
 
 @pytest.fixture
 def visit(chromium):
-    """visit(address, **options of the browser): the page, which must stay quiet and at home."""
+    """visit(address, **options of the browser): the page, which must stay quiet and at home.
+
+    All figures are drawn, as after a scroll to the end, unless `scroll` is false.
+    """
     contexts, lines, requests = [], [], []
 
-    def opened(address, **options):
+    def opened(address, scroll=True, **options):
         contexts.append(chromium.new_context(locale="en-US", **options))
         page = contexts[-1].new_page()
         page.set_default_timeout(PATIENCE)
@@ -65,6 +69,9 @@ def visit(chromium):
         page.on("request", lambda request: requests.append((request.url, address)))
         page.goto(address)
         page.wait_for_selector("#translation b")
+        for figure in FIGURES if scroll else ():
+            page.locator(f"#{figure}").scroll_into_view_if_needed()
+            page.wait_for_selector(f"#{figure} .drawing > *")
         return page
 
     yield opened
@@ -89,14 +96,23 @@ def home(request, trained, tmp_path_factory):
     return file.as_uri()
 
 
+def settle(page):
+    """Waits until every figure shows the layer that was asked for."""
+    expect(page.locator(".waiting")).to_have_count(0)
+
+
 def written(text):
     return float(text.replace("−", "-"))
 
 
-def values(page, key):
-    """What the page writes for each cell of the heat map `key`, read with the arrow keys."""
+def values(page, key, rows=None):
+    """What the page writes for each cell of the heat map `key`, read with the arrow keys.
+
+    Only its first `rows` are read, if given.
+    """
     canvas = page.locator(f'[data-key="heat-{key}"]').first
-    rows, columns = (int(canvas.get_attribute(side)) for side in ("height", "width"))
+    height, columns = (int(canvas.get_attribute(side)) for side in ("height", "width"))
+    rows = rows or height
     readout = page.locator(".heat", has=canvas).locator(".readout").first
     canvas.focus()
     found = np.zeros((rows, columns))
@@ -242,6 +258,7 @@ def test_another_architecture_is_shown(visit, model):
         page.click('[data-key="kind-cross"]')
         page.click('[data-key="layer-2"]')
         page.click('[data-key="head-2"]')
+        settle(page)
         page.click('[data-key="projections-matrices"]')
         page.wait_for_selector('[data-key="heat-W_Q"]')
         attention = other.inside(page.locator('[data-key="sentence"]').input_value()).decoder[2]
@@ -250,6 +267,65 @@ def test_another_architecture_is_shown(visit, model):
         )
         page.click('[data-key="stack-decoder"]')
         assert page.locator("#embedding .dial").count() == 0  # they are of sinusoids
+
+
+@pytest.fixture(scope="module")
+def base(model):
+    """The paper's base model with random weights."""
+    transformer = Transformer(ModelConfig(), *(side.vocab_size for side in model.tokenizers))
+    params = toy.random_params(transformer, stddev=0.04)
+    decode = dataclasses.replace(model.config.decode, extra_length=5)  # it would never end
+    config = dataclasses.replace(model.config, decode=decode)
+    parts = {"transformers": (transformer,), "all_params": (params,)}
+    return dataclasses.replace(model, config=config, **parts)
+
+
+def test_the_layers_of_a_large_model_come_when_their_figures_are_reached(visit, base):
+    answers, asked = Answers(base), []
+    with serving(answers) as port:
+        page = visit(f"http://127.0.0.1:{port}/", scroll=False)
+        page.on("request", lambda request: asked.append(request.url))
+        assert page.locator("#attention .drawing > *").count() == 0
+        page.locator("#attention .drawing").scroll_into_view_if_needed()
+        page.wait_for_selector("#attention .matrix")
+        page.click('[data-key="layer-5"]')
+        settle(page)
+        record = base.inside(page.locator('[data-key="sentence"]').input_value())
+        z = record.encoder[5].self_attention.heads[:, 0]
+        np.testing.assert_allclose(values(page, "Z", rows=1), z[:1], atol=6e-5)
+        page.click('[data-key="kind-cross"]')
+        settle(page)
+        page.click('[data-key="kind-encoder"]')  # what has been fetched is not fetched again
+    names = [url.partition("name=")[2] for url in asked if "/api/layer" in url]
+    assert names == ["encoder_0", "encoder_5", "decoder_5"]
+    first = answers.inside(Question(SENTENCE))
+    layers = [answers.layer(first["id"], f"{s}_{n}") for s in first["depth"] for n in range(6)]
+    assert len(json.dumps(first)) < 300_000 < 8_000_000 < len(json.dumps(layers))
+
+
+def test_a_door_leads_to_its_figure_although_those_above_it_are_not_drawn_yet(visit, home):
+    page = visit(home, scroll=False)
+    assert page.locator("#search .leaf").count() == 0
+    page.click('#overview a[href="#search"]')
+    page.wait_for_selector("#layers .drawing > *")
+    expect(page.locator("#search h2")).to_be_in_viewport()
+    assert page.locator("#search .leaf").count() > 0
+
+
+def test_a_record_that_the_server_no_longer_keeps_is_a_line_in_the_page(chromium, model):
+    answers = Answers(model)
+    page = chromium.new_page(locale="en-US")  # a refusal is a line on the console, too
+    with serving(answers) as port:
+        page.goto(f"http://127.0.0.1:{port}/")
+        page.wait_for_selector("#translation b")
+        for _ in range(4):  # other pages
+            answers.inside(Question(OTHER))
+        page.locator("#decoder").scroll_into_view_if_needed()
+        expect(page.locator("#message")).to_contain_text("look inside it again")
+        page.click(".primary")
+        page.wait_for_selector("#decoder .alignment")
+        assert page.locator("#message").text_content() == ""
+    page.close()
 
 
 def test_typed_text_is_text(visit, address):
@@ -305,7 +381,15 @@ def test_one_button_switches_the_language_and_another_the_colours(visit, home):
 def test_the_page_fits_its_window(visit, address, width):
     page = visit(address, viewport={"width": width, "height": 900})
     root = "document.documentElement"
-    assert page.evaluate(f"{root}.scrollWidth - {root}.clientWidth") <= 0
+    for language in ("en", "zh"):
+        assert page.locator("html").get_attribute("lang").startswith(language)
+        assert page.evaluate(f"{root}.scrollWidth - {root}.clientWidth") <= 0
+        page.evaluate("scrollTo({ left: 999, behavior: 'instant' })")
+        assert page.evaluate("scrollX") == 0
+        page.click('[data-key="language"]')
+    # What is wider than a phone scrolls within its own box.
+    tree = page.locator(".scroll", has=page.locator(".tree"))
+    assert tree.evaluate("box => box.scrollWidth > box.clientWidth") or width > 390
 
 
 def test_half_floats_are_read_as_numpy_reads_them(visit, address):

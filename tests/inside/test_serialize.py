@@ -46,8 +46,7 @@ def compare(ours, found, rtol=0.0):
 
 def test_a_record_survives_being_written(record):
     compare(record, read(json.loads(json.dumps(to_json(record)))))
-    half = to_json(record, floats="float16", parameters=False)
-    assert half["encoder"][0]["self_attention"]["parameters"] == {}
+    half = to_json(record, floats="float16")
     weights = half["decoder"][0]["cross_attention"]["weights"]
     assert weights["dtype"] == "float16"
     expected = record.decoder[0].cross_attention.weights

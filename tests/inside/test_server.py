@@ -23,9 +23,24 @@ SENTENCE = "我有一只猫"
 
 
 def as_json(record):
-    found = json.loads(json.dumps(to_json(record, parameters=False)))
+    """What the page gets of a record at first."""
+    found = json.loads(json.dumps(to_json(record)))
     del found["prediction"]["logits"]
-    return found
+    depth = {stack: len(found.pop(stack)) for stack in ("encoder", "decoder")}
+    return {"depth": depth, **found}
+
+
+def inside(port, **question):
+    """(id, the rest) of an answer."""
+    status, _, body = ask(port, question=question)
+    assert status == 200
+    found = json.loads(body)
+    return found.pop("id"), found
+
+
+def layer(port, record, name):
+    status, _, body = ask(port, f"/api/layer?record={record}&name={name}")
+    return status, json.loads(body)
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +55,31 @@ def port(model):
 
 
 def test_a_sentence_is_answered_with_the_record_of_the_model(model, port):
-    status, _, body = ask(port, question={"source": SENTENCE})
-    assert status == 200
-    assert json.loads(body) == as_json(model.inside(SENTENCE))
+    assert inside(port, source=SENTENCE)[1] == as_json(model.inside(SENTENCE))
+
+
+def test_a_layer_is_answered_alone_while_its_record_is_kept(model, port, monkeypatch):
+    first, _ = inside(port, source=SENTENCE, off=["target/position"])
+    latest = [inside(port, source=source)[0] for source in ("我有一只狗", "狗", "猫", SENTENCE)]
+    record = model.inside("我有一只狗")
+    monkeypatch.delattr(tj.Model, "inside")  # nothing is computed again
+    for name, expected in (("encoder_0", record.encoder[0]), ("decoder_0", record.decoder[0])):
+        status, found = layer(port, latest[0], name)
+        expected = json.loads(json.dumps(to_json(expected)))
+        for part in expected.values():
+            part.pop("parameters", None)
+        for part in found.values():
+            assert part.pop("parameters", {}) == {}
+        assert (status, found) == (200, expected)
+    status, found = layer(port, first, "encoder_0")
+    assert (status, found["error"]["code"]) == (410, "gone")
+    for name in ("encoder_1", "encoder", ""):
+        assert layer(port, latest[0], name)[0] == 400
 
 
 def test_a_translation_can_be_given_and_a_part_switched_off(model, port):
     changes = {"target": "I have a dog", "off": ["encoder_0/self_attention/head_1", "target/mask"]}
-    found = json.loads(ask(port, question={"source": SENTENCE, **changes})[2])
+    _, found = inside(port, source=SENTENCE, **changes)
     assert found == as_json(model.inside(SENTENCE, **changes))
     assert "dog" in "".join(found["labels"])
 
@@ -57,7 +89,7 @@ def test_a_checkpoint_has_its_own_numbers(trained, model, port):
     assert steps == [2, 4]
     latest = as_json(tj.load(trained[0], weights="latest").inside(SENTENCE))
     for step in (2, 4):
-        found = json.loads(ask(port, question={"source": SENTENCE, "checkpoint": step})[2])
+        _, found = inside(port, source=SENTENCE, checkpoint=step)
         assert found["steps"] == [step]
         assert (found["encoded"] == latest["encoded"]) == (step == 4)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from flax import traverse_util
 
 from transformer_jax.data.text import is_blank
 from transformer_jax.errors import UserError
+from transformer_jax.inference.record import DecoderLayer, EncoderLayer
 from transformer_jax.inference.trained import Model
 from transformer_jax.inference.weights import checkpoint_steps, load_step
 from transformer_jax.inside import code
@@ -18,6 +20,7 @@ from transformer_jax.inside.serialize import to_json
 MAX_CHARACTERS = 500
 MAX_PIECES = 64  # of a sentence; figures of longer ones cannot be read
 _EXAMPLES = 8
+_KEPT = 4  # records, of some 60 MB for a long sentence and a base model
 
 
 class Refused(UserError):
@@ -73,11 +76,15 @@ class Question:
 
 
 class Answers:
-    """Answers for one model, whose checkpoints share what is compiled."""
+    """Answers for one model, whose checkpoints share what is compiled.
+
+    The layers of the latest records are kept, because the page asks for them one by one.
+    """
 
     def __init__(self, model: Model) -> None:
         self.model = model
         self._workdir = model.workdirs[0]
+        self._layers: dict[str, dict[str, EncoderLayer | DecoderLayer]] = {}
 
     def facts(self) -> dict[str, Any]:
         """What the page must know before the first sentence."""
@@ -112,7 +119,15 @@ class Answers:
         return checkpoint_steps(self._workdir)
 
     def inside(self, question: Question, **options: Any) -> dict[str, Any]:
-        """The record of a sentence without its logits; `options` are those of `to_json`.
+        """The record of a sentence without its layers, and without the logits.
+
+        Args:
+          question: what to look into.
+          **options: of `to_json`.
+
+        Returns:
+          The fields of the record, the `depth` of each stack, and the `id` by which `layer` finds
+          the layers.
 
         Raises:
           UserError: if the sentence or the checkpoint cannot be used.
@@ -126,9 +141,46 @@ class Answers:
         record = self.model.inside(
             question.source, question.target, step=question.checkpoint, off=question.off
         )
-        found = to_json(record, parameters=False, **options)
+        name = secrets.token_hex(8)  # a number would be another sentence's after a restart
+        stacks = {"encoder": record.encoder, "decoder": record.decoder}
+        self._layers[name] = {
+            f"{stack}_{number}": _bare(layer)
+            for stack, layers in stacks.items()
+            for number, layer in enumerate(layers)
+        }
+        for old in list(self._layers)[:-_KEPT]:
+            del self._layers[old]
+        found = to_json(dataclasses.replace(record, encoder=(), decoder=()), **options)
+        for stack in stacks:
+            del found[stack]
         del found["prediction"]["logits"]  # many, of a large vocabulary; the page shows the best
-        return found
+        return {"id": name, "depth": {s: len(layers) for s, layers in stacks.items()}, **found}
+
+    def layer(self, record: str, name: str, **options: Any) -> dict[str, Any]:
+        """One layer of a record that is still kept, without its parameters.
+
+        Args:
+          record: the `id` that `inside` gave it.
+          name: "encoder_0", "decoder_0", …
+          **options: of `to_json`.
+
+        Raises:
+          Refused: if the record is no longer kept, or has no such layer.
+        """
+        if record not in self._layers:
+            message = f"only the last {_KEPT} sentences are kept: look inside this one again"
+            raise Refused("gone", message)
+        layers = self._layers[record]
+        if name not in layers:
+            raise Refused("malformed", f"layer={name!r} is none of: {', '.join(layers)}")
+        return to_json(layers[name], **options)
+
+    def whole(self, question: Question, **options: Any) -> dict[str, Any]:
+        """The record of a sentence with its `layers`, each by its name."""
+        found = self.inside(question, **options)
+        record = found.pop("id")
+        layers = {name: self.layer(record, name, **options) for name in self._layers[record]}
+        return {**found, "layers": layers}
 
     def parameters(self, part: str, step: int | None, **options: Any) -> dict[str, Any]:
         """The matrices of one attention, as `to_json` writes them; large models have many.
@@ -165,3 +217,12 @@ class Answers:
         if len(ids) > MAX_PIECES:
             message = f"the text has {len(ids)} pieces; the most are {MAX_PIECES}"
             raise Refused("too_long", message, pieces=len(ids), most=MAX_PIECES)
+
+
+def _bare(part: Any) -> Any:
+    """`part` without its parameters, which would keep a whole checkpoint in memory."""
+    fields = {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
+    parts = {name: _bare(x) for name, x in fields.items() if dataclasses.is_dataclass(x)}
+    return dataclasses.replace(
+        part, **parts, **{"parameters": {}} if "parameters" in fields else {}
+    )

@@ -11,7 +11,7 @@ import numpy as np
 _KINDS = {"f": "float32", "i": "int32", "b": "bool"}
 
 
-def to_json(record: Any, *, parameters: bool = True, floats: str = "float32") -> Any:
+def to_json(record: Any, *, floats: str = "float32") -> Any:
     """A dataclass of `inference.record`, or a part of one, as what `json.dumps` takes.
 
     >>> to_json(np.arange(2, dtype=np.int32))
@@ -19,26 +19,20 @@ def to_json(record: Any, *, parameters: bool = True, floats: str = "float32") ->
 
     Args:
       record: the whole or a part: a layer, an array.
-      parameters: whether to write the parameters, which are most of a large model's record; without
-        them, the field is an empty object.
       floats: dtype that arrays of floats are written in, "float32" or "float16".
 
     Returns:
       A dict with the names of the fields; an array is {"shape": [...], "dtype": "float32",
       "data": base64 of its bytes, little-endian, rows first}; a bool has one byte.
     """
-    options = {"parameters": parameters, "floats": floats}
     if isinstance(record, np.ndarray):
         return _array(record, floats)
     if dataclasses.is_dataclass(record):
-        fields = {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
-        if not parameters and "parameters" in fields:
-            fields["parameters"] = {}
-        return to_json(fields, **options)
+        record = {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
     if isinstance(record, Mapping):
-        return {name: to_json(value, **options) for name, value in record.items()}
+        return {name: to_json(value, floats=floats) for name, value in record.items()}
     if isinstance(record, tuple | list):
-        return [to_json(value, **options) for value in record]
+        return [to_json(value, floats=floats) for value in record]
     return record
 
 

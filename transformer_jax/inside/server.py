@@ -63,6 +63,14 @@ def app(answers: Answers) -> Starlette:
             return _refusal(400, e)
         return JSONResponse(found)
 
+    async def layer(request: Request) -> Response:
+        asked = (request.query_params.get(name, "") for name in ("record", "name"))
+        try:
+            found = await anyio.to_thread.run_sync(answers.layer, *asked, limiter=alone)
+        except Refused as e:
+            return _refusal(410 if e.facts["code"] == "gone" else 400, e)
+        return JSONResponse(found)
+
     async def parameters(request: Request) -> Response:
         part, step = (request.query_params.get(name, "") for name in ("part", "checkpoint"))
         try:
@@ -79,6 +87,7 @@ def app(answers: Answers) -> Starlette:
             Route("/", page),
             Route("/page/{name}", page),
             Route("/api/model", model),
+            Route("/api/layer", layer),
             Route("/api/parameters", parameters),
             Route("/api/inside", inside, methods=["POST"]),
         ],

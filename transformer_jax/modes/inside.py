@@ -94,7 +94,7 @@ def _page(answers: "Answers", sentences: list[str]) -> str:
     for sentence in sentences:
         for checkpoint in (None, *answers.checkpoints()):
             question = Question(sentence, checkpoint=checkpoint)
-            record = answers.inside(question, floats="float16")
+            record = answers.whole(question, floats="float16")
             records.append({"source": sentence, "checkpoint": checkpoint, "record": record})
     number = sum(x.size for x in jax.tree.leaves(answers.model.params))
     parts = answers.parts() if number <= MAX_SAVED_PARAMETERS else []

@@ -1,6 +1,6 @@
 // Figure 2: Q, K, V, scores, mask, weights, Z. One row is lit through all of it.
 
-import { attentionChoices, chosenAttention } from "./chosen.js";
+import { attentionChoices, attentionLayer, chosenAttention } from "./chosen.js";
 import { choice, el } from "./dom.js";
 import { heatMap, matrixTable } from "./heat.js";
 import { say } from "./language.js";
@@ -41,11 +41,12 @@ export const attention = {
       },
     },
   ],
+  needs: attentionLayer,
   draw(scene) {
-    const { record, view, change } = scene;
-    const { part, layers, rows, columns, name } = chosenAttention(record, view);
+    const { view, change } = scene;
+    const { part, rows, columns, name } = chosenAttention(scene);
     return [
-      el("div", { class: "choices" }, attentionChoices(view, layers, change),
+      el("div", { class: "choices" }, attentionChoices(scene),
         choice({
           label: say({ en: "head", zh: "头" }), key: "head", value: view.head, onChoose: (head) => change({ head }),
           choices: Array.from({ length: part.query.shape[1] }, (_, n) => [n, n + 1]),

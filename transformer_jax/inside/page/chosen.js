@@ -9,16 +9,19 @@ const KINDS = {
   cross: { en: "decoder → encoder", zh: "解码器 → 编码器" },
 };
 
+/** The stack of the attention that is looked at. */
+const stackOf = (view) => (view.kind === "encoder" ? "encoder" : "decoder");
+
+/** The layer that the figures of one attention need. */
+export const attentionLayer = ({ record, view }) => chosenLayer(record, view, stackOf(view));
+
 /** The attention that is looked at, its pieces, and which of them is lit under which name of `view`. */
-export function chosenAttention(record, view) {
+export function chosenAttention({ record, view, layer }) {
   const encoder = view.kind === "encoder";
-  const layers = encoder ? record.encoder : record.decoder;
-  const number = chosenLayer(layers, view);
-  const layer = layers[number];
+  const name = `${view.kind === "cross" ? "cross" : "self"}_attention`;
   return {
-    path: `${encoder ? "encoder" : "decoder"}_${number}/${view.kind === "cross" ? "cross" : "self"}_attention`,
-    layers,
-    part: view.kind === "cross" ? layer.cross_attention : layer.self_attention,
+    path: `${attentionLayer({ record, view })}/${name}`,
+    part: layer[name],
     rows: encoder ? record.source.pieces : record.target.pieces,
     columns: view.kind === "self" ? record.target.pieces : record.source.pieces,
     name: encoder ? "sourcePiece" : "targetPiece",
@@ -26,21 +29,25 @@ export function chosenAttention(record, view) {
 }
 
 /** Of stacks of different depths, the deeper one's last layers stand for the other's last one. */
-export const chosenLayer = (layers, view) => Math.min(view.layer, layers.length - 1);
+const chosenNumber = (record, view, stack) => Math.min(view.layer, record.depth[stack] - 1);
 
-export function attentionChoices(view, layers, change) {
+/** The name of the layer of a stack that is looked at, as in "encoder_0". */
+export const chosenLayer = (record, view, stack) => `${stack}_${chosenNumber(record, view, stack)}`;
+
+export function attentionChoices(scene) {
+  const { view, change } = scene;
   return [
     choice({
       label: say({ en: "where", zh: "位置" }), key: "kind", value: view.kind, onChoose: (kind) => change({ kind }),
       choices: Object.entries(KINDS).map(([kind, text]) => [kind, say(text)]),
     }),
-    layerChoice(view, layers, change),
+    layerChoice(scene, stackOf(view)),
   ];
 }
 
-export function layerChoice(view, layers, change) {
+export function layerChoice({ record, view, change }, stack) {
   return choice({
-    label: say({ en: "layer", zh: "层" }), key: "layer", value: chosenLayer(layers, view),
-    onChoose: (layer) => change({ layer }), choices: layers.map((_, n) => [n, n + 1]),
+    label: say({ en: "layer", zh: "层" }), key: "layer", value: chosenNumber(record, view, stack),
+    onChoose: (layer) => change({ layer }), choices: Array.from({ length: record.depth[stack] }, (_, n) => [n, n + 1]),
   });
 }

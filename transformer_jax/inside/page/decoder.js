@@ -50,9 +50,9 @@ export const decoder = {
       a: { en: "From this one: the output of its own masked self-attention, after add & norm. Its numbers are the strip of colours named Y in the figure.", zh: "来自本块：本块遮罩自注意力经过残差和归一化后的输出。图中名为 Y 的彩色图就是它。" },
     },
   ],
+  needs: ({ record, view }) => chosenLayer(record, view, "decoder"),
   draw(scene) {
-    const { record, view, change } = scene;
-    const layer = record.decoder[chosenLayer(record.decoder, view)];
+    const { record, view, layer, change } = scene;
     const part = layer.cross_attention;
     const count = part.weights.shape[0];
     const written = positions(record, view);
@@ -65,7 +65,7 @@ export const decoder = {
       inAndOut(record, view, onRow),
       given(scene),
       el("h3", {}, say({ en: "What each piece looks at in the source", zh: "每个词元看源句的哪里" })),
-      el("div", { class: "choices" }, layerChoice(view, record.decoder, change),
+      el("div", { class: "choices" }, layerChoice(scene, "decoder"),
         choice({
           label: say({ en: "head", zh: "头" }), key: "aligned", value: view.aligned, onChoose: (aligned) => change({ aligned }),
           choices: [["mean", say({ en: "mean", zh: "平均" })], ...Array.from({ length: count }, (_, n) => [n, n + 1])],

@@ -1,6 +1,6 @@
 // Figure 3: the heads side by side, concatenated, times W_O.
 
-import { attentionChoices, chosenAttention } from "./chosen.js";
+import { attentionChoices, attentionLayer, chosenAttention } from "./chosen.js";
 import { el } from "./dom.js";
 import { heatMap, matrixTable } from "./heat.js";
 import { say } from "./language.js";
@@ -33,9 +33,10 @@ export const heads = {
       },
     },
   ],
+  needs: attentionLayer,
   draw(scene) {
-    const { record, view, change } = scene;
-    const { part, path, layers, rows, columns, name } = chosenAttention(record, view);
+    const { view, change } = scene;
+    const { part, path, rows, columns, name } = chosenAttention(scene);
     const onRow = (row) => change({ [name]: row });
     const [length, count, width] = part.heads.shape;
     const lit = view[name];
@@ -50,7 +51,7 @@ export const heads = {
         partSwitch(scene, `${path}/head_${head}`, say({ en: `head ${head + 1}`, zh: `头 ${head + 1}` })));
     });
     return [
-      el("div", { class: "choices" }, attentionChoices(view, layers, change)),
+      el("div", { class: "choices" }, attentionChoices(scene)),
       el("div", { class: "heads" }, each),
       heatMap(part.heads.reshape(length, count * width), {
         name: say({ en: "Z of all heads, side by side", zh: "所有头的 Z 并排" }), labels: rows, lit, onRow, splits: count,

@@ -23,10 +23,10 @@ export const layers = {
   formula: "LayerNorm(x + Sublayer(x))     FFN(x) = max(0, x·W₁ + b₁)·W₂ + b₂",
   section: "3.1, 3.3",
   questions: [],
-  draw({ record, view, change }) {
+  needs: ({ record, view }) => chosenLayer(record, view, view.stack),
+  draw(scene) {
+    const { record, view, layer, change } = scene;
     const encoder = view.stack === "encoder";
-    const stack = encoder ? record.encoder : record.decoder;
-    const layer = stack[chosenLayer(stack, view)];
     const { pieces } = encoder ? record.source : record.target;
     const name = encoder ? "sourcePiece" : "targetPiece";
     const shared = { labels: pieces, lit: view[name], onRow: (row) => change({ [name]: row }) };
@@ -41,7 +41,7 @@ export const layers = {
           label: say({ en: "where", zh: "位置" }), key: "stack", value: view.stack, onChoose: (s) => change({ stack: s }),
           choices: [["encoder", say({ en: "encoder", zh: "编码器" })], ["decoder", say({ en: "decoder", zh: "解码器" })]],
         }),
-        layerChoice(view, stack, change),
+        layerChoice(scene, view.stack),
         choice({
           label: say({ en: "sub-layer", zh: "子层" }), key: "sublayer", value: chosenPart(parts, view), onChoose: (p) => change({ sublayer: p }),
           choices: parts.map(([part, text]) => [part, say(text)]),

@@ -23,6 +23,10 @@ const FAILURES = {
     zh: `这个句子有 ${pieces} 个词元，本页最多显示 ${most} 个。请试一个短些的。`,
   }),
   unreachable: () => ({ en: "The server does not answer: start it again.", zh: "服务器没有应答，请重新启动。" }),
+  gone: () => ({
+    en: "The server no longer keeps the numbers of this sentence: look inside it again.",
+    zh: "服务器已不再保留这个句子的数据，请再看一次。",
+  }),
   not_saved: () => ({ en: "This file holds no such sentence.", zh: "这个文件里没有这个句子。" }),
 };
 
@@ -35,6 +39,7 @@ const view = {
 const message = document.getElementById("message");
 let origin, model, record;
 let whole = null; // the translation of the same sentence with nothing switched off
+let layerShelf = new Map(); // the record's layers that have been asked for, by name
 let asked = 0; // the number of the last question: an earlier answer that comes late is dropped
 
 async function ask(changes) {
@@ -46,14 +51,13 @@ async function ask(changes) {
     const answer = await origin.inside(wanted);
     if (number !== asked) return;
     record = answer;
+    layerShelf = new Map();
     const same = wanted.source === request.source && wanted.checkpoint === request.checkpoint;
     if (!wanted.off.length) whole = record.translation;
     else if (!same) whole = null;
     Object.assign(request, wanted);
     delete view.grown;
     delete view.alpha;
-    view.sourcePiece = Math.min(view.sourcePiece, record.source.pieces.length - 1);
-    view.targetPiece = Math.min(view.targetPiece, record.target.pieces.length - 1);
     draw();
   } catch (failure) {
     if (number === asked) explain(failure);
@@ -62,20 +66,32 @@ async function ask(changes) {
   }
 }
 
-const loaded = new Map();
+const loading = new Set();
 
-/** The matrices of one attention; null while they are on their way, and then all is drawn again. */
+/** What `load` gives, kept under a key; null while it is on its way, and then all is drawn again. */
+function loaded(shelf, key, load) {
+  if (!shelf.has(key)) {
+    shelf.set(key, null);
+    const arrival = load().then((found) => {
+      shelf.set(key, found);
+      draw();
+    }).catch((failure) => {
+      shelf.delete(key);
+      explain(failure);
+    }).finally(() => loading.delete(arrival));
+    loading.add(arrival);
+  }
+  return shelf.get(key) ?? null;
+}
+
+const layer = (name) => loaded(layerShelf, name, () => origin.layer(record, name));
+
+const matrixShelf = new Map();
+
+/** The matrices of one attention. */
 function parameters(part) {
   const { checkpoint } = request;
-  const key = `${checkpoint} ${part}`;
-  if (!loaded.has(key)) {
-    loaded.set(key, null);
-    origin.parameters({ part, checkpoint }).then((found) => {
-      loaded.set(key, found);
-      draw();
-    }).catch(explain);
-  }
-  return loaded.get(key);
+  return loaded(matrixShelf, `${checkpoint} ${part}`, () => origin.parameters({ part, checkpoint }));
 }
 
 function explain(failure) {
@@ -90,16 +106,46 @@ function change(changes) {
   draw();
 }
 
-/** Draws every figure; the focus stays on the element that has the same key. */
+const opened = new Set([overview.id, embedding.id]); // the figures that have been near the window
+const watcher = new IntersectionObserver((entries) => {
+  for (const { isIntersecting, target } of entries) {
+    if (!isIntersecting) continue;
+    watcher.unobserve(target);
+    opened.add(target.id);
+    drawFigure(FIGURES.find(({ id }) => id === target.id));
+  }
+}, { rootMargin: "50% 0px" });
+
+/** Goes to a figure. Those above it are drawn first, so that it does not move away. */
+async function reach(name) {
+  const last = FIGURES.findIndex(({ id }) => id === name);
+  for (const { id } of FIGURES.slice(0, last + 1)) opened.add(id);
+  draw();
+  await Promise.all(loading);
+  document.getElementById(name)?.scrollIntoView();
+}
+
+/** Draws one figure, when the layer that it needs is there; until then it stays as it is. */
+function drawFigure(figure) {
+  const drawing = document.querySelector(`#${figure.id} .drawing`);
+  const scene = { record, view, model, request, change, ask, parameters };
+  if (figure.needs) scene.layer = layer(figure.needs(scene));
+  const waits = scene.layer === null;
+  drawing.classList.toggle("waiting", waits);
+  if (!waits) drawing.replaceChildren(...[figure.draw(scene)].flat(Infinity).filter(Boolean));
+}
+
+/** Draws the figures that have been looked at; the focus stays on the element that has the same key. */
 function draw() {
+  view.sourcePiece = Math.min(view.sourcePiece, record.source.pieces.length - 1);
+  view.targetPiece = Math.min(view.targetPiece, record.target.pieces.length - 1);
   const key = document.activeElement?.dataset.key;
   document.getElementById("translation").replaceChildren(
     el("span", { "aria-hidden": "true" }, "→ "), el("b", {}, record.translation));
   offBar(document.getElementById("off"), { request, ask, whole });
   for (const figure of FIGURES) {
-    const drawing = document.querySelector(`#${figure.id} .drawing`);
-    const drawn = figure.draw({ record, view, model, request, change, ask, parameters });
-    drawing.replaceChildren(...[drawn].flat(Infinity).filter(Boolean));
+    if (opened.has(figure.id)) drawFigure(figure);
+    else watcher.observe(document.getElementById(figure.id));
   }
   if (key) document.querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus({ preventScroll: true });
 }
@@ -130,8 +176,10 @@ const act = {
 
 setLanguage(navigator.language.startsWith("zh") ? "zh" : "en");
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => record && drawAll());
+addEventListener("hashchange", () => record && reach(location.hash.slice(1)));
 origin = await open();
 model = await origin.model();
 request.source = model.saved?.[0] ?? model.examples[0];
 drawAll();
 await ask({});
+if (record && location.hash) await reach(location.hash.slice(1));

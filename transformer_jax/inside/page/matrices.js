@@ -9,13 +9,13 @@ import { number, products } from "./numbers.js";
 const NAMES = { query: "W_Q", key: "W_K", value: "W_V" };
 
 /** The matrices of the chosen attention; or a button, or a line, in their place. */
-function withMatrices({ record, view, change, parameters }, key, draw) {
-  const { path } = chosenAttention(record, view);
+function withMatrices(scene, key, draw) {
+  const { view, change, parameters } = scene;
   if (!view.matrices) {
     return el("button", { type: "button", class: "open", "data-key": `${key}-matrices`, onclick: () => change({ matrices: true }) },
       say({ en: "Show the learned matrices", zh: "显示学到的矩阵" }));
   }
-  const found = parameters(path);
+  const found = parameters(chosenAttention(scene).path);
   if (found === null) return el("p", { class: "section" }, say({ en: "Loading the matrices …", zh: "正在载入矩阵……" }));
   if (!found.query_kernel) {
     return el("p", { class: "section" }, say({ en: "This file has the matrices of the trained model only.", zh: "这个文件只有训练后模型的矩阵。" }));
@@ -28,8 +28,8 @@ const numbered = (count) => Array.from({ length: count }, (_, n) => n + 1);
 /** Q, K and V of one head as X times a small matrix, with the first numbers written out. */
 export function projections(scene) {
   return withMatrices(scene, "projections", (found) => {
-    const { record, view, change } = scene;
-    const { part, rows, columns, name } = chosenAttention(record, view);
+    const { view, change } = scene;
+    const { part, rows, columns, name } = chosenAttention(scene);
     const lit = view[name];
     const kernels = Object.keys(NAMES).map((side) => found[`${side}_kernel`].pick(1, view.head));
     const query = part.query.pick(1, view.head);
@@ -65,7 +65,7 @@ export function largeMatrix(scene) {
       zh: "整个 X 乘以整个 W_Q，只有结果被切开。W_Q 和 Q 中的竖线分开各个头。",
     })),
     withMatrices(scene, "large", (found) => {
-      const { part, rows, name } = chosenAttention(scene.record, scene.view);
+      const { part, rows, name } = chosenAttention(scene);
       const [length, count, width] = part.query.shape;
       const kernel = found.query_kernel;
       const lit = scene.view[name];

@@ -30,10 +30,10 @@ export const overview = {
   draw({ record, model, change }) {
     const to = (kind) => () => change({ kind });
     const shapes = [
-      tower({ x: 20, base: 500, depth: record.encoder.length, boxes: [
+      tower({ x: 20, base: 500, depth: record.depth.encoder, boxes: [
         ["attention", "attention", to("encoder")], ["norm", "layers"], ["forward", "layers"], ["norm", "layers"],
       ] }),
-      tower({ x: 250, base: 500, depth: record.decoder.length, boxes: [
+      tower({ x: 250, base: 500, depth: record.depth.decoder, boxes: [
         ["masked", "attention", to("self")], ["norm", "layers"], ["cross", "decoder", to("cross")],
         ["norm", "layers"], ["forward", "layers"], ["norm", "layers"],
       ] }),

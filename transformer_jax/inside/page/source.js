@@ -20,6 +20,11 @@ class Server {
     return revive(await this.#ask("api/inside", { method: "POST", headers, body: JSON.stringify(request) }));
   }
 
+  /** The layer `name` of a record, as in "encoder_0". */
+  async layer({ id }, name) {
+    return revive(await this.#ask(`api/layer?${new URLSearchParams({ record: id, name })}`));
+  }
+
   async parameters({ part, checkpoint }) {
     return revive(await this.#ask(`api/parameters?${new URLSearchParams({ part, checkpoint: checkpoint ?? "" })}`));
   }
@@ -50,6 +55,10 @@ class Saved {
     const found = this.records.find(same);
     if (!found) throw new Failure({ code: "not_saved" });
     return revive(found.record);
+  }
+
+  async layer({ layers }, name) {
+    return layers[name];
   }
 
   /** Of the trained model alone; an empty object where the file has none. */
