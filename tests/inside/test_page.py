@@ -4,12 +4,11 @@ import dataclasses
 import json
 import re
 import shutil
-import subprocess
 
 import numpy as np
 import pytest
 import toy
-from launching import ROOT, launch
+from launching import launch
 from playwright.sync_api import expect, sync_playwright
 from serving import serving
 
@@ -19,7 +18,6 @@ from transformer_jax.config.files import load_config
 from transformer_jax.inside.answers import MAX_PIECES, Answers, Question
 from transformer_jax.model.transformer import Transformer
 
-PAGE = ROOT / "transformer_jax" / "inside" / "page"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 SENTENCE, OTHER = "我有一只猫", "她们不需要碗。"
 HOSTILE = "<img src=x onerror=console.error('run')>猫"
@@ -401,18 +399,3 @@ def test_half_floats_are_read_as_numpy_reads_them(visit, address):
     found = np.array([float(text) for text in visit(address).evaluate(script)])
     expected = np.arange(65536, dtype=np.uint16).view(np.float16).astype(float)
     np.testing.assert_array_equal(found, expected)
-
-
-@pytest.mark.fast
-@pytest.mark.parametrize("file", sorted(PAGE.glob("*.js")), ids=lambda file: file.name)
-def test_a_module_parses_and_never_writes_html(file):
-    text = file.read_text(encoding="utf-8")
-    assert not re.search(
-        r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|https?://(?!www\.w3)", text
-    )
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("node is not installed")
-    command = [node, "--input-type=module", "--check"]
-    done = subprocess.run(command, input=text, text=True, capture_output=True)
-    assert done.returncode == 0, done.stderr

@@ -38,6 +38,12 @@ def app(answers: Answers) -> Starlette:
     """The page's application."""
     files, alone = assets.files(), anyio.CapacityLimiter(1)
 
+    async def answer(asked: Callable[..., Any], *arguments: Any) -> Response:
+        try:
+            return JSONResponse(await anyio.to_thread.run_sync(asked, *arguments, limiter=alone))
+        except UserError as e:
+            return _refusal(e)
+
     async def page(request: Request) -> Response:
         name = request.path_params.get("name", assets.INDEX)
         if name not in files:
@@ -49,38 +55,24 @@ def app(answers: Answers) -> Starlette:
 
     async def inside(request: Request) -> Response:
         if request.headers.get("content-type", "").partition(";")[0] != "application/json":
-            return _refusal(415, Refused("malformed", "the question must be application/json"))
+            return _refusal(Refused("malformed", "the question must be application/json"), 415)
         body = b""
         async for part in request.stream():
             body += part
             if len(body) > MAX_BODY:
                 most = f"the most are {MAX_BODY}"
-                return _refusal(413, Refused("too_large", f"the question has more bytes; {most}"))
-        try:
-            question = Question.of(_parsed(body))
-            found = await anyio.to_thread.run_sync(answers.inside, question, limiter=alone)
-        except UserError as e:
-            return _refusal(400, e)
-        return JSONResponse(found)
+                return _refusal(Refused("too_large", f"the question has more bytes; {most}"), 413)
+        return await answer(lambda: answers.inside(Question.of(_parsed(body))))
 
     async def layer(request: Request) -> Response:
-        asked = (request.query_params.get(name, "") for name in ("record", "name"))
-        try:
-            found = await anyio.to_thread.run_sync(answers.layer, *asked, limiter=alone)
-        except Refused as e:
-            return _refusal(410 if e.facts["code"] == "gone" else 400, e)
-        return JSONResponse(found)
+        record, name = (request.query_params.get(key, "") for key in ("record", "name"))
+        return await answer(answers.layer, record, name)
 
     async def parameters(request: Request) -> Response:
         part, step = (request.query_params.get(name, "") for name in ("part", "checkpoint"))
-        try:
-            if step and not (step.isascii() and step.isdigit() and len(step) < 16):
-                raise Refused("malformed", "checkpoint is no number")
-            arguments = part, int(step) if step else None
-            found = await anyio.to_thread.run_sync(answers.parameters, *arguments, limiter=alone)
-        except UserError as e:
-            return _refusal(400, e)
-        return JSONResponse(found)
+        if step and not (step.isascii() and step.isdigit() and len(step) < 16):
+            return _refusal(Refused("malformed", "checkpoint is no number"))
+        return await answer(answers.parameters, part, int(step) if step else None)
 
     return Starlette(
         routes=[
@@ -133,9 +125,10 @@ def _parsed(body: bytes) -> Any:
         raise Refused("malformed", "the question is not JSON") from None
 
 
-def _refusal(status: int, error: UserError) -> Response:
+def _refusal(error: UserError, status: int = 400) -> Response:
     facts = error.facts if isinstance(error, Refused) else {"message": one_line(error, 300)}
-    return JSONResponse({"error": facts}, status_code=status)
+    gone = facts.get("code") == "gone"
+    return JSONResponse({"error": facts}, status_code=410 if gone else status)
 
 
 async def _protect(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
