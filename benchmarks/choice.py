@@ -62,7 +62,7 @@ def main() -> None:
     corpus, _ = held_out.load_split(model.workdirs, model.config.data, flags.split)
     sources, references = zip(*corpus.pairs[: flags.sentences], strict=True)
     print(f"{len(sources)} sentences of {flags.split}, weights of steps {model.steps}")
-    print(f"{'':28}   BLEU  chrF2++  sentences/s")
+    print(f"{'':26} {'BLEU':>12} {'chrF2++':>12}  sentences/s")
     for options in settings(flags):
         decode = dataclasses.replace(model.config.decode, **options)
         chooser = dataclasses.replace(
@@ -73,9 +73,11 @@ def main() -> None:
             found = first_best(chooser.hypotheses(sources))
             seconds = time.perf_counter() - start
         language = model.config.data.target_language
-        scores = corpus_scores(found, references, target_language=language, bootstrap=0)
+        scores = corpus_scores(found, references, target_language=language)
+        bleu = f"{scores.bleu:.1f} ± {scores.bleu_interval:.1f}"
+        chrf = f"{scores.chrf:.1f} ± {scores.chrf_interval:.1f}"
         rate = len(sources) / seconds
-        print(f"{name(decode):28} {scores.bleu:6.1f} {scores.chrf:8.1f} {rate:12.1f}", flush=True)
+        print(f"{name(decode):26} {bleu:>12} {chrf:>12} {rate:12.1f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def test_choice_at_toy_size(workdir):
     command = [sys.executable, script, f"--workdir={workdir}", "--sentences=3", "--candidates=2"]
     done = subprocess.run(command, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
-    rows = [line.rsplit(maxsplit=3) for line in done.stdout.splitlines()[2:]]
+    rows = [line.rsplit(maxsplit=7) for line in done.stdout.splitlines()[2:]]
     assert [name.strip() for name, *_ in rows] == [
         "greedy", "beam 4", "beam 2", "beam 2, mbr chrf", "beam 2, mbr bleu",
         "sample 2, mbr chrf", "sample 2, mbr bleu",

@@ -111,8 +111,8 @@ def table(kinds: Mapping[str, Sequence[Bin]]) -> str:
     """The bins as lines for a terminal."""
     lines = []
     for kind, bins in kinds.items():
-        lines.append(f"{kind:43} sentences   BLEU  chrF2++")
-        lines += [f"  {b.name:41} {b.sentences:9,} {b.bleu:6.1f} {b.chrf:8.1f}" for b in bins]
+        lines.append(f"\n{kind:44}  sentences   BLEU  chrF2++")
+        lines += [f"  {b.name:42}  {b.sentences:9,} {b.bleu:6.1f} {b.chrf:8.1f}" for b in bins]
     return "\n".join(lines)
 
 
