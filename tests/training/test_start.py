@@ -1,15 +1,18 @@
 """Fine-tuning: a run that begins with the weights, the model and the tokenizer of another."""
 
+import dataclasses
 import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from launching import evaluate, in_process, json_lines, refusal, refused, tiny_config
 from toy import assert_same_bits, tokenizers
 
 import transformer_jax as tj
+from transformer_jax.config.files import save_config
 from transformer_jax.config.options import flatten
 from transformer_jax.data import corpora
 from transformer_jax.errors import Preempted
@@ -18,8 +21,10 @@ from transformer_jax.inference.weights import load_step
 from transformer_jax.training import preemption
 from transformer_jax.training.resume_proof import compare, last_state
 from transformer_jax.training.run import train
+from transformer_jax.training.step import TrainState
 from transformer_jax.training.validation import Validation
 from transformer_jax.workdir import manifest
+from transformer_jax.workdir.checkpoints import Checkpoints
 from transformer_jax.workdir.metrics import validations
 
 
@@ -163,6 +168,24 @@ def test_a_test_text_that_the_parent_has_learned_is_a_warning(parent, tmp_path, 
     train(tuning(parent, **options | {"data.train_size": 0}), tmp_path / "w")
     expected = f"warning: test: 7 of 7 pairs, and 7 sources, are in the training text of {parent}"
     assert expected in capsys.readouterr().err
+
+
+def test_an_imported_model_is_trained_on_in_a_workdir_of_its_own(parent, tmp_path):
+    """It has a checkpoint of step 0 without moments, and names no text."""
+    model, imported = tj.load(parent), tmp_path / "imported"
+    imported.mkdir()
+    model.tokenizers.save(imported)
+    config = dataclasses.replace(model.config, data=tj.DataConfig(corpus="files", vocab_size=701))
+    save_config(config, imported / "config.json")
+    with Checkpoints(imported, keep=1) as checkpoints:
+        checkpoints.save(0, TrainState(jnp.zeros((), jnp.int32), model.params, (), None))
+    message = refused(train, tiny_config(), imported)
+    assert message == (
+        f"{imported} holds an imported model: to train it on, choose another --workdir and give "
+        f"--config.train.start_from={imported}"
+    )
+    train(tuning(imported), tmp_path / "w")
+    assert_same_bits(params_at(tmp_path / "w", 0), model.params)
 
 
 # --- What is refused. ---

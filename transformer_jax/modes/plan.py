@@ -27,8 +27,10 @@ def run(launch: Launch) -> int:
     if not launch["accelerator"]:
         raise UserError("--mode=plan needs --accelerator=…, e.g. --accelerator=v5litepod-16")
     from transformer_jax.planning.plan import plan
+    from transformer_jax.training.start import inherit
 
     price = launch["chip_hour_price"]
     name, workdir = launch["accelerator"], launch.workdir
-    print(plan(launch.config, name, workdir=workdir, chip_hour_price=price))
+    config = inherit(launch.config, workdir)
+    print(plan(config, name, workdir=workdir, chip_hour_price=price))
     return 0
