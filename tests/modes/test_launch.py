@@ -3,15 +3,19 @@
 import json
 import re
 import shutil
+import subprocess
 import sys
+import threading
 
 import pytest
 from failures import poison
 from launching import (
     FLAGS,
+    ROOT,
     TINY,
     config_of,
     evaluate,
+    in_process,
     json_lines,
     launch,
     refusal,
@@ -256,6 +260,43 @@ def test_the_n_best_have_scores(workdir, tmp_path, capsys):
     assert float(lines[0][1]) >= float(lines[1][1])
     greedy = config_of(workdir), workdir, None, None
     assert re.search("n_best=2 .* at most 1", refused(translate, *greedy, n_best=2))
+
+
+@pytest.mark.parametrize("batch_lines", [1, 2])
+def test_a_program_keeps_it_running(workdir, tmp_path, batch_lines):
+    """Each answer comes while the pipe is open, and is that of the line in a file."""
+    lines, source, output = (
+        ["我有一只猫", "猫" * 1100, "他是老师", "", "猫"],
+        *(tmp_path / n for n in "io"),
+    )
+    source.write_text("\n".join(lines), encoding="utf-8")
+    sampling = ["--weights=latest", "--config.decode.method=sample"]
+    config = config_of(workdir)
+    config.decode.method = "sample"
+    translate(config, workdir, source, output, weights="latest")
+    expected = output.read_text(encoding="utf-8").splitlines()
+    command = ["launch.py", "--mode=translate", f"--workdir={workdir}", *sampling]
+    with subprocess.Popen(
+        [sys.executable, *command, f"--batch_lines={batch_lines}"],
+        cwd=ROOT, encoding="utf-8", bufsize=1,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as translator:  # fmt: skip
+        limit = threading.Timer(300, translator.kill)
+        limit.start()
+        for start in range(0, 4, batch_lines):
+            for line in lines[start : start + batch_lines]:
+                print(line, file=translator.stdin)
+            for answer in expected[start : start + batch_lines]:
+                assert translator.stdout.readline() == answer + "\n"
+        rest, errors = translator.communicate(lines[4])  # without the end of its line
+        limit.cancel()
+    assert (rest, translator.returncode) == (expected[4] + "\n", 0)
+    assert errors == "line 2: too long to translate, left empty\n"
+
+
+def test_what_keeps_running_reads_no_file(workdir):
+    error = refused(in_process, "translate", workdir, batch_lines=1, input="a.txt")
+    assert "leave out --input" in error
 
 
 # ----------------------------------------------------------------------- mistakes, in one line each

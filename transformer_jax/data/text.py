@@ -73,12 +73,22 @@ def lines_of(file: BinaryIO, name: str) -> list[str]:
         return split_lines(decompressed(file, name).read(), name)
 
 
-def split_lines(content: bytes, name: str) -> list[str]:
-    """Splits UTF-8 text into lines; errors call it `name`, and name the line that is not UTF-8."""
+def lines_as_they_come(file: BinaryIO, name: str) -> Iterator[str]:
+    """Yields each line of an unbuffered file, such as a pipe that stays open, once it is there."""
+    with readable(name):
+        for number, line in enumerate(decompressed(file, name), start=1):
+            yield from split_lines(line, name, first=number)
+
+
+def split_lines(content: bytes, name: str, *, first: int = 1) -> list[str]:
+    """Splits UTF-8 text into lines; errors call it `name`, and name the line that is not UTF-8.
+
+    `first` is the number of the first line.
+    """
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as e:
-        number = e.object[: e.start].count(b"\n") + 1
+        number = e.object[: e.start].count(b"\n") + first
         raise UserError(f"{name}, line {number} is not UTF-8: convert it (iconv)") from None
     # str.splitlines would also end a line at U+2028 or a form feed, and shift all later lines.
     lines = text.removesuffix("\n").split("\n") if text else []

@@ -36,11 +36,13 @@ class Chooser(Translator):
         prefixes: Sequence[str] | None = None,
         samples: int = 1,
         done: Container[int] = (),
+        first: int = 0,
     ) -> Iterator[tuple[list[int], list[list[Hypothesis]]]]:
         """As of `Translator`, but sampling draws `decode.candidates`, however few are asked for."""
-        given = {"prefixes": prefixes, "samples": self.decode.candidates, "done": done}
+        given = {"prefixes": prefixes, "samples": self.decode.candidates}
+        given |= {"done": done, "first": first}
         for numbers, rows in super().as_found(params, sentences, **given):
-            yield numbers, self._rank([sentences[n] for n in numbers], rows)
+            yield numbers, self._rank([sentences[n - first] for n in numbers], rows)
 
 
 def rule(config: Config, reverse: Score | None) -> Rank | None:

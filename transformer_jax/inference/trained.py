@@ -123,11 +123,11 @@ class Model:
         prefixes: Sequence[str] | None = None,
         samples: int = 1,
         done: Container[int] = (),
+        first: int = 0,
     ) -> Iterator[tuple[list[int], list[list[Hypothesis]]]]:
         """The same, as it is found; see `Translator.as_found`."""
-        return self.translator.as_found(
-            self.all_params, sentences, prefixes=prefixes, samples=samples, done=done
-        )
+        how = {"prefixes": prefixes, "samples": samples, "done": done, "first": first}
+        return self.translator.as_found(self.all_params, sentences, **how)
 
     def translate(
         self, text: str | Sequence[str], *, n_best: int = 1, return_scores: bool = False

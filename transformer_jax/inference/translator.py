@@ -133,6 +133,7 @@ class Translator:
         prefixes: Sequence[str] | None = None,
         samples: int = 1,
         done: Container[int] = (),
+        first: int = 0,
     ) -> Iterator[tuple[list[int], list[list[Hypothesis]]]]:
         """Yields what `translate` returns as it is found: numbers of sentences, and theirs.
 
@@ -143,14 +144,16 @@ class Translator:
           sentences: raw text.
           prefixes, samples: as of `translate`.
           done: numbers of sentences to leave out.
+          first: the number of the first sentence.
         """
         # All of them, before hours of work.
-        self._sources.check([text for n, text in enumerate(sentences) if n not in done])
+        self._sources.check([text for n, text in enumerate(sentences, first) if n not in done])
         for start in range(0, len(sentences), WINDOW):
-            numbers = range(start, min(start + WINDOW, len(sentences)))
-            numbers = [number for number in numbers if number not in done]
-            begins = [prefixes[n] if prefixes else "" for n in numbers]
-            texts = [sentences[n] for n in numbers]
+            places = range(start, min(start + WINDOW, len(sentences)))
+            places = [place for place in places if first + place not in done]
+            begins = [prefixes[place] if prefixes else "" for place in places]
+            texts = [sentences[place] for place in places]
+            numbers = [first + place for place in places]
             yield from self._window(params, numbers, texts, begins, samples)
 
     def _window(

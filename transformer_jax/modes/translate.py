@@ -6,9 +6,11 @@ is NAME.part; after Ctrl-C, SIGTERM or a crash the same command resumes there.
 Examples:
     echo 我有一只猫 | launch.py --mode=translate --workdir=runs/quickstart
     launch.py --mode=translate --workdir=runs/mine --input=in.en --output=out.de
+    launch.py --mode=translate --workdir=runs/mine --batch_lines=1   # kept running by a program
 """
 
 import hashlib
+import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -20,12 +22,14 @@ from transformer_jax.data import text
 from transformer_jax.errors import UserError
 from transformer_jax.modes.flags import Flags
 from transformer_jax.modes.launch import Launch
-from transformer_jax.modes.output import InOrder
+from transformer_jax.modes.output import InOrder, Output
 from transformer_jax.parallel.host import signals_interrupt
 
 if TYPE_CHECKING:
     from transformer_jax.inference.trained import Model
     from transformer_jax.inference.translator import Hypothesis
+
+_STANDARD_INPUT = "standard input"
 
 
 def define(flags: Flags) -> None:
@@ -36,6 +40,8 @@ def define(flags: Flags) -> None:
     flags.processes()
     flags.path("input", "File of sentences, one a line (default: standard input).")
     flags.path("output", "File for the translations (default: standard output).")
+    few = "Lines of standard input to answer at a time, each before the next are read"
+    flags.whole("batch_lines", f"{few} (default: all).", at_least=1)
     flags.path("prefixes", "File whose line k is the text that translation k begins with.")
     many = "Translations of each line; more than 1 writes lines of NUMBER<TAB>SCORE<TAB>TEXT."
     flags.whole("n_best", many, default=1, at_least=1)
@@ -49,6 +55,10 @@ def run(launch: Launch) -> int:
 
     n_best, prefix_file, input_file = launch["n_best"], launch["prefixes"], launch["input"]
     check_n_best(launch.config.decode, n_best, "--n_best")
+    if launch["batch_lines"]:
+        _check_streams(launch)
+        _answer(launch.load_model(), launch["batch_lines"], n_best)
+        return 0
     if input_file is None and sys.stdin.isatty() and not processes.joined():
         if prefix_file:
             raise UserError("--prefixes goes with lines of text: give --input=FILE")
@@ -82,13 +92,33 @@ def _translate(
         bar.update(len(done))
         given = {"prefixes": prefixes, "samples": n_best, "done": done}
         for numbers, found in model.as_found(sentences, **given):
-            pairs = list(zip(numbers, found, strict=True))
-            for number, hypotheses in pairs:
-                if not hypotheses:
-                    which = "it or its prefix is " if prefixes else ""
-                    log(f"line {number + 1}: {which}too long to translate, left empty")
-            lines.add({number: _format(number + 1, row, n_best) for number, row in pairs})
+            which = "it or its prefix is " if prefixes else ""
+            lines.add(_formatted(numbers, found, n_best, which))
             bar.update(len(numbers))
+
+
+def _answer(model: "Model", batch_lines: int, n_best: int) -> None:
+    """Translates standard input a few lines at a time, and writes them before it reads more."""
+    lines, count = text.lines_as_they_come(sys.stdin.buffer.raw, _STANDARD_INPUT), 0
+    with Output(None) as output:
+        while batch := list(itertools.islice(lines, batch_lines)):
+            answers: dict[int, str] = {}
+            for numbers, found in model.as_found(batch, samples=n_best, first=count):
+                answers |= _formatted(numbers, found, n_best)
+            output.write("".join(answers[number] for number in sorted(answers)))
+            output.flush()
+            count += len(batch)
+
+
+def _check_streams(launch: Launch) -> None:
+    from transformer_jax.parallel import processes
+
+    if given := [f"--{name}" for name in ("input", "output", "prefixes") if launch[name]]:
+        raise UserError(
+            f"--batch_lines is for standard input and standard output: leave out {given[0]}"
+        )
+    if processes.joined():
+        raise UserError("several processes cannot share standard input: leave out --batch_lines")
 
 
 def _sentences(input_file: str | None) -> list[str]:
@@ -98,7 +128,7 @@ def _sentences(input_file: str | None) -> list[str]:
         return text.read_lines(storage.path(input_file))
     if processes.joined():  # each would read its own, and wait for the others' sentences
         raise UserError("several processes cannot share standard input: give --input=FILE")
-    return text.lines_of(sys.stdin.buffer, "standard input")
+    return text.lines_of(sys.stdin.buffer, _STANDARD_INPUT)
 
 
 def _prompt(model: "Model", n_best: int) -> None:
@@ -113,27 +143,31 @@ def _prompt(model: "Model", n_best: int) -> None:
         # A code of a language is one piece, as <eos> is another.
         words = ["a"] * ((pieces - 2) // len(word))
         model.translate(" ".join([*source.codes[:1], *words]))
-    lines: list[str] = []
-    while True:
+    for count in itertools.count():
         try:
             line = input("> ")
         except EOFError:
             return
         if text.is_blank(line):
             return
-        # As line k of a file: what is sampled depends on the number of the line.
-        lines.append(line)
         try:
-            ((_, (hypotheses,)),) = model.as_found(
-                lines, samples=n_best, done=range(len(lines) - 1)
-            )
+            # As line k of a file: what is sampled depends on the number of the line.
+            ((_, (hypotheses,)),) = model.as_found([line], samples=n_best, first=count)
         except UserError as e:  # the code of a language that the model lacks
             log(f"error: {e}")
             continue
-        answer = (
-            _format(len(lines), hypotheses, n_best) if hypotheses else "too long to translate\n"
-        )
+        answer = _format(count + 1, hypotheses, n_best) if hypotheses else "too long to translate\n"
         print(answer, end="")
+
+
+def _formatted(
+    numbers: Sequence[int], found: Sequence[Sequence["Hypothesis"]], n_best: int, which: str = ""
+) -> dict[int, str]:
+    """What to write for each line; logs those that, or `which` of them, are too long."""
+    rows = dict(zip(numbers, found, strict=True))
+    for number in (number for number, row in rows.items() if not row):
+        log(f"line {number + 1}: {which}too long to translate, left empty")
+    return {number: _format(number + 1, row, n_best) for number, row in rows.items()}
 
 
 def _format(number: int, hypotheses: Sequence["Hypothesis"], n_best: int) -> str:
