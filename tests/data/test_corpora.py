@@ -10,9 +10,9 @@ import pytest
 from launching import refused
 
 from transformer_jax.config.options import DataConfig
-from transformer_jax.data import corpora
+from transformer_jax.data import corpora, splitting
 from transformer_jax.data import text as data_text
-from transformer_jax.data.corpora import hold_out, load_split, split_names
+from transformer_jax.data.corpora import load_split, split_names
 from transformer_jax.errors import UserError
 
 SPLITS = ["train", "valid", "test"]
@@ -136,6 +136,11 @@ def test_other_languages_are_refused(corpus, source, target, monkeypatch):
 
 
 # ------------------------------------------------------------------------------------ groups apart
+def hold_out(pairs, size, names):
+    numbers = splitting.hold_out(pairs, size, names)
+    return {name: [pairs[i] for i in part] for name, part in numbers.items()}
+
+
 @pytest.mark.parametrize(("count", "sentences"), [(997, 1499), (997, 4001), (1999, 7001)])
 def test_groups_stay_whole_and_nothing_is_lost(count, sentences):
     pairs = linked_pairs(count, sentences)

@@ -9,9 +9,9 @@ from launching import ROOT
 
 PROGRAM = """
 import numpy as np
-from transformer_jax.data.corpora import hold_out
 from transformer_jax.data.packing import plan_packing
 from transformer_jax.data.small_world import grammar
+from transformer_jax.data.splitting import hold_out
 
 print([grammar.pairs(split, size=53, seed=7) for split in grammar.SPLITS])
 pairs = [(f"s{i * i % 307}", f"t{i * 7 % 401}") for i in range(211)]

@@ -114,7 +114,7 @@ def test_only_byte_pair_encoding_has_dropout():
 def dataset(batch_rows=7, rate=0.3, seed=3, rows=0, pairs=PAIRS[:199]):
     tokens = tokenize_pairs(pairs, tokenizers())
     dropout = SubwordDropout(tokenizers().source, rate)
-    epochs = Epochs(tokens, (dropout, dropout), seed=seed, rows=rows, **ROW_LENGTHS)
+    epochs = Epochs(tokens, dropout=(dropout, dropout), seed=seed, rows=rows, **ROW_LENGTHS)
     plan = plan_packing(tokens.source_lengths, tokens.target_lengths, **ROW_LENGTHS)
     return PackedDataset(tokens, plan, batch_rows=batch_rows, seed=seed, epochs=epochs)
 
@@ -210,7 +210,7 @@ def test_an_error_in_the_background_is_raised_where_the_epoch_is_used():
     row_lengths = {"source_row_length": 2, "target_row_length": 2}
     tokens, dropout = data.pairs, SubwordDropout(tokenizers().source, 0.9)
     assert "fits in rows of 2 and 2 tokens" in refused(
-        Epochs(tokens, (dropout, dropout), seed=0, rows=5, **row_lengths), 3
+        Epochs(tokens, dropout=(dropout, dropout), seed=0, rows=5, **row_lengths), 3
     )
 
 

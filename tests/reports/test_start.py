@@ -10,7 +10,7 @@ from launching import ROOT, refused
 
 from transformer_jax.config.files import save_config
 from transformer_jax.config.options import Config, DataConfig
-from transformer_jax.data import corpora
+from transformer_jax.data import corpora, splitting
 from transformer_jax.modes import command_line
 from transformer_jax.sweeps.study import Study
 from transformer_jax.training import prepared, run
@@ -107,6 +107,6 @@ def test_all_sizes_that_are_too_large_are_reported_together(tmp_path):
     assert prepared.new_tokenizers(config.data, splits["train"].pairs).source.vocab_size > 300
     # Pairs that are linked through one sentence cannot be cut at all.
     pairs = [("yes.", f"ja {n}") for n in range(50)]
-    with pytest.raises(corpora.NothingToTrainOnError, match="give the other texts") as caught:
-        corpora.hold_out(pairs, 3, ["valid", "test"])
+    with pytest.raises(splitting.NothingToTrainOnError, match="give the other texts") as caught:
+        splitting.hold_out(pairs, 3, ["valid", "test"])
     assert caught.value.fitting == 0

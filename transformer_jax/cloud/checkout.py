@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Collection
 from pathlib import Path
 
-from transformer_jax import storage
+from transformer_jax.config import texts
 from transformer_jax.config.experiment_files import experiment_file
 from transformer_jax.config.options import DataConfig
 from transformer_jax.errors import UserError
@@ -64,8 +64,8 @@ def check_data(data: DataConfig, known: Collection[str]) -> None:
     """Raises UserError if the experiment reads a file that is none of the checkout's `known`."""
     if data.corpus != "files":
         return
-    texts = [data.train, data.valid, data.test]
-    for name in itertools.chain.from_iterable(map(storage.split_paths, texts)):
+    options = [data.train, data.valid, data.test]
+    for name in itertools.chain.from_iterable(map(texts.paths, options)):
         file = os.path.normpath(os.path.join(data.path, name))
         if name and "://" not in os.path.join(data.path, name) and file not in known:
             raise UserError(

@@ -4,10 +4,12 @@ import copy
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from transformer_jax import storage
+from transformer_jax.config import texts
 from transformer_jax.config.metadata import Change
 from transformer_jax.config.options import OPTIONS, Config, flatten, set_option
 from transformer_jax.errors import UserError
@@ -72,13 +74,12 @@ def with_absolute_paths(config: Config) -> Config:
         if OPTIONS[name].is_path:
             set_option(found, name, storage.absolute(value))
         elif OPTIONS[name].are_paths and value and config.data.corpus == "files":
-            names = storage.split_paths(value)
-            if config.data.path:
-                names = [storage.absolute(n) if n.startswith("~") else n for n in names]
-            else:
-                names = map(storage.absolute, names)
-            set_option(found, name, storage.join_paths(names))
+            set_option(found, name, texts.with_paths(value, partial(_absolute, config.data.path)))
     return found
+
+
+def _absolute(folder: str, name: str) -> str:
+    return name if folder and not name.startswith("~") else storage.absolute(name)
 
 
 def load_config(path: Path) -> Config:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from transformer_jax import storage
+from transformer_jax.config import texts
 from transformer_jax.errors import UserError, nearest
 
 # The facts of an option that is a share, and an input of the compiled training step.
@@ -122,8 +122,8 @@ class Option:
                 yield name, limit, compare
 
 
-def _file_names(paths: str) -> list[str]:
-    return [os.path.basename(path) for path in storage.split_paths(paths)]
+def _file_names(value: str) -> str:
+    return texts.with_paths(value, os.path.basename)
 
 
 def option(default: Any, help: str, **facts: Any) -> Any:

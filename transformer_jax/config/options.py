@@ -41,8 +41,9 @@ class DataConfig:
     train: str = option(
         "",
         'Training text. For "files": "a.en,a.de" (source first) or "pairs.tsv", with double quotes '
-        'around a name that has a comma; for "tfds": the name of a split; the other corpora ignore '
-        "it.",
+        "around a name that has a comma; or several corpora, with weights and tags: "
+        '"news.en,news.de; med.tsv weight=2 tag=>>med<<; tfds:ted_hrlr_translate/ru_to_en". For '
+        '"tfds": the name of a split; the other corpora ignore it.',
         are_paths=True,
     )
     valid: str = option(
@@ -50,6 +51,13 @@ class DataConfig:
     )
     test: str = option(
         "", "Test text, likewise; empty = held out of the training text.", are_paths=True
+    )
+    mixing_temperature: float = option(
+        1.0,
+        "Of several corpora, one is drawn with a probability proportional to weight · pairs^(1 / "
+        "temperature): 1 = by weight and size, more = small ones more often; 0 = by weight alone.",
+        above=0,
+        also=0,
     )
     train_size: int = option(
         0, "Training pairs to generate (small_world; 0 = 60,000) or keep (0 = all).", at_least=0

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from transformer_jax.data.epochs import Epoch, Epochs
-from transformer_jax.data.packing import Batch, PackingPlan, pack
+from transformer_jax.data.packing import Batch, PackingPlan, pack, plan_packing
 from transformer_jax.data.tokens import TokenizedPairs
 
 
@@ -78,17 +78,19 @@ class PackedDataset:
 
     def batch_pairs(self, step: int, rows: range | None = None) -> list[np.ndarray]:
         """The pair numbers of each row of the batch of `step` (from 0); see `batch`."""
-        return [row for _, part in self._parts(step, rows) for row in part]
+        return [
+            row if epoch.numbers is None else epoch.numbers[row]
+            for epoch, part in self._parts(step, rows)
+            for row in part
+        ]
 
-    def _parts(
-        self, step: int, rows: range | None
-    ) -> Iterator[tuple[TokenizedPairs, list[np.ndarray]]]:
+    def _parts(self, step: int, rows: range | None) -> Iterator[tuple[Epoch, list[np.ndarray]]]:
         """The rows of the batch of `step`, in one part for each epoch that it has rows of."""
         rows = range(self.batch_rows) if rows is None else rows
         places = (divmod(step * self.batch_rows + row, self.epoch_rows) for row in rows)
         for number, part in itertools.groupby(places, key=lambda place: place[0]):
             epoch = self.epoch(number)
-            yield epoch.pairs, [epoch.rows[place] for _, place in part]
+            yield epoch, [epoch.rows[place] for _, place in part]
 
     def batch(self, step: int, rows: range | None = None) -> Batch:
         """The batch of `step` (from 0): what `pack` returns, and "row", int32 [B], 0, 1, 2, …
@@ -96,14 +98,26 @@ class PackedDataset:
         `rows` selects a part of the global batch, which one of several processes reads.
         """
         first = 0 if rows is None else rows.start
-        parts = [self._pack(*part) for part in self._parts(step, rows)]
+        parts = [self._pack(epoch.pairs, part) for epoch, part in self._parts(step, rows)]
         return _numbered(
             {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, first
         )
 
-    def one_epoch(self) -> list[Batch]:
-        """Batches that hold every pair exactly once; empty rows fill the last one."""
-        rows = self.plan.epoch(self.seed, 0)
+    def one_epoch(self, numbers: np.ndarray | None = None) -> list[Batch]:
+        """Batches that hold every pair exactly once; empty rows fill the last one.
+
+        `numbers` selects pairs; of none of them that fits in a row there is no batch.
+        """
+        if numbers is None:
+            rows = self.plan.epoch(self.seed, 0)
+        else:
+            plan = plan_packing(
+                self.pairs.source_lengths[numbers],
+                self.pairs.target_lengths[numbers],
+                source_row_length=self.plan.source_row_length,
+                target_row_length=self.plan.target_row_length,
+            )
+            rows = [numbers[row] for row in plan.epoch(self.seed, 0)] if plan.rows else []
         rows += [np.zeros(0, np.int64)] * (-len(rows) % self.batch_rows)
         starts = range(0, len(rows), self.batch_rows)
         return [

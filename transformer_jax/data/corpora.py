@@ -2,18 +2,18 @@
 
 import dataclasses
 import hashlib
-import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformer_jax import storage
+from transformer_jax.config import texts
 from transformer_jax.config.options import DataConfig
+from transformer_jax.data.splitting import Pair, hold_out
 from transformer_jax.data.text import is_blank, nearest_sibling, read_lines, readable
 from transformer_jax.errors import UserError, nearest
 
-Pair = tuple[str, str]
 _CORPORA = ["small_world", "hsk", "files", "tfds:<name>"]
 _SMALL_WORLD_TRAIN_SIZE = 60_000
 _TFDS_SPLITS = {"train": "train", "valid": "validation", "test": "test"}
@@ -27,11 +27,18 @@ _NOT_A_TRANSLATION = re.compile(r"[\u4e00-\u9fff\[]|^surname [A-Z]")
 class Corpus:
     """One split: (source, target) pairs, stripped of surrounding white space.
 
-    `empty` counts the pairs that were dropped because a side was blank.
+    `empty` counts the pairs that were dropped because a side was blank; `origins` names the corpus
+    of each pair, if the text is made of several.
     """
 
     pairs: list[Pair]
     empty: int
+    origins: list[str] = dataclasses.field(default_factory=list)
+
+    def part(self, numbers: Sequence[int]) -> "Corpus":
+        """The pairs of these numbers, without the count of the dropped ones."""
+        origins = [self.origins[n] for n in numbers] if self.origins else []
+        return Corpus([self.pairs[n] for n in numbers], 0, origins)
 
     def text_hash(self) -> str:
         """Identifies the text: 16 hexadecimal digits of SHA-256 over source, tab, target lines."""
@@ -39,14 +46,6 @@ class Corpus:
         for source, target in self.pairs:
             digest.update(f"{source}\t{target}\n".encode())
         return digest.hexdigest()[:16]
-
-
-class NothingToTrainOnError(UserError):
-    """The held-out pairs are all that there are; `fitting` is a size that leaves some, or 0."""
-
-    def __init__(self, message: str, fitting: int) -> None:
-        super().__init__(message)
-        self.fitting = fitting
 
 
 def split_names(data: DataConfig) -> list[str]:
@@ -84,6 +83,18 @@ def load_splits(data: DataConfig, names: Sequence[str]) -> dict[str, Corpus]:
     return splits
 
 
+def tags(data: DataConfig) -> list[str]:
+    """The tags of the training corpora."""
+    return texts.tags(data.train) if data.corpus == "files" else []
+
+
+def weights(data: DataConfig) -> dict[str, float]:
+    """The weights of the training corpora by name; none if the text is one corpus."""
+    if data.corpus != "files" or not texts.is_mixture(data.train):
+        return {}
+    return {text.label: text.weight for text in texts.parse(data.train)}
+
+
 def load_split(data: DataConfig, split: str) -> Corpus:
     """Reads or generates one split; see `load_splits`."""
     return load_splits(data, [split])[split]
@@ -101,75 +112,21 @@ def files(data: DataConfig, option: str) -> list[Path]:
     Raises:
       UserError: if they are more than two, or one cannot be reached.
     """
-    value = getattr(data, option, "") if data.corpus == "files" else ""
-    try:
-        names = storage.split_paths(value) if value else []
-    except UserError as e:
-        raise UserError(f"data.{option}: {e}") from None
-    if len(names) > 2 or not all(names):
-        raise UserError(f"data.{option}={value!r} must be {_FILES_HINT}; {_COMMA_HINT}")
+    names = [path for text in _texts_of(data, option) for path in text.paths]
     return [storage.path(name, folder=data.path) for name in names]
 
 
-def hold_out(pairs: Sequence[Pair], size: int, names: Sequence[str]) -> dict[str, list[Pair]]:
-    """Takes `size` pairs, or a few more, for each of `names`; the rest is "train".
-
-    Pairs that share a source or a target sentence stay together, even through a chain of others:
-    no split has a sentence of another. The direction of the pairs makes no difference.
-
-    >>> hold_out([("猫", "a cat"), ("狗", "a dog"), ("猫", "cats"), ("猫儿", "cats")], 1, ["test"])
-    {'test': [('狗', 'a dog')], 'train': [('猫', 'a cat'), ('猫', 'cats'), ('猫儿', 'cats')]}
-
-    Raises:
-      NothingToTrainOnError: if nothing is left.
-    """
-    groups = _groups(pairs)
-    random.Random(0).shuffle(groups)
-    parts = _cut(groups, size, names)
-    if not parts["train"]:
-        # A tenth of the pairs, or less where they are linked.
-        sizes = (len(pairs) // 10 >> n for n in range(len(pairs).bit_length()))
-        fitting = next((s for s in sizes if s and _cut(groups, s, names)["train"]), 0)
-        lower = f"lower it to {fitting}" if fitting else "give the other texts, or more text"
-        message = (
-            f"data.held_out_size={size} for each of {', '.join(names)} leaves nothing to train on "
-            f"of {len(pairs)} pairs, in {len(groups)} groups that share no sentence: {lower}"
-        )
-        raise NothingToTrainOnError(message, fitting)
-    return {name: [pairs[i] for i in part] for name, part in parts.items()}
-
-
-def _cut(groups: Sequence[Sequence[int]], size: int, names: Sequence[str]) -> dict[str, list[int]]:
-    """Takes at least `size` of the indices for each of `names`, in whole groups."""
-    # A large group (all pairs linked to "Yes.") would be most of a split: it comes last.
-    remaining = iter(sorted(groups, key=lambda group: len(group) > max(1, size // 10)))
-    parts: dict[str, list[int]] = {}
-    for name in names:
-        part = parts[name] = []
-        while len(part) < size and (group := next(remaining, None)):
-            part += group
-    # Held-out pairs stay shuffled: validation may translate only the first of them.
-    parts["train"] = sorted(i for group in remaining for i in group)
-    return parts
-
-
-def _groups(pairs: Sequence[Pair]) -> list[list[int]]:
-    """Groups the indices of pairs that equal sources or targets link (union-find)."""
-    parent = list(range(len(pairs)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = i = parent[parent[i]]
-        return i
-
-    for side in (0, 1):
-        first: dict[str, int] = {}
-        for i, pair in enumerate(pairs):
-            parent[root(i)] = root(first.setdefault(pair[side], i))
-    groups: dict[int, list[int]] = {}
-    for i in range(len(pairs)):
-        groups.setdefault(root(i), []).append(i)
-    return list(groups.values())
+def _texts_of(data: DataConfig, option: str) -> list[texts.Text]:
+    """What the option names, if it names files."""
+    value = getattr(data, option, "") if data.corpus == "files" else ""
+    try:
+        found = texts.parse(value)
+    except UserError as e:
+        raise UserError(f"data.{option}: {e}") from None
+    for text in found:
+        if not text.dataset and (len(text.paths) > 2 or not all(text.paths)):
+            raise UserError(f"data.{option}={value!r} must be {_FILES_HINT}; {_COMMA_HINT}")
+    return found
 
 
 def _check_held_out_size(data: DataConfig, names: Sequence[str]) -> None:
@@ -182,10 +139,13 @@ def _held_out(
 ) -> dict[str, Corpus]:
     """The splits `names` of a text, from which the `missing` ones are cut."""
     _check_held_out_size(data, [name for name in names if name in missing])
-    parts = {"train": corpus.pairs}
-    if missing:
-        parts = hold_out(corpus.pairs, data.held_out_size, missing)
-    return {name: Corpus(parts[name], corpus.empty if name == "train" else 0) for name in names}
+    if not missing:
+        return {"train": corpus}
+    parts = hold_out(corpus.pairs, data.held_out_size, missing)
+    splits = {name: corpus.part(parts[name]) for name in names}
+    if "train" in splits:
+        splits["train"].empty = corpus.empty
+    return splits
 
 
 def _without_blanks(pairs: Iterable[Pair], origin: str, limit: int = 0) -> Corpus:
@@ -273,6 +233,7 @@ def first_sense(gloss: str) -> str:
 # ------------------------------------------------------------------------------- the user's files
 def _files(data: DataConfig, names: Sequence[str]) -> dict[str, Corpus]:
     given = [name for name in names if name != "train" and getattr(data, name)]
+    _check_options(data)
     splits = {name: _read_pairs(data, name) for name in given}
     rest = [name for name in names if name not in given]
     if not rest:
@@ -284,8 +245,36 @@ def _files(data: DataConfig, names: Sequence[str]) -> dict[str, Corpus]:
     return splits | _held_out(_read_pairs(data, "train"), data, missing, rest)
 
 
+def _check_options(data: DataConfig) -> None:
+    if data.train_size and weights(data):
+        raise UserError(
+            f"data.train_size={data.train_size} is for one corpus, and data.train names several: "
+            "set it to 0"
+        )
+    for option in ("valid", "test"):
+        for text in _texts_of(data, option):
+            if text.weight != 1:
+                raise UserError(f"data.{option} has weight={text.weight:g}: only data.train has")
+
+
 def _read_pairs(data: DataConfig, option: str) -> Corpus:
-    paths = files(data, option)
+    found = _texts_of(data, option)
+    if not texts.is_mixture(getattr(data, option)):
+        return _read_files(files(data, option))
+    whole = Corpus([], 0)
+    for text in found:
+        if text.dataset:
+            corpus = _read_dataset(data, text.dataset, option, text.split)
+        else:
+            corpus = _read_files([storage.path(name, folder=data.path) for name in text.paths])
+        tag = f"{text.tag} " if text.tag else ""
+        whole.pairs += [(tag + source, target) for source, target in corpus.pairs]
+        whole.origins += [text.label] * len(corpus.pairs)
+        whole.empty += corpus.empty
+    return whole
+
+
+def _read_files(paths: Sequence[Path]) -> Corpus:
     for path in paths:
         _check_exists(path, f"; {_COMMA_HINT}" if len(paths) > 1 else "")
     if len(paths) == 1:
@@ -318,40 +307,45 @@ def _read_columns(path: Path) -> Iterator[Pair]:
 
 # ------------------------------------------------------------------------------------------- TFDS
 def _tfds(data: DataConfig, names: Sequence[str]) -> dict[str, Corpus]:
-    return {name: _tfds_split(data, name) for name in names}
+    dataset = data.corpus.removeprefix(texts.TFDS)
+    return {name: _read_dataset(data, dataset, name, getattr(data, name)) for name in names}
 
 
-def _tfds_split(data: DataConfig, split: str) -> Corpus:
+def _read_dataset(data: DataConfig, dataset: str, split: str, expression: str) -> Corpus:
+    """A split of a dataset; `expression` is TFDS's name of it, "" = the usual one."""
+    where = f"{texts.TFDS}{dataset}"
     try:
         import tensorflow_datasets as tfds
         import tensorflow_datasets.translate  # registers wmt*
     except ImportError as e:
         raise UserError(
-            f"data.corpus={data.corpus!r} needs tensorflow-datasets and array-record: "
+            f"{where!r} needs tensorflow-datasets and array-record: "
             f"pip install 'transformer_jax[wmt]' ({e})"
         ) from None
-    expression = getattr(data, split) or _TFDS_SPLITS[split]
+    expression = expression or _TFDS_SPLITS[split]
     try:
         # Only ArrayRecord is read without TensorFlow.
         records = tfds.data_source(
-            data.corpus.removeprefix("tfds:"),
+            dataset,
             split=expression,
             data_dir=storage.absolute(data.path) or None,
             builder_kwargs={"file_format": "array_record"},
         )
     except (ValueError, KeyError) as e:  # no such dataset, configuration or split
         reason = str(e).partition("\n")[0]
-        raise UserError(f"{data.corpus}, data.{split}={expression!r}: {reason}") from None
+        raise UserError(f"{where}, data.{split}={expression!r}: {reason}") from None
     limit = data.train_size if split == "train" else 0
-    return _without_blanks(_texts(records, data), f"{data.corpus} {expression}", limit)
+    return _without_blanks(_sides(records, where, data), f"{where} {expression}", limit)
 
 
-def _texts(records: Iterable[dict[str, bytes | str]], data: DataConfig) -> Iterator[Pair]:
+def _sides(
+    records: Iterable[dict[str, bytes | str]], where: str, data: DataConfig
+) -> Iterator[Pair]:
     for record in records:
         try:
             sides = record[data.source_language], record[data.target_language]
         except KeyError as e:
-            raise UserError(f"{data.corpus} has no {e}, only {', '.join(sorted(record))}") from None
+            raise UserError(f"{where} has no {e}, only {', '.join(sorted(record))}") from None
         # Bytes, but strings in tfds.testing.mock_data.
         source, target = (s.decode() if isinstance(s, bytes) else s for s in sides)
         yield source, target

@@ -1,4 +1,4 @@
-"""Epochs that differ: each is cut and packed anew, as a pure function of (seed, epoch)."""
+"""Epochs that differ: each is drawn, cut and packed as a pure function of (seed, epoch)."""
 
 import dataclasses
 import itertools
@@ -10,7 +10,7 @@ import numpy as np
 
 from transformer_jax.data.packing import plan_packing
 from transformer_jax.data.subword_dropout import SubwordDropout
-from transformer_jax.data.tokens import TokenizedPairs
+from transformer_jax.data.tokens import TokenizedPairs, take
 from transformer_jax.errors import UserError
 
 # Pairs that are cut with one state of the random numbers: another size is another cut.
@@ -26,47 +26,51 @@ class Epoch:
     Attributes:
       pairs: the tokens.
       rows: the numbers of the pairs of each row.
+      numbers: int64 [pairs], the numbers in the text of `pairs`; None if they are the text's own.
     """
 
     pairs: TokenizedPairs
     rows: list[np.ndarray]
+    numbers: np.ndarray | None = None
 
 
 class Epochs:
     """Makes each epoch, and the next one in the background while an epoch is in use.
 
-    Epochs are cut into other pieces, and so they have other numbers of rows. But a step finds its
-    epoch by one division, so all are made as long as the first: random rows of a longer one are
-    left out, and the first rows of a shorter one come once more.
+    Epochs have other pairs, or other pieces of them, and so they have other numbers of rows. But a
+    step finds its epoch by one division, so all are made as long as the first: random rows of a
+    longer one are left out, and the first rows of a shorter one come once more.
     """
 
     def __init__(
         self,
         pairs: TokenizedPairs,
-        dropout: tuple[SubwordDropout, SubwordDropout],
         *,
+        draw: Callable[[int], np.ndarray] | None = None,
+        dropout: tuple[SubwordDropout, SubwordDropout] | None = None,
         seed: int,
         source_row_length: int,
         target_row_length: int,
         rows: int = 0,
     ) -> None:
-        """Takes `rows`, those of an epoch, from the first epoch if it is 0.
+        """Makes the first epoch if `rows` is 0.
 
         Args:
           pairs: the tokens of the text, cut without dropout.
-          dropout: of the source and of the target.
+          draw: the numbers of the pairs of an epoch; None = all.
+          dropout: of the source and of the target; None = `pairs` are used as they are.
           seed: decides the pieces, and the order of the rows.
           source_row_length: S.
           target_row_length: T.
           rows: the rows of an epoch, as a run that resumes recorded them.
         """
-        self._pairs, self._dropout, self._seed = pairs, dropout, seed
+        self._pairs, self._draw, self._dropout = pairs, draw, dropout
+        self._seed, self.rows = seed, rows
         self._row_lengths = {
             "source_row_length": source_row_length,
             "target_row_length": target_row_length,
         }
         self._upcoming: tuple[int, Future] | None = None
-        self.rows = rows
         if not rows:
             first = self._make(0)
             self.rows = len(first.rows)
@@ -88,33 +92,42 @@ class Epochs:
         threading.Thread(target=_fulfil, args=(future, lambda: self._make(number))).start()
 
     def _make(self, number: int) -> Epoch:
-        pairs = self._cut(number)
-        plan = plan_packing(pairs.source_lengths, pairs.target_lengths, **self._row_lengths)
+        whole = self._pairs
+        numbers = self._draw(number) if self._draw else np.arange(len(whole))
+        if self._dropout:
+            pairs = self._cut(number, numbers)
+            lengths, drawn = (pairs.source_lengths, pairs.target_lengths), numbers
+        else:
+            pairs, drawn = whole, None
+            lengths = whole.source_lengths[numbers], whole.target_lengths[numbers]
+        plan = plan_packing(*lengths, **self._row_lengths)
         if not plan.rows:
-            raise UserError(none_fits(len(pairs), **self._row_lengths))
-        rows = itertools.cycle(plan.epoch(self._seed, number))
-        return Epoch(pairs, list(itertools.islice(rows, self.rows or plan.rows)))
+            raise UserError(none_fits(len(numbers), **self._row_lengths))
+        rows = itertools.islice(
+            itertools.cycle(plan.epoch(self._seed, number)), self.rows or plan.rows
+        )
+        return Epoch(pairs, [row if self._dropout else numbers[row] for row in rows], drawn)
 
-    def _cut(self, number: int) -> TokenizedPairs:
-        """The pairs in the pieces of that epoch."""
+    def _cut(self, number: int, numbers: np.ndarray) -> TokenizedPairs:
+        """The pairs of these numbers in the pieces of that epoch."""
         whole = self._pairs
         sides = (
-            self._cut_side(number, 0, whole.source, whole.source_offsets),
-            self._cut_side(number, 1, whole.target, whole.target_offsets),
+            self._cut_side(number, numbers, 0, whole.source, whole.source_offsets),
+            self._cut_side(number, numbers, 1, whole.target, whole.target_offsets),
         )
         (source, target), (source_offsets, target_offsets) = zip(*sides, strict=True)
         return TokenizedPairs(source, target, source_offsets, target_offsets)
 
     def _cut_side(
-        self, number: int, side: int, tokens: np.ndarray, offsets: np.ndarray
+        self, number: int, numbers: np.ndarray, side: int, tokens: np.ndarray, offsets: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         found, lengths = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)]
-        for chunk, start in enumerate(range(0, len(offsets) - 1, _CHUNK)):
+        for chunk, start in enumerate(range(0, len(numbers), _CHUNK)):
             if not threading.main_thread().is_alive():
                 raise CancelledError  # the program ends, and would wait for this thread
-            part = offsets[start : start + _CHUNK + 1]
+            part = take(tokens, offsets, numbers[start : start + _CHUNK])
             rng = np.random.default_rng([self._seed, number, _PIECES, chunk, side])
-            cut, cut_offsets = self._dropout[side](tokens[part[0] : part[-1]], part, rng)
+            cut, cut_offsets = self._dropout[side](*part, rng)
             found.append(cut)
             lengths.append(np.diff(cut_offsets))
         return np.concatenate(found), np.cumsum(np.concatenate(lengths))

@@ -62,8 +62,9 @@ def record(workdir: Path, data: DataConfig, splits: Mapping[str, corpora.Corpus]
         write_whole(folder / f"{name}.npy", content.getvalue())
     overlaps = {}
     for split in (name for name in splits if name != "train"):
-        pairs = splits[split].pairs
-        lines = [json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs]
+        pairs, origins = splits[split].pairs, splits[split].origins
+        rows = [[*p, o] for p, o in zip(pairs, origins, strict=True)] if origins else pairs
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
         write_whole(folder / f"{split}.jsonl", "".join(lines))
         overlaps[split] = overlap = count_overlap(workdir, pairs)
         log(f"{'warning: ' if overlap.sources else ''}{split}: {overlap}")
@@ -148,7 +149,9 @@ def _recorded(workdir: Path, data: DataConfig, split: str) -> corpora.Corpus | N
                 f"training began, in {workdir / FOLDER}"
             )
     lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    return corpora.Corpus([tuple(json.loads(line)) for line in lines], 0)
+    rows = [json.loads(line) for line in lines]
+    origins = [origin for *_, origin in rows] if any(len(row) > 2 for row in rows) else []
+    return corpora.Corpus([(source, target) for source, target, *_ in rows], 0, origins)
 
 
 def _about(workdir: Path) -> dict[str, Any]:

@@ -4,14 +4,12 @@ Multilingual Marian models read them (Johnson et al. 2017 had "<2fr>"), and so d
 here on text that has them. A code is one piece, and the text after it is cut by itself.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from transformer_jax.config.texts import TAG
 from transformer_jax.console import log
 from transformer_jax.data.text import is_blank
-
-_CODE = re.compile(r">>[^<>\s]+<<")
 
 
 def split_code(text: str) -> tuple[str, str]:
@@ -20,7 +18,7 @@ def split_code(text: str) -> tuple[str, str]:
     >>> split_code("  >>fra<< I have a cat"), split_code("a >>fra<<")
     (('>>fra<<', ' I have a cat'), ('', 'a >>fra<<'))
     """
-    found = _CODE.search(text) if ">>" in text else None
+    found = TAG.search(text) if ">>" in text else None
     if found is None or not is_blank(text[: found.start()]):
         return "", text
     return found[0], text[found.end() :]
@@ -28,7 +26,7 @@ def split_code(text: str) -> tuple[str, str]:
 
 def codes_in(vocabulary: Iterable[str]) -> tuple[str, ...]:
     """The pieces that are codes."""
-    return tuple(piece for piece in vocabulary if _CODE.fullmatch(piece))
+    return tuple(piece for piece in vocabulary if TAG.fullmatch(piece))
 
 
 def codes_of_corpus(sources: Sequence[str]) -> list[str]:

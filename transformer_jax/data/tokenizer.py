@@ -194,16 +194,22 @@ def train_tokenizers(
     vocab_size: int,
     shared: bool,
     normalization: str = DataConfig.normalization,
+    tags: Sequence[str] = (),
 ) -> Tokenizers:
     """Trains one tokenizer on both sides of `pairs`, or one on each side.
 
-    Codes that most sources begin with become pieces of the source's.
+    Codes that most sources begin with become pieces of the source's, and so do `tags`, with which
+    any source may begin.
     """
     options = {"vocab_size": vocab_size, "normalization": normalization}
     sources, targets = zip(*pairs, strict=True)
+    if tags:
+        parts = (split_code(text) for text in sources)
+        sources = [rest if code in tags else code + rest for code, rest in parts]
     codes = codes_of_corpus(sources)
     if codes:
         sources = [split_code(text)[1] for text in sources]
+    codes = sorted({*codes, *tags})
     if shared:
         texts = (text for pair in zip(sources, targets, strict=True) for text in pair)
         tokenizer = train_tokenizer(texts, codes=codes, **options)

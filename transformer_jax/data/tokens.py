@@ -47,6 +47,20 @@ class TokenizedPairs:
         return np.diff(self.target_offsets)
 
 
+def take(
+    tokens: np.ndarray, offsets: np.ndarray, sentences: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens of some sentences end to end, and their offsets.
+
+    >>> take(np.array([5, 6, 7, 8, 9]), np.array([0, 2, 3, 5]), np.array([2, 0]))
+    (array([8, 9, 5, 6]), array([0, 2, 4]))
+    """
+    lengths = offsets[sentences + 1] - offsets[sentences]
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    place = np.repeat(offsets[sentences] - ends[:-1], lengths) + np.arange(ends[-1])
+    return tokens[place], ends
+
+
 _NAMES = [f.name for f in dataclasses.fields(TokenizedPairs)]
 
 

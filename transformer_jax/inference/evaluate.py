@@ -64,6 +64,7 @@ class TranslatedSplit:
             source_language=self.source_language,
             target_language=self.target_language,
             trained_words=trained_words,
+            corpora=self.corpus.origins,
         )
 
 

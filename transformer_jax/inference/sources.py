@@ -41,9 +41,9 @@ class Sources:
         bare = sum(not (code or is_blank(text)) for code, text in zip(codes, texts, strict=True))
         if bare and known and not self._target_token:
             self._warn(
-                f"{bare:,} of {len(texts):,} sources do not name the language to write, and this "
-                f"model needs it: set decode.target_token to one of {listed(known)}, or begin each "
-                "with one"
+                f"{bare:,} of {len(texts):,} sources begin with none of the codes that this model "
+                f"reads ({listed(known)}): if it was trained with one on each, set "
+                "decode.target_token, or begin each source with one"
             )
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:

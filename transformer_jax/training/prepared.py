@@ -2,15 +2,18 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from transformer_jax import storage
 from transformer_jax.config.options import Config, DataConfig
 from transformer_jax.console import log, progress_bar
-from transformer_jax.data import corpora, held_out
+from transformer_jax.data import corpora, held_out, mixture
 from transformer_jax.data import tokens as data_tokens
 from transformer_jax.data.batches import PackedDataset
 from transformer_jax.data.epochs import Epochs, none_fits
@@ -106,10 +109,11 @@ def prepare(
         if Tokenizers.exist(workdir) and not resuming:
             log(f"the tokenizer in {workdir} is used; none is trained")
         tokenizers = _tokenizers(config, workdir, corpus.pairs, resuming=resuming)
+        _check_tags(config, tokenizers)
         text = data_tokens.content_hash(corpus.pairs, tokenizers)
         _check_text(workdir, text, resuming=resuming)
         tokens = _tokens(workdir, tokenizers, corpus, "training", text)
-        epochs = _epochs(config, workdir, tokenizers, tokens, resuming=resuming)
+        epochs = _epochs(config, workdir, tokenizers, tokens, corpus, resuming=resuming)
         data = _packed(config, tokens, corpus, "training", epochs)
         tokens = _tokens(workdir, tokenizers, valid, "validation")
         validation = _packed(config, tokens, valid, "validation")
@@ -142,6 +146,7 @@ def new_tokenizers(data: DataConfig, pairs: Sequence[tuple[str, str]]) -> Tokeni
         vocab_size=data.vocab_size,
         shared=data.shared_vocabulary,
         normalization=data.normalization,
+        tags=corpora.tags(data),
     )
 
 
@@ -175,6 +180,16 @@ def _tokenizers(
     return tokenizers
 
 
+def _check_tags(config: Config, tokenizers: Tokenizers) -> None:
+    whose = config.train.start_from or "the workdir"
+    for tag in corpora.tags(config.data):
+        if tag not in tokenizers.source.codes:
+            raise UserError(
+                f"the tokenizer of {whose} would cut the tag {tag} of data.train into pieces: "
+                "leave the tag out, or train where no tokenizer exists, which then learns it"
+            )
+
+
 def _tokens(
     workdir: Path,
     tokenizers: Tokenizers,
@@ -189,21 +204,31 @@ def _tokens(
 
 
 def _epochs(
-    config: Config, workdir: Path, tokenizers: Tokenizers, tokens: TokenizedPairs, *, resuming: bool
+    config: Config,
+    workdir: Path,
+    tokenizers: Tokenizers,
+    tokens: TokenizedPairs,
+    corpus: corpora.Corpus,
+    *,
+    resuming: bool,
 ) -> Epochs | None:
     """What each epoch of training is made of; None if all are made of `tokens`."""
     data, path = config.data, workdir / EPOCH_ROWS_FILE
-    if not data.subword_dropout:
+    draw, dropout = _draw(config, corpus), None
+    if data.subword_dropout:
+        source = SubwordDropout(tokenizers.source, data.subword_dropout)
+        shared = tokenizers.target is tokenizers.source
+        target = source if shared else SubwordDropout(tokenizers.target, data.subword_dropout)
+        dropout = source, target
+    if not (draw or dropout):
         return None
-    source = SubwordDropout(tokenizers.source, data.subword_dropout)
-    shared = tokenizers.target is tokenizers.source
-    target = source if shared else SubwordDropout(tokenizers.target, data.subword_dropout)
     # Recorded, so that a run that resumes need not make its first epoch again.
     recorded = path.read_bytes().strip()[:12] if resuming and path.exists() else b""
     rows = int(recorded) if recorded.isdigit() else 0
     epochs = Epochs(
         tokens,
-        (source, target),
+        draw=draw,
+        dropout=dropout,
         seed=config.seed,
         source_row_length=data.source_row_length,
         target_row_length=data.target_row_length,
@@ -212,6 +237,21 @@ def _epochs(
     if processes.is_writer() and rows != epochs.rows:
         write_whole(path, f"{epochs.rows}\n")
     return epochs
+
+
+def _draw(config: Config, corpus: corpora.Corpus) -> Callable[[int], np.ndarray] | None:
+    """Which pairs of a mixture an epoch has; None if it has each pair once. Logs the counts."""
+    weights = corpora.weights(config.data)
+    if not weights:
+        return None
+    found = Counter(corpus.origins)
+    sizes = {name: found[name] for name in weights}
+    counts = mixture.pairs_per_epoch(sizes, weights, config.data.mixing_temperature)
+    total = sum(counts.values())
+    for name, size in sizes.items():
+        share = 100 * counts[name] / total
+        log(f"training: {name}: {size:,} pairs, {counts[name]:,} in each epoch ({share:.1f} %)")
+    return None if counts == sizes else partial(mixture.draw, sizes, counts, config.seed)
 
 
 def _packed(
@@ -240,7 +280,7 @@ def _packed(
     )
     if epochs:
         log(
-            f"{name}: data.subword_dropout={data.subword_dropout} cuts other pieces in each epoch, "
-            f"which has {epochs.rows:,} rows"
+            f"{name}: each epoch has {epochs.rows:,} rows; data.subword_dropout="
+            f"{data.subword_dropout:g}, data.mixing_temperature={data.mixing_temperature:g}"
         )
     return packed

@@ -24,6 +24,7 @@ from transformer_jax.config.metadata import Change
 from transformer_jax.config.options import Config, DataConfig, TrainConfig, flatten
 from transformer_jax.console import log
 from transformer_jax.data import corpora, held_out
+from transformer_jax.data.splitting import NothingToTrainOnError
 from transformer_jax.errors import Preempted, UserError
 from transformer_jax.evaluation.languages import reference_warnings
 from transformer_jax.evaluation.scores import bleu_signature
@@ -129,7 +130,7 @@ def load_splits(config: Config, workdir: Path) -> dict[str, corpora.Corpus]:
     else:
         try:
             splits = corpora.load_splits(config.data, ["train", "valid", "test"])
-        except corpora.NothingToTrainOnError as e:
+        except NothingToTrainOnError as e:
             raise UserError(f"{e}{_too_large_vocabulary(config.data, e.fitting)}") from None
     references = [target for _, target in splits["valid"].pairs]
     for warning in reference_warnings(references, config.data.target_language):
