@@ -3,7 +3,7 @@
 `python launch.py --help` lists the commands; `--mode=NAME --help` shows the flags of one.
 """
 
-from transformer_jax.modes import command_line
+from transformer_jax.__main__ import main
 
 if __name__ == "__main__":
-    command_line.main()
+    main()

@@ -345,6 +345,15 @@ def test_plain_help_lists_the_modes_without_jax(capsys):
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+def test_an_interrupt_during_the_imports_is_quiet(tmp_path):
+    (tmp_path / "absl.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    paths = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    for program in [str(ROOT / "launch.py")], ["-m", "transformer_jax"]:
+        command = [sys.executable, *program, "--help"]
+        done = subprocess.run(command, env=os.environ | paths, capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (130, "", "\ninterrupted\n")
+
+
 def test_an_error_in_a_mode_is_one_line_and_an_interrupt_is_quiet(folder, monkeypatch, capsys):
     for raised, status, printed in (
         (UserError("no\ncat"), 2, "error: no cat\n"),

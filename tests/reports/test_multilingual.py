@@ -39,6 +39,15 @@ def test_a_code_that_the_vocabulary_lacks_is_an_error_that_lists_those_it_has(mo
             assert code in message and ">>deu<<, >>fra<<" in message
 
 
+def test_a_resident_translator_leaves_a_line_with_such_a_code_empty(multilingual):
+    lines = [f">>fra<< {TEXTS[0]}", ">>fr<< a", f">>deu<< {TEXTS[1]}"]
+    options = ["--mode=translate", f"--workdir={multilingual}", "--batch_lines=3"]
+    done = launch(*options, text="\n".join(lines))
+    assert done.returncode == 0 and done.stderr.startswith("line 2: >>fr<< is not in the model's")
+    expected = tj.load(multilingual).translate([lines[0], lines[2]])
+    assert done.stdout.split("\n") == [expected[0], "", expected[1], ""]
+
+
 def test_a_long_list_of_codes_is_cut(tmp_path):
     codes = [f">>x{n}<<" for n in range(131)]
     opus(tmp_path / "m", codes=codes)

@@ -102,12 +102,25 @@ def _answer(model: "Model", batch_lines: int, n_best: int) -> None:
     lines, count = text.lines_as_they_come(sys.stdin.buffer.raw, _STANDARD_INPUT), 0
     with Output(None) as output:
         while batch := list(itertools.islice(lines, batch_lines)):
-            answers: dict[int, str] = {}
-            for numbers, found in model.as_found(batch, samples=n_best, first=count):
-                answers |= _formatted(numbers, found, n_best)
+            answers = _answers(model, batch, n_best, count)
             output.write("".join(answers[number] for number in sorted(answers)))
             output.flush()
             count += len(batch)
+
+
+def _answers(model: "Model", lines: Sequence[str], n_best: int, first: int) -> dict[int, str]:
+    """What to write for each line, by its number; the mistake of one does not end the others."""
+    answers: dict[int, str] = {}
+    try:
+        for numbers, found in model.as_found(lines, samples=n_best, first=first):
+            answers |= _formatted(numbers, found, n_best)
+    except UserError as e:  # the code of a language that the model lacks
+        if len(lines) == 1:
+            log(f"line {first + 1}: {e}; left empty")
+            return {first: _format(first + 1, [], n_best)}
+        for number, line in enumerate(lines, first):
+            answers |= _answers(model, [line], n_best, number)
+    return answers
 
 
 def _check_streams(launch: Launch) -> None:
