@@ -348,7 +348,8 @@ def saved_config(config: Config, workdir: Path) -> Config | None:
         return None
     saved = load_config(path)
     differing = differences(flatten(saved), flatten(config), Change.ON_RESUME)
-    if differing and manifest.complete(workdir / manifest.FOLDER) == [0] and not saved.data.train:
+    imported = saved.data.corpus == "files" and not saved.data.train  # it names no text
+    if differing and imported and manifest.complete(workdir / manifest.FOLDER):
         raise UserError(
             f"{workdir} holds an imported model: to train it on, choose another --workdir and give "
             f"--config.train.start_from={workdir}"
