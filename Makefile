@@ -4,14 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: help train real test test-slow reports parity distributed lint docs notebooks benchmark clean
+.PHONY: help train real test test-slow user-reports parity distributed lint docs notebooks benchmark clean
 
 help:
 	@echo "make train        train the quickstart: Chinese to English in five minutes"
 	@echo "make real         the same on real sentences, in twenty minutes"
 	@echo "make test         the fast tests"
 	@echo "make test-slow    these and the long checks"
-	@echo "make reports      what users of other toolkits reported, and whether it is right here"
+	@echo "make user-reports what users of other toolkits reported, and whether it is right here"
 	@echo "make parity       the same numbers as PyTorch, Hugging Face and CTranslate2 give"
 	@echo "make distributed  several processes on this machine; programs compiled for TPUs"
 	@echo "make lint         ruff"
@@ -32,8 +32,8 @@ test: $(VENV)/installed-dev
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -q $(PARALLEL) --durations=30 $(PYTEST_FLAGS)
 
-reports: $(VENV)/installed-parity
-	$(BIN)/python tests/reports/table.py
+user-reports: $(VENV)/installed-parity
+	$(BIN)/python tests/user_reports/table.py
 
 parity: $(VENV)/installed-parity
 	@$(BIN)/python -c 'import ctranslate2, safetensors, torch, transformers'  # or tests would skip

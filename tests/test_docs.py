@@ -5,6 +5,8 @@ import re
 import pytest
 from launching import ROOT
 
+import transformer_jax as tj
+
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -21,6 +23,12 @@ def test_every_file_that_a_page_names_exists(page):
         assert (ROOT / "transformer_jax" / name.removeprefix("transformer_jax/")).exists(), name
     for link in re.findall(r"\]\((?!http|#)([^)#]+)", text):
         assert (page.parent / link).exists(), link
+
+
+@pytest.mark.fast
+def test_the_citation_names_the_version():
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {tj.__version__}\n" in citation
 
 
 @pytest.mark.fast

@@ -18,7 +18,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def unnormalized():
-    """tests/reports/test_text.py has what normalization does."""
+    """tests/user_reports/test_text.py has what normalization does."""
     return train_tokenizer(TEXTS, vocab_size=800, normalization="none")
 
 

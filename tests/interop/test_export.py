@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 import sentencepiece
+from flax import traverse_util
 from launching import refused
 from toy import assert_same_bits, random_params
 
@@ -18,7 +19,7 @@ from transformer_jax.data.tokenizer import Tokenizer, Tokenizers, train_tokenize
 from transformer_jax.inference.batching import SOURCE_LENGTHS
 from transformer_jax.interop import ctranslate2 as ct2
 from transformer_jax.interop.ctranslate2 import QUANTIZATIONS, export_ctranslate2
-from transformer_jax.interop.safetensors import export_safetensors, load_safetensors
+from transformer_jax.interop.safetensors import export_safetensors
 from transformer_jax.model.transformer import Transformer
 
 MODEL = ModelConfig(num_layers=1, d_model=14, d_ff=11, num_heads=2, logits_bias=True)
@@ -51,6 +52,12 @@ def safetensors():
     return pytest.importorskip("safetensors", reason="what is tested writes its format")
 
 
+def load(path):
+    from safetensors.numpy import load_file
+
+    return traverse_util.unflatten_dict(load_file(path), sep="/")
+
+
 @pytest.mark.parametrize("form", ["shared", "separate", "imported"])
 def test_the_folder_gives_back_everything(safetensors, tmp_path, shared, separate, form):
     words = ["<pad>", "<unk>", "<s>", "</s>", "▁a"]
@@ -62,7 +69,7 @@ def test_the_folder_gives_back_everything(safetensors, tmp_path, shared, separat
     params = params_of(config, tokenizers)
     export_safetensors(config, params, tokenizers, tmp_path / "new" / "model")
     folder = tmp_path / "new" / "model"
-    assert_same_bits(load_safetensors(folder / "model.safetensors"), params)
+    assert_same_bits(load(folder / "model.safetensors"), params)
     assert load_config(folder / "config.json") == config
     loaded = Tokenizers.load(folder)
     assert [t.vocabulary for t in loaded] == [t.vocabulary for t in tokenizers]
@@ -74,14 +81,11 @@ def test_other_programs_see_paths_and_where_it_is_from(safetensors, tmp_path, sh
     params["view"] = np.arange(15, dtype=np.float32).reshape(5, 3).T
     export_safetensors(CONFIG, jax.tree.map(lambda x: x, params), shared, tmp_path)
     path = tmp_path / "model.safetensors"
-    assert_same_bits(load_safetensors(path), params)
+    assert_same_bits(load(path), params)
     with safetensors.safe_open(path, "numpy") as file:
         assert file.metadata() == {"format": "flax", "experiment": "猫"}
         kernel = file.get_tensor("decoder_0/cross_attention/query_kernel")
     np.testing.assert_array_equal(kernel, params["decoder_0"]["cross_attention"]["query_kernel"])
-    path.write_bytes(path.read_bytes()[:-1])
-    assert "model.safetensors is damaged: " in refused(load_safetensors, path)
-    assert "gone: No such file" in refused(load_safetensors, tmp_path / "gone")
 
 
 # ------------------------------------------------------------------------------------ CTranslate2

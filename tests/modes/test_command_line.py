@@ -14,9 +14,8 @@ from transformer_jax.config import experiment_files
 from transformer_jax.config.files import save_config
 from transformer_jax.config.options import Config
 from transformer_jax.errors import UserError
-from transformer_jax.modes import command_line, evaluate, launch
+from transformer_jax.modes import command_line, evaluate, launch, resume_proof
 from transformer_jax.modes.launch import command
-from transformer_jax.training import resume_proof
 from transformer_jax.training import run as training_run
 
 EXPERIMENT = """

@@ -9,7 +9,8 @@ from failures import launch_signalled
 from launching import FLAGS, launch
 
 from transformer_jax.errors import PREEMPTED_STATUS, Preempted
-from transformer_jax.training import preemption, resume_proof
+from transformer_jax.modes import resume_proof
+from transformer_jax.training import preemption
 
 # phase: what is called there, and the calls it takes to get to it.
 PHASES = {

@@ -14,8 +14,8 @@ import pytest
 from launching import FLAGS, ROOT, launch, own_cache, refusal, refused
 
 from transformer_jax.config.options import Config, TrainConfig
+from transformer_jax.modes import resume_proof
 from transformer_jax.parallel.host import alive
-from transformer_jax.training import resume_proof
 from transformer_jax.workdir import lock
 
 LONGER = ["--config.train.steps=90", "--config.train.checkpoint_every=7"]

@@ -11,8 +11,8 @@ from launching import refused, tiny_config
 import transformer_jax as tj
 from transformer_jax.errors import Preempted
 from transformer_jax.inference.weights import load_step
+from transformer_jax.modes.resume_proof import compare
 from transformer_jax.training import preemption, selection
-from transformer_jax.training.resume_proof import compare
 from transformer_jax.training.run import train
 from transformer_jax.training.validation import Validation
 from transformer_jax.workdir import average

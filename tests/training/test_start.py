@@ -18,8 +18,8 @@ from transformer_jax.data import corpora
 from transformer_jax.errors import Preempted
 from transformer_jax.evaluation import comparison
 from transformer_jax.inference.weights import load_step
+from transformer_jax.modes.resume_proof import compare, last_state
 from transformer_jax.training import preemption
-from transformer_jax.training.resume_proof import compare, last_state
 from transformer_jax.training.run import train
 from transformer_jax.training.step import TrainState
 from transformer_jax.training.validation import Validation

@@ -1,8 +1,10 @@
 """A trained model in one safetensors file, for notebooks and other programs.
 
+from flax.traverse_util import unflatten_dict
+
 folder = Path("exported")
 config, tokenizers = load_config(folder / "config.json"), Tokenizers.load(folder)
-params = load_safetensors(folder / "model.safetensors")
+params = unflatten_dict(safetensors.numpy.load_file(folder / "model.safetensors"), sep="/")
 model = Transformer(config.model, tokenizers.target.vocab_size, tokenizers.source.vocab_size)
 translator = Translator([model], tokenizers, config.decode)
 translator.translate([params], ["我有一只猫"])
@@ -18,7 +20,6 @@ from flax import traverse_util
 from transformer_jax.config.files import CONFIG_FILE, save_config
 from transformer_jax.config.options import Config
 from transformer_jax.data.tokenizer import Tokenizers
-from transformer_jax.errors import UserError
 from transformer_jax.interop.requirements import require_empty, require_finite, require_package
 from transformer_jax.storage import make_folder, write_whole
 
@@ -46,18 +47,3 @@ def export_safetensors(config: Config, params: Any, tokenizers: Tokenizers, outp
     write_whole(output / MODEL_FILE, safetensors.save(tensors, metadata))
     tokenizers.save(output)
     save_config(config, output / CONFIG_FILE)
-
-
-def load_safetensors(path: Path) -> dict[str, Any]:
-    """Loads the parameters from a file that `export_safetensors` wrote.
-
-    Raises:
-      UserError: if the file is missing or damaged, or safetensors is not installed.
-    """
-    safetensors = require_package("safetensors.numpy")
-    try:
-        return traverse_util.unflatten_dict(safetensors.load(path.read_bytes()), sep="/")
-    except OSError as e:
-        raise UserError(f"cannot read {path}: {e.strerror}") from None
-    except require_package("safetensors").SafetensorError as e:
-        raise UserError(f"{path} is damaged: {e}") from None

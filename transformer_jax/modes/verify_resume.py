@@ -19,7 +19,7 @@ def define(flags: Flags) -> None:
 
 def run(launch: Launch) -> int:
     """Prints the report; returns 0 if the two runs are the same."""
-    from transformer_jax.training import resume_proof
+    from transformer_jax.modes import resume_proof
 
     line = [*command(), *launch.child_arguments(["config", "sweep_index"])]
     folder = storage.path(launch["workdir"] or f"runs/{launch.config.name}_resume")

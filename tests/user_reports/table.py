@@ -1,4 +1,4 @@
-"""What users of other toolkits reported, and whether it is right here: `make reports`.
+"""What users of other toolkits reported, and whether it is right here: `make user-reports`.
 
 Each kind of report has tests in this folder; this script runs them and prints a table.
 """
@@ -28,7 +28,7 @@ KINDS = [
         'evaluating on "test" text that was trained on, since the text or an option has changed',
         "the held-out pairs belong to the workdir; another cut is an error, other text counted",
         "test_held_out.py",
-        "grew|gone|cut|recorded|record_is|ensemble|training_split",
+        "grew|gone|cut|recorded|record_is|ensemble|training_split|another_text",
     ),
     Kind(
         "a test set that lies inside the training set",
@@ -83,7 +83,7 @@ KINDS = [
     Kind(
         "jax or Optuna fails with pages of traceback; advice that cannot be followed",
         "one line with what to change",
-        "test_start.py",
+        "test_mistakes.py",
     ),
     Kind(
         "compressed text is not UTF-8, or is written without compression",
