@@ -111,13 +111,14 @@ def test_ids_of_generation_config_come_first(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("form", "lost"),
     [
-        ("marian", ["decode.target_token='>>fra<<'"]),
+        ("marian", ["decode.target_token='>>fra<<'", "decode.choose='mbr'"]),
         (
             "ctranslate2",
             [
                 "decode.target_token='>>fra<<'",
                 "decode.max_length=511",
                 "decode.repetition_penalty=1.5",
+                "decode.choose='mbr'",
             ],
         ),
     ],
@@ -127,7 +128,7 @@ def test_an_export_names_what_it_cannot_store(tmp_path, capsys, form, lost):
         pytest.importorskip(form, reason="what is tested writes its format")
     opus(tmp_path / "m", generation={"repetition_penalty": 1.5})
     model, _ = imported(tmp_path, capsys)
-    model.config.decode.target_token = ">>fra<<"
+    model.config.decode.target_token, model.config.decode.choose = ">>fra<<", "mbr"
     options = {"format": form, "output": tmp_path / "out"}
     in_process("export", tmp_path / "w", model.config, **options)
     (line,) = [x for x in capsys.readouterr().err.splitlines() if "does not store" in x]
