@@ -65,6 +65,14 @@ def test_a_torn_entry_is_a_miss_without_noise_and_is_written_again(tmp_path):
     assert entries(tmp_path) == list(whole)
 
 
+def test_a_verdict_that_was_not_written_whole_is_asked_for_again(tmp_path):
+    hits(tmp_path)
+    (verdict,) = tmp_path.rglob("works")
+    verdict.write_text("")
+    assert hits(tmp_path) >= 7
+    assert verdict.read_text() == "yes"
+
+
 @pytest.mark.slow
 def test_processes_that_are_killed_while_they_write(tmp_path):
     hits(tmp_path)

@@ -72,15 +72,17 @@ def host_kind() -> str:
 def _works(folder: Path) -> bool:
     """Whether this host reads what it wrote, asked once: some reject every entry, noisily."""
     verdict = folder / _VERDICT
-    if not verdict.exists():
+    known = verdict.read_text() if verdict.exists() else ""
+    if known not in ("yes", "no"):  # empty, if a process was killed while it wrote
         with tempfile.TemporaryDirectory() as probed:
             environment = os.environ | {_FOLDER: probed, "JAX_PLATFORMS": "cpu"}
             command = [sys.executable, "-c", _PROBE]
             for _ in range(2):
                 done = subprocess.run(command, env=environment, capture_output=True)
             good = done.returncode == 0 and not done.stderr and any(Path(probed).iterdir())
-        verdict.write_text("yes" if good else "no")
-    return verdict.read_text() == "yes"
+        known = "yes" if good else "no"
+        verdict.write_text(known)
+    return known == "yes"
 
 
 def _tidy(folder: Path, most_bytes: int) -> None:
