@@ -7,6 +7,7 @@ setup(
     packages=[*find_packages(include=["transformer_jax*"]), EXPERIMENTS],
     package_dir={EXPERIMENTS: "experiments"},
     package_data={
+        "transformer_jax": ["py.typed"],
         "transformer_jax.report": ["*.html"],
         "transformer_jax.inside": ["page/*.html", "page/*.css", "page/*.js"],
     },

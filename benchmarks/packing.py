@@ -41,7 +41,7 @@ def main() -> None:
     lap(f"read {len(pairs):,} pairs")
     tokenizers = train_tokenizers(pairs, vocab_size=flags.vocab_size, shared=True)
     lap(f"train {flags.vocab_size:,} pieces")
-    with progress_bar(len(pairs), "tokenizing") as bar:
+    with progress_bar(len(pairs), "tokenising") as bar:
         tokens = tokenize_pairs(pairs, tokenizers, progress=bar.update)
     lap("tokenise")
     plan = plan_packing(

@@ -4,12 +4,14 @@ import ast
 import inspect
 import subprocess
 import sys
+import typing
 
 import numpy as np
 import pytest
 from launching import ROOT, TINY, refused, tiny_config
 
 import transformer_jax as tj
+from transformer_jax.inference.scorer import TokenScores
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +128,19 @@ def test_inside_at_a_checkpoint_has_its_parameters(model):
     assert np.abs(early.prediction.logits - late.prediction.logits).max() > 0
     error = refused(model.inside, "我", step=3)
     assert "has no checkpoint of step 3; it has those of 2, 4" in error
+
+
+@pytest.mark.fast
+def test_type_checkers_see_what_a_sentence_and_a_list_give():
+    kinds = {
+        "translate": {str, list[str]},
+        "encode": {np.ndarray, list[np.ndarray]},
+        "score": {TokenScores | None, list[TokenScores | None]},
+    }
+    for name, expected in kinds.items():
+        returned = [
+            typing.get_type_hints(f)["return"]
+            for f in typing.get_overloads(getattr(tj.Model, name))
+        ]
+        assert expected <= set(returned), name
+    assert (ROOT / "transformer_jax" / "py.typed").exists()

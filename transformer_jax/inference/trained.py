@@ -4,9 +4,9 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import jax
 import numpy as np
@@ -22,7 +22,7 @@ from transformer_jax.inference import choice
 from transformer_jax.inference.batching import bucket, padded
 from transformer_jax.inference.capture import Capture
 from transformer_jax.inference.record import Inside
-from transformer_jax.inference.scorer import Scorer
+from transformer_jax.inference.scorer import Scorer, TokenScores
 from transformer_jax.inference.translator import Hypothesis, Translator
 from transformer_jax.inference.weights import load_step, load_weights
 from transformer_jax.model.size import parameter_shapes
@@ -31,6 +31,8 @@ from transformer_jax.parallel.devices import all_devices
 from transformer_jax.workdir import parts
 
 Progress = Callable[[int], None]
+# A translation that is asked for with `n_best` or `return_scores`.
+Found = str | Hypothesis | None | list[str] | list[Hypothesis]
 
 
 def _silent(count: int) -> None:
@@ -65,7 +67,7 @@ class Model:
         return self.transformers[0]
 
     @property
-    def params(self) -> Any:
+    def params(self) -> Mapping[str, Any]:
         """The parameters of `transformer`."""
         return self.all_params[0]
 
@@ -84,24 +86,12 @@ class Model:
     @functools.cached_property
     def scorer(self) -> Scorer:
         """The scoring of given translations, compiled likewise."""
-        return Scorer(
-            self.transformers,
-            self.tokenizers,
-            target_token=self.config.decode.target_token,
-            devices=all_devices(),
-        )
+        how = {"target_token": self.config.decode.target_token, "devices": all_devices()}
+        return Scorer(self.transformers, self.tokenizers, **how)
 
     def fingerprint(self) -> str:
         """Identifies what decides a translation: hexadecimal digits of SHA-256."""
-        models = [dataclasses.asdict(t.config) for t in self.transformers]
-        decode = dataclasses.asdict(self.config.decode) | {"batch_size": None}
-        digest = hashlib.sha256(json.dumps([self.config.seed, decode, models]).encode())
-        for tokenizer in self.tokenizers:
-            digest.update(tokenizer.model + "\n".join(tokenizer.vocabulary).encode())
-        for leaf in jax.tree.leaves(self.all_params):
-            digest.update(np.asarray(leaf).tobytes())
-        digest.update(self.reverse.fingerprint().encode() if self.reverse else b"")
-        return digest.hexdigest()
+        return _fingerprint(self)
 
     def hypotheses(
         self,
@@ -129,26 +119,33 @@ class Model:
         how = {"prefixes": prefixes, "samples": samples, "done": done, "first": first}
         return self.translator.as_found(self.all_params, sentences, **how)
 
+    @overload
+    def translate(self, text: str) -> str: ...
+    @overload
+    def translate(self, text: Sequence[str]) -> list[str]: ...
+    @overload
+    def translate(self, text: str, *, n_best: int = 1, return_scores: bool = False) -> Found: ...
+    @overload
+    def translate(
+        self, text: Sequence[str], *, n_best: int = 1, return_scores: bool = False
+    ) -> list[Found]: ...
     def translate(
         self, text: str | Sequence[str], *, n_best: int = 1, return_scores: bool = False
-    ) -> Any:
+    ) -> Found | list[Found]:
         """Translates a sentence, or each of a list.
 
         Args:
           text: raw text.
           n_best: how many translations of each sentence to return; more than 1 returns a list for
             each, best first, which is shorter where the search found fewer; when sampling, as many
-            samples, in the order in which they are drawn, unless decode.choose ranks them.
+            samples, in the order in which they are drawn, unless decode.choose ranks them. More
+            than the search returns is a UserError.
           return_scores: return each translation as a `Hypothesis`, with its score, log-probability
             (nats) and pieces, instead of a string.
 
         Returns:
-          A string; with `n_best` a list, and with `return_scores` a `Hypothesis`, in its place; for
-          a list of sentences a list of these. A sentence that is too long gives "" (None with
-          `return_scores`).
-
-        Raises:
-          UserError: if the search returns fewer than `n_best`.
+          A string (with `n_best` a list, with `return_scores` a `Hypothesis`), or a list of these.
+          A sentence that is too long gives "" (None with `return_scores`).
         """
         check_n_best(self.config.decode, n_best)
         texts = [text] if isinstance(text, str) else list(text)
@@ -158,26 +155,28 @@ class Model:
         results = [row[:n_best] if n_best > 1 else row[0] if row else nothing for row in rows]
         return results[0] if isinstance(text, str) else results
 
+    @overload
+    def score(self, sources: str, targets: str) -> TokenScores | None: ...
+    @overload
+    def score(
+        self, sources: Sequence[str], targets: Sequence[str], *, progress: Progress = _silent
+    ) -> list[TokenScores | None]: ...
     def score(
         self,
         sources: str | Sequence[str],
         targets: str | Sequence[str],
         *,
         progress: Progress = _silent,
-    ) -> Any:
+    ) -> TokenScores | list[TokenScores | None] | None:
         """Scores given translations: the log-probability (nats) of each piece, `<eos>` included.
 
         Args:
           sources: raw text, a sentence or a list.
-          targets: the translation of each.
+          targets: the translation of each; another number of them is a ValueError.
           progress: called now and then with the number of pairs done since the last call.
 
         Returns:
-          `TokenScores` (log_prob, perplexity, pieces, log_probs), or a list of them; None for a
-          pair that is too long.
-
-        Raises:
-          ValueError: if there are not as many sources as targets.
+          `TokenScores`, or a list of them; None for a pair that is too long.
         """
         if isinstance(sources, str) != isinstance(targets, str):
             raise ValueError("sources and targets must both be sentences, or both be lists")
@@ -211,33 +210,48 @@ class Model:
         """
         params = self.params if step is None else load_step(self.workdirs[0], step, self.params)
         steps = self.steps[0] if step is None else [step]
-        search = {"beams": beams, "length_penalty": length_penalty}
-        return self._capture.inside(params, steps, source, target, off=off, **search)
+        how = {"beams": beams, "off": off, "length_penalty": length_penalty}
+        return self._capture.inside(params, steps, source, target, **how)
 
     @functools.cached_property
     def _capture(self) -> Capture:
         return Capture(self.transformer, self.tokenizers, self.config.decode)
 
-    def encode(self, text: str | Sequence[str]) -> Any:
+    @overload
+    def encode(self, text: str) -> np.ndarray: ...
+    @overload
+    def encode(self, text: Sequence[str]) -> list[np.ndarray]: ...
+    def encode(self, text: str | Sequence[str]) -> np.ndarray | list[np.ndarray]:
         """The encoder's output, float32 [S, D], for a sentence of S pieces with its `<eos>`.
 
-        A list of sentences gives a list. Of an ensemble, the first model encodes.
-
-        Raises:
-          UserError: if a sentence is longer than the model can read.
+        A list of sentences gives a list; one that the model cannot read, for its length, is a
+        UserError. Of an ensemble, the first model encodes.
         """
         sentences = [text] if isinstance(text, str) else list(text)
         lengths, found = self.scorer.lengths, []
         for ids in self.scorer.sources.encode(sentences):
             if len(ids) > lengths[-1]:
                 raise UserError(f"the sentence has {len(ids)} pieces; the most are {lengths[-1]}")
-            encoded = self._encoder(self.params, padded([ids], (1, bucket(len(ids), lengths))))
+            tokens = padded([ids], (1, bucket(len(ids), lengths)))
+            encoded = self._encoder({"params": self.params}, tokens)
             found.append(np.asarray(encoded[0, : len(ids)], np.float32))
         return found[0] if isinstance(text, str) else found
 
     @functools.cached_property
-    def _encoder(self) -> Callable[[Any, Any], jax.Array]:
-        return jax.jit(lambda p, x: self.transformer.apply({"params": p}, x, method="encode"))
+    def _encoder(self) -> Callable[..., jax.Array]:
+        return jax.jit(functools.partial(self.transformer.apply, method="encode"))
+
+
+def _fingerprint(model: Model) -> str:
+    models = [dataclasses.asdict(t.config) for t in model.transformers]
+    decode = dataclasses.asdict(model.config.decode) | {"batch_size": None}
+    digest = hashlib.sha256(json.dumps([model.config.seed, decode, models]).encode())
+    for tokenizer in model.tokenizers:
+        digest.update(tokenizer.model + "\n".join(tokenizer.vocabulary).encode())
+    for leaf in jax.tree.leaves(model.all_params):
+        digest.update(np.asarray(leaf).tobytes())
+    digest.update(model.reverse.fingerprint().encode() if model.reverse else b"")
+    return digest.hexdigest()
 
 
 def load(

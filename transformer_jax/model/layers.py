@@ -1,7 +1,7 @@
 """What a layer of the Transformer is made of: attention, feed-forward, residual and dropout.
 
-Modules own parameters and call functional/. What their methods return, `capture_intermediates` can
-hand out; what else a reader wants to see is sown, and computed only if the caller asks for it.
+Modules own parameters and call functional/. `capture_intermediates` records what their methods
+return; other intermediate arrays are sown, and computed only if the caller asks for them.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ from transformer_jax.functional.masks import SegmentMask
 
 @flax.struct.dataclass
 class Dropout:
-    """Where and how often to drop. The default drops nothing: inference.
+    """Keys and rates of dropout. The default drops nothing, as in inference.
 
     Attributes:
       rngs: PRNG keys [B], one per row; None = no dropout.
@@ -84,9 +84,9 @@ class Attention(nn.Module):
         return _project(x, self.key), _project(x, self.value)
 
     def attend(self, x: Array, key: Array, value: Array, mask: Mask, dropout: Dropout) -> Array:
-        """x [B, T, D] asks key [B, S, N, H] for value [B, S, N, Hv]: [B, T, D].
+        """Attends from x [B, T, D] over key [B, S, N, H] and value [B, S, N, Hv]: [B, T, D].
 
-        An array for a mask is read by the plain function, segments by the fused one.
+        An array as the mask selects the plain attention, a `SegmentMask` the fused one.
         """
         query = _project(x, self.query)
         if isinstance(mask, SegmentMask):
@@ -109,7 +109,7 @@ class Attention(nn.Module):
         return attention.merge_heads(heads, kernel.astype(x.dtype), bias)
 
     def _show(self, query: Array, key: Array, mask: Array, heads: Array) -> None:
-        """Sows what `attend` has but does not return."""
+        """Sows the arrays that `attend` computes but does not return."""
         scores = jnp.einsum("btnh,bsnh->bnts", query, key, preferred_element_type=jnp.float32)
         weights = attention.attention_weights(query, key, mask)
         seen = {"query": query, "scores": scores, "mask": mask, "weights": weights, "heads": heads}

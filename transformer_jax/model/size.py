@@ -17,7 +17,7 @@ def parameter_shapes(model: Transformer) -> Any:
 
 
 def count_parameters(params: Any) -> int:
-    """The number of numbers in `params`, or in what has their shapes."""
+    """The number of scalars in `params`, or in a tree of the same shapes."""
     return sum(math.prod(x.shape) for x in jax.tree.leaves(params))
 
 
@@ -31,16 +31,15 @@ def forward_flops(config: Config) -> dict[str, int]:
     c, d = config.model, config.data
     rows, source, target = d.batch_rows, d.source_row_length, d.target_row_length
     key, value = head_widths(config)
-    # One position of one layer: what asks (query, and the output of the heads), and what is asked.
-    ask = 2 * c.d_model * c.num_heads * (key + value)
-    answer = 2 * c.d_model * c.num_heads * (key + value)
+    # Of one position in one attention: the query and the output, or the key and the value.
+    projections = 2 * c.d_model * c.num_heads * (key + value)
     feed_forward = 2 * 2 * c.d_model * c.d_ff
     pair = 2 * c.num_heads * (key + value)  # one position attending to another
     encoder, decoder = rows * c.encoder_depth, rows * c.decoder_depth
     pairs = encoder * source * source + decoder * (target * target + target * source)
     return {
-        "encoder": encoder * source * (ask + answer + feed_forward),
-        "decoder": decoder * (target * (2 * ask + answer + feed_forward) + source * answer),
+        "encoder": encoder * source * (2 * projections + feed_forward),
+        "decoder": decoder * (target * (3 * projections + feed_forward) + source * projections),
         "attention": pairs * pair,
         "logits": rows * target * 2 * c.d_model * d.vocab_size,
     }
@@ -50,7 +49,7 @@ def step_flops(config: Config) -> tuple[int, int]:
     """(what the model needs, what is computed) for a training step over a global batch.
 
     The backward pass takes two matmuls for each of the forward pass: the gradients of both its
-    arguments. `model.remat` computes each layer a second time; that is no work for the model.
+    arguments. `model.remat` computes each layer a second time, which the model does not need.
     """
     forward = forward_flops(config)
     passes = 2 if config.train.r_drop else 1

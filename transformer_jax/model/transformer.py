@@ -1,4 +1,4 @@
-"""The Transformer (Vaswani et al. 2017, section 3): layers of the parts in layers.py, and it all.
+"""The Transformer (Vaswani et al. 2017, section 3): its layers, and the whole model.
 
 Two ways through the same parameters: `Transformer.__call__` sees whole targets at once (training,
 scoring); `start_decoding` and `decode_step` produce one token at a time over a cache.
@@ -96,7 +96,7 @@ class Transformer(nn.Module):
 
     Attributes:
       config: the architecture.
-      vocab_size: V, of the target, and of the source too unless given apart.
+      vocab_size: V, of the target; of the source, too, unless `source_vocab_size` is given.
       source_vocab_size: of the source; None = the same.
     """
 
@@ -129,7 +129,7 @@ class Transformer(nn.Module):
         if c.positions == "learned":
             self.source_positions = table("source_positions", c.max_positions)
             self.target_positions = table("target_positions", c.max_positions)
-        # Remat: the gradient keeps what enters a layer, and computes what is inside it once more.
+        # Remat: the backward pass keeps each layer's input and computes the rest a second time.
         wrap = nn.remat if c.remat else lambda layer: layer
         self.encoder = [wrap(EncoderLayer)(c) for _ in range(c.encoder_depth)]
         self.decoder = [wrap(DecoderLayer)(c) for _ in range(c.decoder_depth)]
@@ -156,7 +156,7 @@ class Transformer(nn.Module):
     def mask_of(
         self, query_segments: Array, key_segments: Array, *, causal: bool = False, packed: bool
     ) -> Mask:
-        """For `Attention.attend`; fused kernels are for packed rows, in training."""
+        """The mask for `Attention.attend`; fused kernels serve packed rows, in training."""
         mask = masks.SegmentMask(query_segments, key_segments, causal)
         return mask if packed and self.config.attention != "xla" else mask.dense()
 
@@ -173,7 +173,7 @@ class Transformer(nn.Module):
         Args:
           source_tokens: int32 [B, S].
           source_segments: int32 [B, S], the pair of a packed row that a token belongs to, 0 =
-            padding; None = one sentence per row, of any length, which the plain attention reads.
+            padding; None = one sentence per row, of any length, with the plain attention.
           source_positions: int32 [B, S], the position within its sentence; None = 0, 1, 2, …
           dropout: what to drop in training.
 
@@ -304,7 +304,7 @@ def _keys_values(stored: dict[str, Array]) -> tuple[Array, Array]:
 
 
 def grow_cache(cache: dict, room: int) -> dict:
-    """A cache of `Transformer.start_decoding` with room for `room` tokens, which is more."""
+    """Enlarges a cache of `Transformer.start_decoding` to `room` tokens."""
 
     def grow(x: Array) -> Array:
         return jnp.pad(x, ((0, 0), (0, 0), (0, room - x.shape[2]), (0, 0))) if x.ndim else x
