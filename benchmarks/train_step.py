@@ -66,7 +66,7 @@ def operations(
     encoder = model.encoder_depth * (4 * d * d + 2 * d * f) * source
     decoder = layers * (6 * d * d + 2 * d * f) * target + layers * 2 * d * d * source
     attention = 2 * d * model.encoder_depth * source**2
-    attention += 2 * d * layers * (target * source + target**2 / 2)
+    attention = attention + 2 * d * layers * (target * source + target**2 / 2)
     return float(6 * np.sum(encoder + decoder + attention + d * vocab_size * target))
 
 

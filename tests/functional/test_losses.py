@@ -5,7 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer_jax.functional.losses import label_smoothed_cross_entropy, symmetric_divergence
+from transformer_jax.functional.layers import logits
+from transformer_jax.functional.losses import (
+    label_smoothed_cross_entropy,
+    sum_over_chunks,
+    symmetric_divergence,
+)
 
 B, T, V, PAD = 3, 7, 11, 5
 rng = np.random.default_rng(0)
@@ -95,3 +100,48 @@ def test_the_divergence_is_half_of_both_kullback_leiblers():
     assert divergence(LOGITS, LOGITS) == 0
     apart = jnp.stack([LOGITS, -LOGITS]) * 1e4  # each is sure of another piece
     assert np.isfinite(jax.grad(lambda x: divergence(*x))(apart)).all()
+
+
+def of_softmax(weights, states, labels):
+    """Reads what a training step does: weights, some of them None or numbers, and states."""
+    predicted = logits(states["x"], weights["table"], weights["bias"])
+    smoothing = weights["label_smoothing"]
+    return label_smoothed_cross_entropy(predicted, labels, label_smoothing=smoothing, pad_id=PAD)[0]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_sum_over_chunks_and_its_gradient_are_those_of_all_positions(dtype):
+    length, width = 6, 5
+    labels = LABELS[:, :length]
+    x = jnp.asarray(rng.standard_normal((B, length, width)), dtype)
+    table = rng.standard_normal((V, width)).astype(np.float32)
+    bias = rng.standard_normal(V).astype(np.float32)
+    weights = {"table": table, "bias": bias, "label_smoothing": 0.1, "unused": None}
+
+    def whole(weights, states):
+        return 3 * of_softmax(weights, states, labels)
+
+    def in_chunks(weights, states):
+        return 3 * sum_over_chunks(of_softmax, 3, weights, states, labels)
+
+    expected, gradients = jax.value_and_grad(whole, (0, 1))(weights, {"x": x})
+    np.testing.assert_allclose(in_chunks(weights, {"x": x}), expected, rtol=1e-6)
+    found, of_chunks = jax.jit(jax.value_and_grad(in_chunks, (0, 1)))(weights, {"x": x})
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    for a, b in zip(jax.tree.leaves(of_chunks), jax.tree.leaves(gradients), strict=True):
+        assert a.dtype == b.dtype
+        tolerance = 1e-5 if dtype == jnp.float32 else 2e-2
+        np.testing.assert_allclose(
+            a.astype(jnp.float32), b.astype(jnp.float32), rtol=tolerance, atol=tolerance
+        )
+
+
+def test_no_array_of_a_training_step_has_the_logits_of_all_positions():
+    """Neither the loss nor its gradient, whose largest arrays are those of one chunk."""
+    labels = np.ones((B, 8), np.int32)
+    weights = {"table": jnp.ones((257, 2)), "bias": None, "label_smoothing": 0.1}
+    loss = lambda *trees: sum_over_chunks(of_softmax, 4, *trees, labels)  # noqa: E731
+    arguments = weights, {"x": jnp.ones((B, 8, 2))}
+    text = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(*arguments).as_text()
+    assert f"{B}x2x257x" in text
+    assert f"{B}x8x257x" not in text

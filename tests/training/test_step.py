@@ -114,6 +114,26 @@ def differ(a, b):
 # --- One step. ---
 
 
+@pytest.mark.parametrize("r_drop", [None, 0.7])
+def test_the_loss_in_chunks_is_the_loss(state, r_drop):
+    """T = 5: five chunks of one position in each row, or all at once."""
+
+    def value_and_grad(chunk):
+        loss = make_loss(MODEL, chunk=chunk)
+        dropout = Dropout(jax.random.split(jax.random.key(0), 6), 0.3)
+        function = jax.value_and_grad(lambda p: loss(p, BATCHES[0], 0.1, dropout, r_drop)[0])
+        text = jax.jit(function).lower(state.params).as_text()
+        return jax.jit(function)(state.params), f"6x5x{V}x" in text
+
+    (expected, gradients), whole = value_and_grad(None)
+    (found, in_chunks), cut = value_and_grad(6)
+    assert (whole, cut) == (True, False)  # whether logits of all positions exist
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), in_chunks, gradients
+    )
+
+
 @pytest.mark.fast
 def test_one_compilation_for_all_steps_and_values(state, train_step, traces):
     run(state, train_step, BATCHES[:3])

@@ -104,12 +104,13 @@ def logits(x: Array, table: Array, bias: Array | None = None) -> Array:
 
     Args:
       x: [B, T, D].
-      table: [V, D].
+      table: float32 [V, D]; multiplied in the dtype of `x`.
       bias: float32 [V], or None as in the paper.
 
     Returns:
       float32 [B, T, V].
     """
+    table = table.astype(x.dtype)
     products = jnp.einsum("btd,vd->btv", x, table, preferred_element_type=jnp.float32)
     return products if bias is None else products + bias
 

@@ -209,7 +209,7 @@ class Transformer(nn.Module):
           dropout: what to drop in training.
 
         Returns:
-          logits, float32 [B, T, V].
+          [B, T, D] in the compute dtype, which the softmax reads.
         """
         packed = target_segments is not None
         segments, positions_ = _layout(decoder_input, target_segments, target_positions)
@@ -218,9 +218,9 @@ class Transformer(nn.Module):
         x = self._embed(decoder_input, positions_, "target", dropout.fold_in(0))
         for number, layer in enumerate(self.decoder, start=1):
             x = layer(x, encoded, mask, cross_mask, dropout.fold_in(number))
-        return self._logits(x)
+        return self.decoder_norm(x) if self.config.norm == "pre" else x
 
-    def __call__(
+    def before_softmax(
         self,
         source_tokens: Array,
         decoder_input: Array,
@@ -231,17 +231,18 @@ class Transformer(nn.Module):
         *,
         dropout: Dropout = NO_DROPOUT,
     ) -> Array:
-        """Encodes, then decodes whole targets; arguments as in `encode` and `decode`.
-
-        Returns:
-          logits, float32 [B, T, V].
-        """
+        """Encodes, then decodes whole targets; arguments and result as in `encode` and `decode`."""
         encoded = self.encode(
             source_tokens, source_segments, source_positions, dropout=dropout.fold_in(0)
         )
         source_segments, _ = _layout(source_tokens, source_segments, source_positions)
         rest = source_segments, target_segments, target_positions
         return self.decode(decoder_input, encoded, *rest, dropout=dropout.fold_in(1))
+
+    def __call__(self, *inputs: Array | None, dropout: Dropout = NO_DROPOUT) -> Array:
+        """The logits, float32 [B, T, V]; arguments as in `before_softmax`."""
+        states = self.before_softmax(*inputs, dropout=dropout)
+        return layers.logits(states, self.softmax, self.logits_bias)
 
     def start_decoding(
         self, source_tokens: Array, *, max_length: int, beam_size: int = 1
@@ -285,12 +286,8 @@ class Transformer(nn.Module):
         for number, layer in enumerate(self.decoder):
             name = f"layer_{number}"
             x, new_cache[name] = layer.step(x, cache[name], memory[name], position)
-        return self._logits(x)[:, 0], new_cache
-
-    def _logits(self, x: Array) -> Array:
-        if self.config.norm == "pre":
-            x = self.decoder_norm(x)
-        return layers.logits(x, self.softmax.astype(x.dtype), self.logits_bias)
+        x = self.decoder_norm(x) if self.config.norm == "pre" else x
+        return layers.logits(x, self.softmax, self.logits_bias)[:, 0], new_cache
 
 
 def _heads_first(key: Array, value: Array) -> dict[str, Array]:

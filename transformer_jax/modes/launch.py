@@ -15,7 +15,7 @@ from transformer_jax import storage
 from transformer_jax.config.experiment_files import checkout_folder
 from transformer_jax.config.options import Config
 from transformer_jax.errors import UserError
-from transformer_jax.parallel import compilation_cache, peers
+from transformer_jax.parallel import allocator, compilation_cache, peers
 from transformer_jax.storage import is_remote
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ class Launch:
         Args:
           only_if_asked: do so for --coordinator, but not because srun or mpirun started this one.
         """
+        allocator.keep_freed_memory()
         compilation_cache.use()
         flags = [self[name] for name in ("coordinator", "num_processes", "process_id")]
         alone = only_if_asked and flags == [None, None, None]

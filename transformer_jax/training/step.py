@@ -11,12 +11,15 @@ import optax
 from jax import Array
 
 from transformer_jax.config.options import OPTIONS, PAD_ID, Config, flatten
+from transformer_jax.functional.layers import logits
 from transformer_jax.functional.losses import (
     label_smoothed_cross_entropy,
+    sum_over_chunks,
     symmetric_divergence,
 )
 from transformer_jax.model.layers import Dropout
 from transformer_jax.model.transformer import Transformer
+from transformer_jax.parallel.layout import strategy_of
 from transformer_jax.training.optimizer import (
     adam,
     cosine_schedule,
@@ -29,6 +32,7 @@ Metrics = dict[str, Array]
 Reduce = Callable[[Any], Any]
 _RNG_IMPLEMENTATIONS = {"threefry": "threefry2x32", "rbg": "rbg"}  # train.rng: jax's name of it
 _SECOND_PASS = 2  # of R-Drop: folded into the keys, next to 0 of the encoder and 1 of the decoder
+_CHUNK = 1024  # positions whose logits exist at a time: enough for a fast product
 FINITE = ("loss", "gradient_norm", "update_norm")  # metrics; or else a step is skipped
 
 
@@ -108,7 +112,9 @@ def _optimizer(config: Config, h: Hyperparameters, step: Array) -> optax.Gradien
     )
 
 
-def make_loss(model: Transformer, *, fused: bool = False) -> Callable[..., tuple[Array, Metrics]]:
+def make_loss(
+    model: Transformer, *, fused: bool = False, chunk: int | None = _CHUNK
+) -> Callable[..., tuple[Array, Metrics]]:
     """loss(params, batch, label_smoothing, dropout, r_drop) -> (sum in nats, counts of tokens).
 
     With `r_drop` α (Liang et al. 2021), the model predicts twice with different dropout. The loss
@@ -119,6 +125,7 @@ def make_loss(model: Transformer, *, fused: bool = False) -> Callable[..., tuple
       model: the model.
       fused: use the attention that `model.attention` names, as training does; otherwise the plain
         function, which any device can run and the compiler can spread over several.
+      chunk: about how many target positions have their logits computed at a time; None = all.
     """
     if not fused:
         model = model.clone(config=dataclasses.replace(model.config, attention="xla"))
@@ -133,6 +140,7 @@ def make_loss(model: Transformer, *, fused: bool = False) -> Callable[..., tuple
             batch["source_positions"],
             batch["target_positions"],
             dropout=dropout,
+            method="before_softmax",
         )
 
     def loss(
@@ -142,18 +150,39 @@ def make_loss(model: Transformer, *, fused: bool = False) -> Callable[..., tuple
         dropout: Dropout,
         r_drop: Array | float | None = None,
     ) -> tuple[Array, Metrics]:
-        labels, smoothing = batch["labels"], {"label_smoothing": label_smoothing, "pad_id": PAD_ID}
-        logits = predict(params, batch, dropout)
-        loss_sum, count = label_smoothed_cross_entropy(logits, labels, **smoothing)
+        states = [predict(params, batch, dropout)]
         if r_drop is not None:
-            others = predict(params, batch, dropout.fold_in(_SECOND_PASS))
-            loss_sum = (loss_sum + label_smoothed_cross_entropy(others, labels, **smoothing)[0]) / 2
-            divergence = symmetric_divergence(logits, others, labels, pad_id=PAD_ID)
-            loss_sum = loss_sum + r_drop / 2 * divergence
-        source_count = (batch["source_segments"] != 0).sum().astype(jnp.float32)
-        return loss_sum, {"target_tokens": count, "source_tokens": source_count}
+            states.append(predict(params, batch, dropout.fold_in(_SECOND_PASS)))
+        softmax = model.apply({"params": params}, method=lambda m: (m.softmax, m.logits_bias))
+        weights = {"softmax": softmax, "label_smoothing": label_smoothing, "r_drop": r_drop}
+        labels = batch["labels"]
+        loss_sum = sum_over_chunks(
+            _chunk_loss, _number_of_chunks(labels, chunk), weights, states, labels
+        )
+        target_count, source_count = (
+            (ids != 0).sum().astype(jnp.float32) for ids in (labels, batch["source_segments"])
+        )
+        return loss_sum, {"target_tokens": target_count, "source_tokens": source_count}
 
     return loss
+
+
+def _chunk_loss(weights: dict[str, Any], states: list[Array], labels: Array) -> Array:
+    """Of one prediction, or two with R-Drop."""
+    smoothing = {"label_smoothing": weights["label_smoothing"], "pad_id": PAD_ID}
+    predicted = [logits(x, *weights["softmax"]) for x in states]
+    losses = [label_smoothed_cross_entropy(x, labels, **smoothing)[0] for x in predicted]
+    if len(predicted) == 1:
+        return losses[0]
+    divergence = symmetric_divergence(*predicted, labels, pad_id=PAD_ID)
+    return sum(losses) / 2 + weights["r_drop"] / 2 * divergence
+
+
+def _number_of_chunks(labels: Array, chunk: int | None) -> int:
+    """The largest divisor of T that leaves `chunk` positions to each."""
+    rows, length = labels.shape
+    most = max(rows * length // chunk, 1) if chunk else 1
+    return max(number for number in range(1, length + 1) if length % number == 0 and number <= most)
 
 
 def dropout_of(config: Config, state: TrainState, batch: Batch) -> Dropout:
@@ -180,7 +209,9 @@ def make_train_step(
       model: the model.
       reduce: adds up sums over replicas (psum); the identity when one program sees all rows.
     """
-    loss = make_loss(model, fused=True)
+    # In a mesh each chunk would end with an exchange of the gradient of the softmax.
+    mesh = strategy_of(config.parallel, jax.device_count()) == "mesh"
+    loss = make_loss(model, fused=True, chunk=None if mesh else _CHUNK)
 
     def loss_of_trained(params: Any, *inputs: Any) -> tuple[Array, Metrics]:
         return loss(without_gradients(params, config.train.frozen), *inputs)
