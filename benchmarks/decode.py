@@ -1,20 +1,18 @@
 """Translation speed beside CTranslate2 and Hugging Face, on the same weights, in one run.
 
     pip install -r benchmarks/requirements.txt
-    python benchmarks/decode.py --workdir=runs/quickstart --workdir=runs/multi30k --base
+    python benchmarks/decode.py --workdir=runs/quickstart --workdir=runs/multi30k --base=paper
 
 Each workdir is exported by the code of `--mode=export`, and its test sentences are translated by
 four programs in turn, round after round: from text to text, in batches of sentences of like lengths
 (each program's own way of batching; for Hugging Face the lines are sorted), on the same threads.
 
-    ours          transformer_jax, float32
-    ct2           CTranslate2, float32
-    ct2 int8      CTranslate2, weights in 8 bits
-    hf            Hugging Face Marian, generate()
+    ours              transformer_jax, float32
+    ct2, ct2 int8     CTranslate2, float32 and with weights in 8 bits
+    hf                Hugging Face Marian, generate()
 
-`--base` adds the paper's base model with 32,000 pieces, which is not trained: its weights are
-random, small where a layer adds to its input, and the row of <eos> resembles the position where a
-translation is to end. It reads the sentences of the last workdir.
+`--base=paper` adds the paper's base model with 32,000 pieces, which is not trained: its weights are
+random, with a row of <eos> that lets translations end. It reads the last workdir's sentences.
 
 Because machines are noisy, a speed-up is the median of the ratios within a round, with the smallest
 and the largest. All searches rank by log-probability / length^0.6. CTranslate2 stops when as many
@@ -26,16 +24,17 @@ import argparse
 import dataclasses
 import itertools
 import os
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import ctranslate2
 import jax
 import jax.numpy as jnp
+import numpy as np
 import sentencepiece
 import torch
 import transformers
@@ -52,11 +51,11 @@ from transformer_jax.model.transformer import Transformer
 
 LENGTH_PENALTY, MOST_PIECES = 0.6, 96
 PEERS = ("ct2", "ct2 int8", "hf")
+SIZES = {"paper": {}, "toy": {"d_model": 16, "d_ff": 32, "num_heads": 2, "num_layers": 1}}
 Translate = Callable[[Sequence[str]], list[str]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Subject:
+class Subject(NamedTuple):
     """A model to translate with, and what it translates."""
 
     name: str
@@ -74,8 +73,8 @@ def from_workdir(workdir: str) -> Subject:
 def base(other: Subject, options: dict[str, int], pieces: int, length: int) -> Subject:
     """An untrained base model, which reads the pieces of another one, and fillers besides.
 
-    <eos> is as probable as a position is like position `length`, by the faster half of the
-    sinusoids; the other pieces of a hypothesis move its end a little.
+    <eos> becomes the most probable piece as a position grows more like `length` than like 0; the
+    other pieces of a hypothesis move its end, so that translations have mixed lengths.
     """
     tokenizer = other.model.tokenizers.source
     fillers = (f"▁{number}" for number in range(pieces - tokenizer.vocab_size))
@@ -83,13 +82,11 @@ def base(other: Subject, options: dict[str, int], pieces: int, length: int) -> S
     module = Transformer(tj.ModelConfig(**options), side.vocab_size)
     tokens = jnp.ones((1, 1), jnp.int32)
     params = module.init(jax.random.key(0), tokens, tokens)["params"]
-    flat = jax.tree_util.tree_map_with_path(
+    params = jax.tree_util.tree_map_with_path(
         lambda path, x: x * 0.3 if path[-1].key in ("output_kernel", "w2") else x, params
     )
-    width = module.config.d_model
-    ending = sinusoidal_positions(jnp.array([length]), width)[0].at[width // 2 :].set(0)
-    scale = 5.0 * width**-0.5
-    params = flat | {"embedding": flat["embedding"].at[EOS_ID].set(scale * ending)}
+    first, last = sinusoidal_positions(jnp.array([0, length]), module.config.d_model)
+    params |= {"embedding": params["embedding"].at[EOS_ID].set(0.7 * (last - first))}
     config = dataclasses.replace(other.model.config, model=module.config)
     parts = {"config": config, "transformers": (module,), "all_params": (params,)}
     model = dataclasses.replace(other.model, tokenizers=Tokenizers(side, side), **parts)
@@ -100,19 +97,19 @@ def as_marian(model: tj.Model) -> tj.Model:
     """The same model in Marian's conventions: the width in another order, and its epsilon, 1e-5."""
     width = model.transformer.config.d_model
     order = [*range(0, width, 2), *range(1, width, 2)]  # all sines, then all cosines
-    axes = {name: 0 for name in ("query_kernel", "key_kernel", "value_kernel", "w1")}
+    axes = dict.fromkeys(("query_kernel", "key_kernel", "value_kernel", "w1"), 0)
 
     def reorder(path: tuple, x: jax.Array) -> jax.Array:
-        if path[-1].key == "b1" or path[-1].key in ("query_bias", "key_bias", "value_bias"):
+        name = path[-1].key
+        if name in ("b1", "query_bias", "key_bias", "value_bias", "logits_bias"):
             return x
-        return jnp.take(x, jnp.array(order), axis=axes.get(path[-1].key, -1))
+        return jnp.take(x, jnp.array(order), axis=axes.get(name, -1))
 
     options = {"sinusoid_layout": "halves", "layer_norm_epsilon": 1e-5}
-    config = dataclasses.replace(
-        model.config, model=dataclasses.replace(model.config.model, **options)
-    )
+    module_config = dataclasses.replace(model.config.model, **options)
+    config = dataclasses.replace(model.config, model=module_config)
     params = jax.tree_util.tree_map_with_path(reorder, model.params)
-    module = model.transformer.clone(config=config.model)
+    module = model.transformer.clone(config=module_config)
     return dataclasses.replace(model, config=config, transformers=(module,), all_params=(params,))
 
 
@@ -134,7 +131,9 @@ def ct2(folder: Path, batch: int, beam: int, compute_type: str, threads: int) ->
     """CTranslate2, called as `transformer_jax/interop/ctranslate2.py` documents."""
     on = {"device": "cpu", "inter_threads": 1, "intra_threads": threads}
     translator = ctranslate2.Translator(str(folder), compute_type=compute_type, **on)
-    sides = [sentencepiece.SentencePieceProcessor(f"{folder}/{s}.spm") for s in ("source", "target")]
+    sides = [
+        sentencepiece.SentencePieceProcessor(f"{folder}/{s}.spm") for s in ("source", "target")
+    ]
 
     def translate(sentences: Sequence[str]) -> list[str]:
         found = translator.translate_batch(
@@ -174,52 +173,34 @@ def hugging_face(folder: Path, batch: int, beam: int) -> Translate:
     return translate
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """What was measured of one model, batch size and beam size: seconds by program and round."""
-
-    subject: str
-    batch: int
-    beam: int
-    sentences: int
-    seconds: dict[str, list[float]]
-    agree: dict[str, int]
-
-    def cells(self) -> list[str]:
-        """The cells of its line in the table."""
-        mine = self.seconds["ours"]
-        cells = [self.subject, str(self.batch), str(self.beam)]
-        cells.append(f"{self.sentences / statistics.median(mine):,.1f}")
-        for peer in PEERS:
-            ratios = sorted(t / m for m, t in zip(mine, self.seconds[peer], strict=True))
-            spread = f"({ratios[0]:.2f} to {ratios[-1]:.2f})"
-            cells.append(f"**{statistics.median(ratios):.2f}×** {spread}")
-        agree = " / ".join(str(self.agree[peer]) for peer in PEERS)
-        return [*cells, f"{agree} of {self.sentences}"]
-
-
 HEAD = ["model", "batch", "beam", "our sentences/s", *(f"ours / {p}" for p in PEERS), "same texts"]
 
 
 def measure(
-    programs: dict[str, Translate], subject: Subject, batch: int, beam: int, rounds: int, most: int
-) -> Row:
-    """Translates with every program in turn, once to warm up and then `rounds` times."""
-    # Evenly chosen, not the first: lengths as mixed as those of the whole text.
-    count = min(most if batch > 1 else max(1, most // 8), len(subject.sentences))
-    step = len(subject.sentences) / count
-    sentences = [subject.sentences[int(n * step)] for n in range(count)]
+    programs: dict[str, Translate], sentences: Sequence[str], rounds: int
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Translates with every program in turn, once to warm up and then `rounds` times.
+
+    Returns the seconds [rounds, programs], and how many texts of each peer are ours.
+    """
     texts = {name: translate(sentences) for name, translate in programs.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
-    for _ in range(rounds):
-        for name, translate in programs.items():
-            start = time.perf_counter()
-            translate(sentences)
-            seconds[name].append(time.perf_counter() - start)
-    agree = {
-        peer: sum(a == b for a, b in zip(texts["ours"], texts[peer], strict=True)) for peer in PEERS
-    }
-    return Row(subject.name, batch, beam, count, seconds, agree)
+    seconds = np.zeros((rounds, len(programs)))
+    for place in np.ndindex(seconds.shape):
+        translate = list(programs.values())[place[1]]
+        start = time.perf_counter()
+        translate(sentences)
+        seconds[place] = time.perf_counter() - start
+    return seconds, {p: sum(map(str.__eq__, texts["ours"], texts[p])) for p in PEERS}
+
+
+def cells(seconds: np.ndarray, agree: dict[str, int], count: int) -> list[str]:
+    """Speed, speed-ups and agreement as they stand in the table."""
+    ratios = np.sort(seconds[:, 1:] / seconds[:, :1], axis=0)
+    return [
+        f"{count / np.median(seconds[:, 0]):,.1f}",
+        *(f"**{np.median(r):.2f}×** ({r[0]:.2f} to {r[-1]:.2f})" for r in ratios.T),
+        f"{' / '.join(map(str, agree.values()))} of {count}",
+    ]
 
 
 def parse_flags() -> argparse.Namespace:
@@ -227,8 +208,7 @@ def parse_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     numbers = {"type": lambda text: [int(n) for n in text.split(",")]}
     parser.add_argument("--workdir", action="append", required=True, help="trained; repeatable")
-    parser.add_argument("--base", action="store_true", help="also the base model, untrained")
-    parser.add_argument("--toy", action="store_true", help="the base model at a toy size")
+    parser.add_argument("--base", choices=("paper", "toy"), help="also the untrained model")
     parser.add_argument("--batches", default=[1, 32, 128], **numbers)
     parser.add_argument("--beams", default=[1, 4], **numbers)
     parser.add_argument("--sentences", type=int, default=256, help="an eighth of them for batch 1")
@@ -242,10 +222,8 @@ def main() -> None:
     threads = len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
     subjects = [from_workdir(workdir) for workdir in flags.workdir]
-    if flags.base or flags.toy:
-        toy = {"d_model": 16, "d_ff": 32, "num_heads": 2, "num_layers": 1} if flags.toy else {}
-        pieces = subjects[-1].model.tokenizers.source.vocab_size + 13 if flags.toy else 32_000
-        subjects.append(base(subjects[-1], toy, pieces, length=20))
+    if flags.base:
+        subjects.append(base(subjects[-1], SIZES[flags.base], pieces=32_000, length=28))
     peers = (f"{p.__name__} {p.__version__}" for p in (jax, ctranslate2, transformers, torch))
     print(f"{', '.join(peers)}; {threads} threads; {flags.rounds} rounds\n", flush=True)
     print(f"| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}", flush=True)
@@ -262,8 +240,15 @@ def main() -> None:
                     "ct2 int8": ct2(folders["ctranslate2"], batch, beam, "int8", threads),
                     "hf": hugging_face(folders["marian"], batch, beam),
                 }
-                row = measure(programs, subject, batch, beam, flags.rounds, flags.sentences)
-                print(f"| {' | '.join(row.cells())} |", flush=True)
+                most = flags.sentences if batch > 1 else max(1, flags.sentences // 8)
+                # Evenly chosen, not the first: lengths as mixed as those of the whole text.
+                count = min(most, len(subject.sentences))
+                step = len(subject.sentences) / count
+                sentences = [subject.sentences[int(n * step)] for n in range(count)]
+                found = cells(*measure(programs, sentences, flags.rounds), count)
+                print(
+                    f"| {' | '.join([subject.name, str(batch), str(beam), *found])} |", flush=True
+                )
 
 
 if __name__ == "__main__":

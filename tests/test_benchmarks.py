@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -39,3 +40,19 @@ def test_choice_at_toy_size(workdir):
         "sample 2, mbr chrf", "sample 2, mbr bleu",
     ]  # fmt: skip
     assert all(float(rate) > 0 for *_, rate in rows)
+
+
+def test_decoding_at_toy_size(trained):
+    """A row for the workdir and one for the untrained model; greedy texts are CTranslate2's."""
+    for peer in ("ctranslate2", "safetensors", "torch", "transformers"):
+        pytest.importorskip(peer, reason="a peer; `make parity` installs it")
+    sizes = ["--base=toy", "--batches=2", "--beams=1", "--sentences=3", "--rounds=2"]
+    script = [str(ROOT / "benchmarks" / "decode.py"), f"--workdir={trained[0]}", *sizes]
+    done = subprocess.run([sys.executable, *script], capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    table = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    head, _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table)
+    assert [len(row) for row in rows] == [len(head)] * 2
+    assert [row[1:3] for row in rows] == [["2", "1"]] * 2
+    for row in rows:
+        assert re.match(r"3 / \d / \d of 3$", row[-1])

@@ -136,7 +136,7 @@ def test_samples_are_ranked_by_every_command(workdir, tmp_path):
     found = model.hypotheses(LINES)
     assert [text for *_, text in rows] == [h.text for row in found for h in row[:2]]
     assert [h[0].text for h in found] == model.translate(LINES)
-    drawn = tj.load(workdir, config=config(workdir, method="sample")).hypotheses(LINES, samples=5)
+    drawn = tj.load(workdir, config=config(workdir, method="sample")).hypotheses(LINES, n_best=5)
     assert [{h.text for h in row} for row in found] == [{h.text for h in row} for row in drawn]
     in_process("evaluate", workdir, sampled, split="valid")
 

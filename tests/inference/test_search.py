@@ -183,9 +183,9 @@ def test_early_stop_saves_exactly_the_steps_it_can():
         probs = jnp.array([1e-9, 0.5, 0.2, 0.3])  # EOS takes half of what is left at every step
         return jnp.log(jnp.tile(probs, (tokens.shape[0], 1))), cache
 
-    def count(alpha):
+    def count(alpha, **options):
         calls.clear()
-        find("beam", decode_step, beam_size=2, max_length=23, length_penalty=alpha)
+        find("beam", decode_step, beam_size=2, max_length=23, length_penalty=alpha, **options)
         jax.effects_barrier()
         return len(calls)
 
@@ -194,6 +194,20 @@ def test_early_stop_saves_exactly_the_steps_it_can():
     # With alpha 1 the second best finished one has log(0.15) / (7/6) = -1.63; the best live one of
     # n tokens may reach n * log(0.3) / ((5 + 23) / 6): -1.55 for n = 6, and -1.81 for n = 7.
     assert count(1.0) == 7
+    # Whoever wants only the best one waits until 0.3, or n * log(0.3) * 6/28 < log(0.5): n = 3.
+    assert count(0.0, n_best=1) == 1
+    assert count(1.0, n_best=1) == 3
+
+
+@pytest.mark.parametrize("n_best", [1, 2])
+def test_the_n_best_are_those_of_the_search_that_never_stops_early(n_best):
+    sentences = np.arange(13) * 37
+    options = {"beam_size": 3, "max_length": 13, "length_penalty_form": "power"}
+    for alpha in (-1.0, 0.0, 0.6, 1.7):
+        result = find_for("beam", sentences, length_penalty=alpha, n_best=n_best, **options)
+        for row, sentence in enumerate(sentences):
+            expected = slow_beam_search(model_table(7), sentence, 3, 13, alpha, "power")
+            check_row(result, row, expected[:n_best])
 
 
 def test_early_stop_expects_the_shortest_where_length_is_punished():

@@ -29,9 +29,9 @@ def traced():
     """Few source lengths; and the shape of every search that was traced, hence compiled."""
     shapes, search = [], search_batch
 
-    def counted(models, decode, params, source_tokens, *args):
+    def counted(models, decode, params, source_tokens, *args, **options):
         shapes.append((decode.method, *source_tokens.shape))
-        return search(models, decode, params, source_tokens, *args)
+        return search(models, decode, params, source_tokens, *args, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batching, "SOURCE_LENGTHS", LENGTHS)
@@ -261,6 +261,13 @@ def test_the_n_best_come_best_first_with_their_pieces_and_log_probs(translators,
             assert TOKENIZER.decode([h.ids]) == [h.text]
     for method in ("greedy", "sample"):  # without a beam there is one
         assert {len(h) for h in translators[method].translate(params, SHORT)} == {1}
+
+
+def test_fewer_translations_are_the_first_of_all(translators, params):
+    every = translators["beam"].translate(params, MIXED)
+    for n_best in (1, 2):
+        found = translators["beam"].translate(params, MIXED, n_best=n_best)
+        assert found == [row[:n_best] for row in every]
 
 
 # ------------------------------------------------------------------------------ prefixes, ensembles

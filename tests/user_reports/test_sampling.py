@@ -31,7 +31,7 @@ def found(params):
 def drawn(params, lines=LINES, samples=5, seed=0, **options):
     decode = dataclasses.replace(DECODE, **options)
     translator = Translator([Transformer(MODEL, VOCAB_SIZE)], tokenizers(), decode, seed=seed)
-    rows = translator.translate(params, lines, samples=samples)
+    rows = translator.translate(params, lines, n_best=samples)
     return [[h.text for h in row] for row in rows]
 
 

@@ -34,12 +34,13 @@ class Chooser(Translator):
         sentences: Sequence[str],
         *,
         prefixes: Sequence[str] | None = None,
-        samples: int = 1,
+        n_best: int | None = None,
         done: Container[int] = (),
         first: int = 0,
     ) -> Iterator[tuple[list[int], list[list[Hypothesis]]]]:
-        """As of `Translator`, but sampling draws `decode.candidates`, however few are asked for."""
-        given = {"prefixes": prefixes, "samples": self.decode.candidates}
+        """As of `Translator`, but finds all candidates, however few are asked for."""
+        candidates = self.decode.candidates if self.decode.method == "sample" else None
+        given = {"prefixes": prefixes, "n_best": candidates}
         given |= {"done": done, "first": first}
         for numbers, rows in super().as_found(params, sentences, **given):
             yield numbers, self._rank([sentences[n - first] for n in numbers], rows)

@@ -120,7 +120,7 @@ def translate_corpus(
       corpus: pairs of raw text.
       progress: called now and then with the number of sentences done since the last call.
     """
-    found = model.hypotheses([source for source, _ in corpus.pairs], progress=progress)
+    found = model.hypotheses([source for source, _ in corpus.pairs], n_best=1, progress=progress)
     data = model.config.data
     return TranslatedSplit(corpus, found, data.source_language, data.target_language)
 

@@ -98,23 +98,27 @@ def beam_search(
     beam_size: int,
     length_penalty: ArrayLike = 0.6,
     length_penalty_form: str = "gnmt",
+    n_best: ArrayLike | None = None,
     loop: Loop = until_done,
 ) -> SearchResult:
     """Beam search (Vaswani et al. 2017, section 6.1: beam 4, penalty 0.6, limit source + 50).
 
-    A row stops once no live hypothesis can enter its K best finished ones, under the most
-    favourable penalty within reach; so stopping early never changes the result. Where fewer than K
-    are finished at the row's limit, live hypotheses (without `eos_id`) fill the slots after them.
+    A row stops once no live hypothesis can enter its n best finished ones, under the most
+    favourable penalty within reach; so stopping early never changes those. Where fewer than K are
+    finished when a row stops, live hypotheses (without `eos_id`) fill the slots after them.
 
     Args:
       cache, beam_size: B*K rows (`tile_beams` makes them); K, static.
       length_penalty: alpha of `length_normalizer`; 0 ranks by log_prob, more favours longer output.
       length_penalty_form: "gnmt" or "power", static, see `length_normalizer`.
+      n_best: how many of the K hypotheses are wanted, int32 scalar in [1, K]; None = K. The others
+        are what was found by then. Fewer take fewer steps.
     Raises ValueError for beam_size < 1, an unknown form, or a cache that is not tiled.
     """
     if beam_size < 1:
         raise ValueError(f"{beam_size=} must be at least 1")
     normalizer = partial(length_normalizer, length_penalty=length_penalty, form=length_penalty_form)
+    wanted = beam_size if n_best is None else n_best
 
     def body(state: State) -> tuple[State, Callable[[int], Extensions]]:
         step, length = state.step, state.step + 1
@@ -131,7 +135,8 @@ def beam_search(
         live, finished = _select(state.active, (live, finished), (state.live, state.finished))
         # From here log_prob only falls, and the normalizer is monotonic in the length.
         best_normalizer = jnp.maximum(normalizer(length + 1), normalizer(state.limit))
-        can_improve = live.log_prob[:, 0] / best_normalizer > finished.score[:, -1]
+        worst = jnp.take(finished.score, wanted - 1, axis=1)
+        can_improve = live.log_prob[:, 0] / best_normalizer > worst
         active = state.active & (length < state.limit) & can_improve
         last, cache = live.tokens[:, :, step], _reorder(cache, parent)
         consider = partial(_considered, logits, allowed, state.live.log_prob, gains)

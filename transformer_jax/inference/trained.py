@@ -98,12 +98,12 @@ class Model:
         sentences: Sequence[str],
         *,
         prefixes: Sequence[str] | None = None,
-        samples: int = 1,
+        n_best: int | None = None,
         progress: Progress = _silent,
     ) -> list[list[Hypothesis]]:
-        """All translations that the search finds for each sentence; see `Translator.translate`."""
+        """The n best translations of each sentence (None = all): see `Translator.translate`."""
         return self.translator.translate(
-            self.all_params, sentences, prefixes=prefixes, samples=samples, progress=progress
+            self.all_params, sentences, prefixes=prefixes, n_best=n_best, progress=progress
         )
 
     def as_found(
@@ -111,12 +111,12 @@ class Model:
         sentences: Sequence[str],
         *,
         prefixes: Sequence[str] | None = None,
-        samples: int = 1,
+        n_best: int | None = None,
         done: Container[int] = (),
         first: int = 0,
     ) -> Iterator[tuple[list[int], list[list[Hypothesis]]]]:
         """The same, as it is found; see `Translator.as_found`."""
-        how = {"prefixes": prefixes, "samples": samples, "done": done, "first": first}
+        how = {"prefixes": prefixes, "n_best": n_best, "done": done, "first": first}
         return self.translator.as_found(self.all_params, sentences, **how)
 
     @overload
@@ -149,7 +149,7 @@ class Model:
         """
         check_n_best(self.config.decode, n_best)
         texts = [text] if isinstance(text, str) else list(text)
-        found = self.hypotheses(texts, samples=n_best)
+        found = self.hypotheses(texts, n_best=n_best)
         rows = [row if return_scores else [h.text for h in row] for row in found]
         nothing = None if return_scores else ""
         results = [row[:n_best] if n_best > 1 else row[0] if row else nothing for row in rows]

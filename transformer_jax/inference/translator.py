@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from transformer_jax.config.checks import forbidden_sequences
 from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID, UNK_ID, DecodeConfig
@@ -86,8 +87,9 @@ class Translator:
         self._seed = np.uint32(seed)
 
         def run(params: Any, *args: jax.Array) -> SearchResult:
-            *arrays, key_data = args
-            return search_batch(models, decode, params, *arrays, jax.random.wrap_key_data(key_data))
+            *arrays, key_data, n_best = args
+            rng = jax.random.wrap_key_data(key_data)
+            return search_batch(models, decode, params, *arrays, rng, n_best=n_best)
 
         self._search = self._devices.compile(run)
 
@@ -97,13 +99,13 @@ class Translator:
         sentences: Sequence[str],
         *,
         prefixes: Sequence[str] | None = None,
-        samples: int = 1,
+        n_best: int | None = None,
         progress: Callable[[int], None] = lambda count: None,
     ) -> list[list[Hypothesis]]:
         """The n best translations of each sentence, best first, in the order of `sentences`.
 
-        Sampling gives as many as `samples`, in the order in which they are drawn. The seed, the
-        number of the sentence and that of the sample decide each, and nothing else.
+        Sampling gives them in the order in which they are drawn. The seed, the number of the
+        sentence and that of the sample decide each, and nothing else.
 
         A blank sentence, which has no pieces, is not searched and has one empty translation; a
         sentence of more pieces than the largest shape has none, nor has one whose prefix leaves no
@@ -114,11 +116,12 @@ class Translator:
           sentences: raw text.
           prefixes: the text that each translation has to begin with; None = any. It is cut into
             pieces by itself, and the translation continues after its last piece.
-          samples: translations to draw of each sentence; other searches than sampling ignore it.
+          n_best: how many translations of each sentence to return, at most: a beam search finds
+            few sooner, and sampling draws as many. None = as many as the beam has, or one.
           progress: called now and then with the number of sentences done since the last call.
         """
         results: list[list[Hypothesis]] = [[] for _ in sentences]
-        given = {"prefixes": prefixes, "samples": samples}
+        given = {"prefixes": prefixes, "n_best": n_best}
         for numbers, found in self.as_found(params, sentences, **given):
             for number, hypotheses in zip(numbers, found, strict=True):
                 results[number] = hypotheses
@@ -131,7 +134,7 @@ class Translator:
         sentences: Sequence[str],
         *,
         prefixes: Sequence[str] | None = None,
-        samples: int = 1,
+        n_best: int | None = None,
         done: Container[int] = (),
         first: int = 0,
     ) -> Iterator[tuple[list[int], list[list[Hypothesis]]]]:
@@ -142,7 +145,7 @@ class Translator:
         Args:
           params: each model's parameters.
           sentences: raw text.
-          prefixes, samples: as of `translate`.
+          prefixes, n_best: as of `translate`.
           done: numbers of sentences to leave out.
           first: the number of the first sentence.
         """
@@ -154,7 +157,7 @@ class Translator:
             begins = [prefixes[place] if prefixes else "" for place in places]
             texts = [sentences[place] for place in places]
             numbers = [first + place for place in places]
-            yield from self._window(params, numbers, texts, begins, samples)
+            yield from self._window(params, numbers, texts, begins, n_best)
 
     def _window(
         self,
@@ -162,7 +165,7 @@ class Translator:
         numbers: Sequence[int],
         sentences: Sequence[str],
         prefixes: Sequence[str],
-        samples: int,
+        n_best: int | None,
     ) -> Iterator[tuple[list[int], list[list[Hypothesis]]]]:
         sources = self._sources.encode(sentences)
         begins = self.tokenizers.target.encode(prefixes)
@@ -177,7 +180,7 @@ class Translator:
         most = self.decode.batch_size
         for (size, length), chunk in by_length(todo, self._lengths, lambda length: most):
             shape = self._devices.round_up(size), length
-            yield chunk, self._run(params, [rows[n] for n in chunk], chunk, shape, samples)
+            yield chunk, self._run(params, [rows[n] for n in chunk], chunk, shape, n_best)
 
     def _searchable(self, ids: Sequence[int], begin: Sequence[int]) -> bool:
         """Whether a source with <eos> has pieces, fits, and leaves room after its prefix."""
@@ -190,7 +193,7 @@ class Translator:
         rows: list[tuple[list[int], list[int]]],
         numbers: list[int],
         shape: tuple[int, int],
-        samples: int,
+        n_best: int | None,
     ) -> list[list[Hypothesis]]:
         sources, begins = zip(*rows, strict=True)
         source_tokens = padded(sources, shape)
@@ -199,10 +202,13 @@ class Translator:
         row_ids[: len(numbers)] = numbers
         arrays = tuple(map(self._devices.put, (source_tokens, prefix, row_ids)))
         found: list[list[Hypothesis]] = [[] for _ in rows]
-        for draw in range(samples if self.decode.method == "sample" else 1):
-            each = jax.device_get(self._search(tuple(params), *arrays, self._key_data(draw)))
+        beams = _beams(self.decode)
+        wanted = np.int32(min(n_best or beams, beams))
+        for draw in range(n_best or 1 if self.decode.method == "sample" else 1):
+            key_data = self._key_data(draw)
+            each = jax.device_get(self._search(tuple(params), *arrays, key_data, wanted))
             for row, hypotheses in enumerate(found):
-                hypotheses += hypotheses_of(self.tokenizers.target, each, row)
+                hypotheses += hypotheses_of(self.tokenizers.target, each, row, wanted)
         return found
 
     def _key_data(self, draw: int) -> np.ndarray:
@@ -211,9 +217,11 @@ class Translator:
         return np.asarray(jax.random.key_data(jax.random.fold_in(rng, draw) if draw else rng))
 
 
-def hypotheses_of(tokenizer: Tokenizer, found: SearchResult, row: int) -> list[Hypothesis]:
-    """What a search found for one row of its batch, best first, as text."""
-    kept = [k for k in range(found.score.shape[1]) if np.isfinite(found.score[row, k])]
+def hypotheses_of(
+    tokenizer: Tokenizer, found: SearchResult, row: int, n_best: int | None = None
+) -> list[Hypothesis]:
+    """The n best that a search found for one row of its batch, best first, as text; None = all."""
+    kept = [k for k in range(found.score.shape[1]) if np.isfinite(found.score[row, k])][:n_best]
     # <0x0A> is a piece, and a line in must give a line out.
     decoded = tokenizer.decode(found.tokens[row, kept])
     texts = [re.sub(r"[\r\n]", " ", text) for text in decoded]
@@ -239,6 +247,7 @@ def search_batch(
     row_ids: jax.Array,
     rng: jax.Array,
     *,
+    n_best: ArrayLike | None = None,
     loop: Loop | None = None,
 ) -> SearchResult:
     """Encodes a batch and searches its translations, in one program.
@@ -252,12 +261,13 @@ def search_batch(
       prefix: int32 [B, P], what each translation has to begin with, padded; P is free.
       row_ids: int32 [B], numbers that decide what each row draws when sampling.
       rng: PRNG key for sampling.
+      n_best: how many hypotheses of each row are wanted, see `beam_search`; None = K.
       loop: what takes the steps; None = a loop in which the cache grows.
 
     Returns:
       The hypotheses; K = beam_size, or 1 without a beam.
     """
-    beam_size = decode.beam_size if decode.method == "beam" else 1
+    beam_size = _beams(decode)
     max_length = _longest(decode, source_tokens.shape[1])
     rooms = _rooms(source_tokens.shape[1], max_length) if loop is None else (max_length,)
     room = {"max_length": rooms[0], "beam_size": beam_size}
@@ -279,6 +289,7 @@ def search_batch(
         "beam_size": beam_size,
         "length_penalty": decode.length_penalty,
         "length_penalty_form": decode.length_penalty_form,
+        "n_best": n_best,
     }
     return beam_search(decode_step, caches, limits, **options, loop=loop)
 
@@ -288,6 +299,11 @@ def _check_ids(decode: DecodeConfig, vocab_size: int) -> None:
     for name, ids in (sequences | {"decode.first_id": ((decode.first_id,),)}).items():
         if (largest := max((max(row) for row in ids), default=0)) >= vocab_size:
             raise UserError(f"{name} has id {largest}, outside of a vocabulary of {vocab_size}")
+
+
+def _beams(decode: DecodeConfig) -> int:
+    """K: how many translations of a sentence one search finds."""
+    return decode.beam_size if decode.method == "beam" else 1
 
 
 def _longest(decode: DecodeConfig, source_length: int) -> int:

@@ -90,7 +90,7 @@ def _translate(
     done = lines.begin(len(sentences), job)
     with progress_bar(len(sentences), "translating") as bar:
         bar.update(len(done))
-        given = {"prefixes": prefixes, "samples": n_best, "done": done}
+        given = {"prefixes": prefixes, "n_best": n_best, "done": done}
         for numbers, found in model.as_found(sentences, **given):
             which = "it or its prefix is " if prefixes else ""
             lines.add(_formatted(numbers, found, n_best, which))
@@ -112,7 +112,7 @@ def _answers(model: "Model", lines: Sequence[str], n_best: int, first: int) -> d
     """What to write for each line, by its number; the mistake of one does not end the others."""
     answers: dict[int, str] = {}
     try:
-        for numbers, found in model.as_found(lines, samples=n_best, first=first):
+        for numbers, found in model.as_found(lines, n_best=n_best, first=first):
             answers |= _formatted(numbers, found, n_best)
     except UserError as e:  # the code of a language that the model lacks
         if len(lines) == 1:
@@ -165,7 +165,7 @@ def _prompt(model: "Model", n_best: int) -> None:
             return
         try:
             # As line k of a file: what is sampled depends on the number of the line.
-            ((_, (hypotheses,)),) = model.as_found([line], samples=n_best, first=count)
+            ((_, (hypotheses,)),) = model.as_found([line], n_best=n_best, first=count)
         except UserError as e:  # the code of a language that the model lacks
             log(f"error: {e}")
             continue
