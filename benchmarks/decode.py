@@ -183,7 +183,11 @@ def measure(
 
     Returns the seconds [rounds, programs], and how many texts of each peer are ours.
     """
-    texts = {name: translate(sentences) for name, translate in programs.items()}
+    # SentencePiece leaves the ▁ of the base model's fillers, which it does not know, in the text.
+    texts = {
+        name: [text.replace("▁", " ").strip() for text in translate(sentences)]
+        for name, translate in programs.items()
+    }
     seconds = np.zeros((rounds, len(programs)))
     for place in np.ndindex(seconds.shape):
         translate = list(programs.values())[place[1]]
