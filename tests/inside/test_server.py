@@ -120,7 +120,7 @@ def test_what_cannot_be_answered_is_refused_by_a_code(port, question, code):
 
 
 def test_the_matrices_of_one_attention_are_those_of_the_checkpoint(trained, model, port):
-    assert Answers(model).parts() == [
+    assert Answers(model).attentions() == [
         "decoder_0/cross_attention",
         "decoder_0/self_attention",
         "encoder_0/self_attention",

@@ -193,15 +193,15 @@ class Answers:
         Raises:
           UserError: if there is no such part or no such checkpoint.
         """
-        if part not in self.parts():
-            raise Refused("malformed", f"part={part!r} is none of: {', '.join(self.parts())}")
+        if part not in self.attentions():
+            raise Refused("malformed", f"part={part!r} is none of: {', '.join(self.attentions())}")
         params = self.model.params
         if step is not None:
             params = load_step(self._workdir, step, params)
         layer, name = part.split("/")
         return to_json({k: np.asarray(x) for k, x in params[layer][name].items()}, **options)
 
-    def parts(self) -> list[str]:
+    def attentions(self) -> list[str]:
         """The attentions of the model."""
         paths = traverse_util.flatten_dict(self.model.params, sep="/")
         ending = "/output_kernel"

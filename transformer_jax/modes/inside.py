@@ -97,6 +97,6 @@ def _page(answers: "Answers", sentences: list[str]) -> str:
             record = answers.whole(question, floats="float16")
             records.append({"source": sentence, "checkpoint": checkpoint, "record": record})
     number = sum(x.size for x in jax.tree.leaves(answers.model.params))
-    parts = answers.parts() if number <= MAX_SAVED_PARAMETERS else []
+    parts = answers.attentions() if number <= MAX_SAVED_PARAMETERS else []
     matrices = {part: answers.parameters(part, None, floats="float16") for part in parts}
     return assets.single_file(answers.facts(), records, matrices)

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from transformer_jax.console import log
@@ -68,12 +67,7 @@ class Card:
     def __enter__(self) -> "Card":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         on_request = kind is not None and issubclass(kind, Preempted | KeyboardInterrupt)
         self._write("stopped" if on_request else "failed" if kind else "finished")
 
