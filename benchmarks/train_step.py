@@ -14,8 +14,12 @@ median of the ratios within a round. Speed counts real (non-padding) tokens, of 
 The share of the arithmetic limit is the number of operations that the real tokens need (the matrix
 products of forward and backward pass, counted from shapes), divided by what a large matrix product,
 measured in every round, would compute in the same time.
+
+All loops run with the allocator of the launcher, which keeps freed memory; with MALLOC_ARENA_MAX=0
+in the environment all run with glibc's default.
 """
 
+# ruff: noqa: E402  (the allocator is chosen before jax and torch start threads)
 import argparse
 import dataclasses
 import math
@@ -25,12 +29,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from transformer_jax.parallel import allocator
+
+KEPT = allocator.keep_freed_memory()
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from transformer_jax.config.options import BOS_ID, PAD_ID, Config, ModelConfig
 from transformer_jax.data import text as data_text
@@ -297,7 +305,8 @@ def main() -> None:
     print(
         f"{size} pairs a batch; d_model {flags.d_model}, {flags.num_layers}+{flags.num_layers} "
         f"layers, d_ff {flags.d_ff}, {flags.vocab_size} pieces; jax {jax.__version__}, torch "
-        f"{torch.__version__}, {torch.get_num_threads()} threads"
+        f"{torch.__version__}, {torch.get_num_threads()} threads, "
+        f"{'freed memory kept' if KEPT else 'the default allocator'}"
     )
     rates, shares = [], []
     for loop in loops:
