@@ -4,20 +4,15 @@
     python benchmarks/decode.py --workdir=runs/quickstart --workdir=runs/multi30k --base=paper
 
 Each workdir is exported by the code of `--mode=export`, and its test sentences are translated by
-four programs in turn, round after round: from text to text, in batches of sentences of like lengths
-(each program's own way of batching; for Hugging Face the lines are sorted), on the same threads.
-
-    ours              transformer_jax, float32
-    ct2, ct2 int8     CTranslate2, float32 and with weights in 8 bits
-    hf                Hugging Face Marian, generate()
+this project, by CTranslate2 (ct2) in float32 and in int8, and by Hugging Face Marian's generate()
+(hf), in turn, round after round: from text to text, in batches of sentences of like lengths.
 
 `--base=paper` adds the paper's base model with 32,000 pieces, which is not trained: its weights are
 random, with a row of <eos> that lets translations end. It reads the last workdir's sentences.
 
 Because machines are noisy, a speed-up is the median of the ratios within a round, with the smallest
 and the largest. All searches rank by log-probability / length^0.6. CTranslate2 stops when as many
-translations have ended as there are beams, and ours when no better one can follow, so that some
-translations differ; the table counts those that agree.
+translations have ended as there are beams, and ours when no better one can follow: some differ.
 """
 
 import argparse
@@ -184,10 +179,8 @@ def measure(
     Returns the seconds [rounds, programs], and how many texts of each peer are ours.
     """
     # SentencePiece leaves the ▁ of the base model's fillers, which it does not know, in the text.
-    texts = {
-        name: [text.replace("▁", " ").strip() for text in translate(sentences)]
-        for name, translate in programs.items()
-    }
+    plain = lambda text: text.replace("▁", " ").strip()  # noqa: E731
+    texts = {name: [*map(plain, translate(sentences))] for name, translate in programs.items()}
     seconds = np.zeros((rounds, len(programs)))
     for place in np.ndindex(seconds.shape):
         translate = list(programs.values())[place[1]]

@@ -43,7 +43,7 @@ def test_choice_at_toy_size(workdir):
 
 
 def test_decoding_at_toy_size(trained):
-    """A row for the workdir and one for the untrained model; greedy texts are CTranslate2's."""
+    """A row for the workdir and one for the untrained model."""
     for peer in ("ctranslate2", "safetensors", "torch", "transformers"):
         pytest.importorskip(peer, reason="a peer; `make parity` installs it")
     sizes = ["--base=toy", "--batches=2", "--beams=1", "--sentences=3", "--rounds=2"]
@@ -55,4 +55,6 @@ def test_decoding_at_toy_size(trained):
     assert [len(row) for row in rows] == [len(head)] * 2
     assert [row[1:3] for row in rows] == [["2", "1"]] * 2
     for row in rows:
-        assert re.match(r"3 / \d / \d of 3$", row[-1])
+        assert float(row[3]) > 0
+        assert all(re.match(r"\*\*\d+\.\d\d×\*\* \(", cell) for cell in row[4:7])
+        assert re.match(r"[0-3] / [0-3] / [0-3] of 3$", row[-1])
