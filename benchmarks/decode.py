@@ -182,11 +182,12 @@ def measure(
     plain = lambda text: text.replace("▁", " ").strip()  # noqa: E731
     texts = {name: [*map(plain, translate(sentences))] for name, translate in programs.items()}
     seconds = np.zeros((rounds, len(programs)))
-    for place in np.ndindex(seconds.shape):
-        translate = list(programs.values())[place[1]]
+    for number, (place, translate) in itertools.product(
+        range(rounds), enumerate(programs.values())
+    ):
         start = time.perf_counter()
         translate(sentences)
-        seconds[place] = time.perf_counter() - start
+        seconds[number, place] = time.perf_counter() - start
     return seconds, {p: sum(map(str.__eq__, texts["ours"], texts[p])) for p in PEERS}
 
 
@@ -239,9 +240,8 @@ def main() -> None:
                 }
                 most = flags.sentences if batch > 1 else max(1, flags.sentences // 8)
                 # Evenly chosen, not the first: lengths as mixed as those of the whole text.
-                count = min(most, len(subject.sentences))
-                step = len(subject.sentences) / count
-                sentences = [subject.sentences[int(n * step)] for n in range(count)]
+                count, texts = min(most, len(subject.sentences)), subject.sentences
+                sentences = [texts[n * len(texts) // count] for n in range(count)]
                 found = cells(*measure(programs, sentences, flags.rounds), count)
                 print(
                     f"| {' | '.join([subject.name, str(batch), str(beam), *found])} |", flush=True
