@@ -92,6 +92,7 @@ def test_a_run_gives_the_model_and_its_metrics(tmp_path):
     assert scores.sentences == TINY["data.held_out_size"] and 0 <= scores.bleu <= 100
     again = tj.load(tmp_path / "run")
     assert again.steps == run.model.steps
+    assert again.fingerprint() == run.model.fingerprint(), "though it is not loaded"
     assert again.translate("我有一只猫") == run.model.translate("我有一只猫")
     assert "no split" in refused(tj.evaluate, again, "tset")
 

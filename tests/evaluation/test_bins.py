@@ -1,7 +1,11 @@
 """Scores by kind of sentence, with numbers made by hand."""
 
+from collections import Counter
+
+import hypothesis.strategies as st
 import pytest
 import sacrebleu
+from hypothesis import given
 
 from transformer_jax.evaluation.bins import (
     CORPUS,
@@ -79,3 +83,10 @@ def test_a_word_is_what_bleu_counts():
         ["我有一只猫和两只狗在家。"], ["x"], ["x"], source_language="zh", target_language="en"
     )[SOURCE_LENGTH]
     assert (length.name, length.sentences) == ("11–20", 1)
+
+
+@given(st.lists(st.lists(st.text('a5.,-&;"$ \xa0ampquot<', max_size=7), max_size=5), max_size=3))
+def test_words_are_counted_as_bleu_cuts_whole_texts(rows):
+    texts = [" ".join(row) for row in rows]
+    cut = sacrebleu.BLEU(tokenize="13a").tokenizer
+    assert count_words(texts, "en") == Counter(word for text in texts for word in cut(text).split())

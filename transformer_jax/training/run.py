@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from transformer_jax import storage
 from transformer_jax.config.checks import check_config
 from transformer_jax.config.files import (
@@ -28,11 +30,11 @@ from transformer_jax.data.splitting import NothingToTrainOnError
 from transformer_jax.errors import Preempted, UserError
 from transformer_jax.evaluation.languages import reference_warnings
 from transformer_jax.evaluation.scores import bleu_signature
-from transformer_jax.inference.trained import Model, load
-from transformer_jax.inference.weights import mean_weights
+from transformer_jax.inference.trained import Model
+from transformer_jax.inference.weights import load_weights, mean_weights
 from transformer_jax.model.size import count_parameters, parameter_shapes, step_flops
 from transformer_jax.parallel import processes
-from transformer_jax.parallel.devices import choose_devices
+from transformer_jax.parallel.devices import all_devices, choose_devices
 from transformer_jax.training import health, preemption, selection
 from transformer_jax.training.loop import run_steps
 from transformer_jax.training.prepared import Prepared, new_tokenizers, prepare
@@ -110,6 +112,7 @@ def train(
             with preemption.deferred(), driver.card, driver.checkpoints:
                 with preemption.immediate():
                     state = driver.first_state()
+                    shapes = jax.eval_shape(lambda params: params, state.params)
                     check_steps(int(state.step), config, saved, profile)
                     if processes.is_writer():  # last: from here on the workdir is this experiment's
                         prepared.tokenizers.save(workdir)
@@ -118,7 +121,9 @@ def train(
         except health.TrainingStopped as e:
             raise UserError(driver.explain(e)) from None
     log(f"trained in {(time.monotonic() - started) / 60:.1f} minutes")
-    model = load(workdir, config=config, weights=weights)
+    # As `load` does, which would read the tokenizers and trace the model again.
+    params, steps = load_weights(workdir, config.train, weights, shapes, all_devices().replicated)
+    model = Model((workdir,), config, prepared.tokenizers, (prepared.model,), (params,), (steps,))
     return TrainedRun(model, read_metrics(workdir / METRICS_FILE))
 
 

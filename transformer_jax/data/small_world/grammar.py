@@ -18,6 +18,7 @@ statements have no final punctuation, in either language.
 ('她昨天在学校看了三本书。', 'She read three books at school yesterday.')
 """
 
+import functools
 import random
 import zlib
 from collections.abc import Sequence
@@ -101,10 +102,15 @@ def pairs(split: str, *, size: int, seed: int = 0) -> list[tuple[str, str]]:
     """
     if split not in SPLITS:
         raise ValueError(f"split={split!r} is not one of {', '.join(SPLITS)}")
+    return list(_pairs(split, size, seed))
+
+
+@functools.cache  # the evaluation that ends a training needs them again
+def _pairs(split: str, size: int, seed: int) -> tuple[tuple[str, str], ...]:
     rng, seen = random.Random(f"small world {split} {seed}"), {}
     while len(seen) < size:
         clause = sentence(rng, longer=split == "longer")
         period = rng.random() < 0.75
         if split in ("longer", split_of(clause.keys)) and clause.zh not in seen:
             seen[clause.zh] = finish(clause, period=period)
-    return list(seen.values())
+    return tuple(seen.values())
