@@ -4,8 +4,10 @@ python benchmarks/start.py --workdir=runs/quickstart --rounds=5
 """
 
 import argparse
+import math
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -23,8 +25,11 @@ Start = tuple[float, float]  # seconds on the clock and of the processors
 SENTENCE = "我有一只猫\n"
 
 
-def measured(command: list[str], *, given: str = "", until: str = "") -> Start:
-    """Runs a command to its end, or to the first line of its output that contains `until`."""
+def measured(command: list[str], *, given: str = "", since: str = "", until: str = "") -> Start:
+    """Runs a command to its end, or to the first line of its output that contains `until`.
+
+    The clock starts with the command, or at the first line that contains `since`.
+    """
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     with subprocess.Popen(
         [sys.executable, "-u", *command], cwd=ROOT, text=True, stdin=subprocess.PIPE,
@@ -35,6 +40,8 @@ def measured(command: list[str], *, given: str = "", until: str = "") -> Start:
         lines = []
         for line in process.stdout:
             lines.append(line)
+            if since and since in line:
+                start = time.perf_counter()
             if until and until in line:
                 break
         else:
@@ -54,6 +61,14 @@ def first_step() -> Start:
         return measured(command, until="step 1/")
 
 
+def end_of_training(workdir: str) -> Start:
+    """From the last step of a run to the end of its command, which evaluates it."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = shutil.copytree(workdir, f"{folder}/run")
+        seconds, _ = measured(["launch.py", f"--workdir={copy}"], since="trained in")
+        return seconds, math.nan  # the processor's are of the whole command
+
+
 def starts(workdir: str) -> dict[str, Callable[[], Start]]:
     """What to measure, by its row's name."""
     translate = ["launch.py", "--mode=translate", f"--workdir={workdir}"]
@@ -66,6 +81,7 @@ def starts(workdir: str) -> dict[str, Callable[[], Start]]:
         "first line of a mode": lambda: measured([*translate, "--num_processes=2"]),
         "echo … | --mode=translate": lambda: measured(translate, given=SENTENCE),
         "first step of training": first_step,
+        "end of training": lambda: end_of_training(workdir),
     }
 
 
@@ -74,12 +90,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--workdir", required=True, help="a trained quickstart")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="", help="what the names of the rows contain")
     flags = parser.parse_args()
     workdir = os.path.abspath(flags.workdir)
     rows = [("seconds", "first start", "second start", "of processor")]
     with tempfile.TemporaryDirectory() as cache:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
         for name, start in starts(workdir).items():
+            if flags.only not in name:
+                continue
             first = start()[0]
             wall, processor = zip(*(start() for _ in range(flags.rounds)), strict=True)
             numbers = first, statistics.median(wall), statistics.median(processor)
