@@ -24,7 +24,8 @@ from transformer_jax.data.packing import plan_packing
 from transformer_jax.data.subword_dropout import SubwordDropout
 from transformer_jax.data.tokenizer import train_tokenizers
 from transformer_jax.data.tokens import tokenize_pairs
-from transformer_jax.training import prepared, resume_proof
+from transformer_jax.modes import resume_proof
+from transformer_jax.training import prepared
 
 ROW_LENGTHS = {"source_row_length": 61, "target_row_length": 67}
 

@@ -119,7 +119,7 @@ def test_evaluating_logs_the_warnings(tmp_path, capsys):
         steps=([3],),
         reverse=None,
         tokenizers=tokenizers(),
-        hypotheses=lambda sources, progress: translations,
+        hypotheses=lambda sources, n_best, progress: translations,
     )
     evaluate.evaluate(model, tmp_path, split="test", weights="latest")
     found = measure_degeneracy(GOOD_SOURCES, ["the same"] * 108 + [""], GOOD)

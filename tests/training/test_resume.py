@@ -169,7 +169,7 @@ def test_a_proof_that_is_stopped_leaves_no_run(stand_in, tmp_path, request, numb
     ],
 )
 def test_a_run_that_fails_or_ends_by_itself_is_named(tmp_path, end, message):
-    command = [sys.executable, "-c", "print('a: 7 parameters, x')" + end]
+    command = [sys.executable, "-c", "print('a: 7 parameters, x', flush=True)" + end]
     assert re.search(message, refused(prove, command, tmp_path / "p"))
 
 
