@@ -24,6 +24,7 @@ from transformer_jax.data.packing import plan_packing
 from transformer_jax.data.subword_dropout import SubwordDropout
 from transformer_jax.data.tokenizer import train_tokenizers
 from transformer_jax.data.tokens import tokenize_pairs
+from transformer_jax.errors import UserError
 from transformer_jax.modes import resume_proof
 from transformer_jax.training import prepared
 
@@ -76,6 +77,8 @@ NONSENSE = {
     "a.tsv wieght=2": "name, weight, tag, split (did you mean weight?)",
     "a.tsv split=test": "split=test of a.tsv is for a dataset of TFDS: leave it out",
     "a.tsv; ,b.de": 'must be "a.en,a.de"',
+    "a.tsv tag=>>m<< tag=>>n<<": "a.tsv tag=>>m<< has a second tag=>>n<<: keep one",
+    "tfds:; a.tsv": "tfds: names no dataset",
     "news.tsv; empty.tsv": "empty.tsv has no pairs (it is empty)",
     "news.tsv; absent.tsv": "absent.tsv does not exist",
 }
@@ -132,6 +135,26 @@ def test_held_out_pairs_know_their_corpus_and_share_no_sentence(tmp_path):
     assert again == corpora.Corpus(splits["valid"].pairs, 0, splits["valid"].origins)
 
 
+def test_a_tagged_sentence_is_the_sentence_without_its_tag(tmp_path):
+    """Two corpora with the same sources, each with translations of its own."""
+    sources = [f"第{number}句" for number in range(53)]
+    for name in "ab":
+        lines = [f"{source}\t{name} {number}\n" for number, source in enumerate(sources)]
+        (tmp_path / f"{name}.tsv").write_text("".join(lines), encoding="utf-8")
+    data = mixed(tmp_path, "a.tsv; b.tsv tag=>>med<<", held_out_size=7)
+    splits = corpora.load_splits(data, ["train", "valid", "test"])
+    bare = {
+        name: {source.removeprefix(">>med<< ") for source, _ in corpus.pairs}
+        for name, corpus in splits.items()
+    }
+    assert not bare["train"] & bare["valid"] and not bare["train"] & bare["test"]
+    held_out.record(tmp_path, data, splits)
+    tagged = [(s, t) for s, t in splits["train"].pairs if s.startswith(">>med<<")]
+    plain = [(source.removeprefix(">>med<< "), target) for source, target in tagged]
+    for pairs in (tagged, plain):
+        assert held_out.count_overlap(tmp_path, pairs) == 3 * (len(pairs),)
+
+
 def labelled(corpus):
     return zip(corpus.pairs, corpus.origins, strict=True)
 
@@ -171,13 +194,17 @@ SIZES = st.lists(st.integers(1, 97), min_size=1, max_size=4).map(
 @given(sizes=SIZES, temperature=st.sampled_from([0.0, 0.01, 1.0, 5.0]), data=st.data())
 def test_the_shares_of_the_draw_match_the_weights(sizes, temperature, data):
     weights = {name: data.draw(st.floats(0.01, 100)) for name in sizes}
-    counts = mixture.pairs_per_epoch(sizes, weights, temperature)
     total = sum(sizes.values())
-    assert sum(counts.values()) == total
     power = 1 / temperature if temperature else 0
     shares = {n: weights[n] * (sizes[n] / max(sizes.values())) ** power for n in sizes}
-    for name, share in shares.items():
-        assert counts[name] == pytest.approx(total * share / sum(shares.values()), abs=1)
+    exact = {name: total * share / sum(shares.values()) for name, share in shares.items()}
+    try:
+        counts = mixture.pairs_per_epoch(sizes, weights, temperature)
+    except UserError as e:
+        assert "has so small a share" in str(e) and min(exact.values()) < 1
+    else:
+        assert sum(counts.values()) == total and min(counts.values()) > 0
+        assert counts == {name: pytest.approx(share, abs=1) for name, share in exact.items()}
     plain = mixture.pairs_per_epoch(sizes, dict.fromkeys(sizes, 3.0), 1.0)
     assert plain == sizes, "equal weights draw every pair once"
 

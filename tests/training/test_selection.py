@@ -146,6 +146,7 @@ def test_the_average_that_validates_best_is_the_one_that_is_used(tmp_path, score
     # Without the option it is the last few; a run that went on has no chosen one until its end.
     config.train.choose_average = False
     assert list(tj.load(tmp_path, config=config).steps[0]) == [8, 9, 10]
+    assert "the average that validation chose is not used" in capsys.readouterr().err
     config.train.patience = 0
     assert list(train(config, tmp_path).model.steps[0]) == [11, 12, 13]
     config.train.choose_average = True

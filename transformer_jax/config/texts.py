@@ -103,6 +103,8 @@ def tags(value: str) -> list[str]:
 def _parse_one(part: str) -> Text:
     facts: dict[str, str] = {}
     while found := _FACT.search(part):
+        if found[1] in facts:
+            raise UserError(f"{part} has a second {found[1]}={facts[found[1]]}: keep one")
         facts[found[1]] = found[2]
         part = part[: found.start()].rstrip()
     known = [f.name for f in dataclasses.fields(Text)][2:]
@@ -116,6 +118,8 @@ def _parse_one(part: str) -> Text:
             f"tag={tag} of {part} would be cut into pieces: write it as >>{tag.strip('<>')}<<"
         )
     dataset = part.removeprefix(TFDS) if part.startswith(TFDS) else ""
+    if part == TFDS:
+        raise UserError(f"{TFDS} names no dataset: write {TFDS}wmt14_translate/de-en")
     if "split" in facts and not dataset:
         raise UserError(f"split={facts['split']} of {part} is for a dataset of TFDS: leave it out")
     files = () if dataset else tuple(storage.split_paths(part))
@@ -134,7 +138,7 @@ def _weight(text: str, part: str) -> float:
 
 def _join(names: Iterable[str]) -> str:
     found = list(names)
-    if not any(";" in name or "=" in name for name in found):
+    if not any(";" in name or _FACT.search(name) for name in found):
         return storage.join_paths(found)
     text = io.StringIO()
     csv.writer(text, lineterminator="", quoting=csv.QUOTE_ALL).writerow(found)

@@ -18,6 +18,7 @@ from transformer_jax.config.files import with_absolute_paths
 from transformer_jax.config.options import Config, DataConfig
 from transformer_jax.console import log
 from transformer_jax.data import corpora
+from transformer_jax.data.language_codes import split_code
 from transformer_jax.data.normalization import normalize
 from transformer_jax.errors import UserError
 from transformer_jax.storage import is_remote, make_folder, write_whole
@@ -205,13 +206,16 @@ def _trained(workdir: Path, pairs: Sequence[corpora.Pair]) -> dict[str, np.ndarr
 
 
 def _fingerprints(pairs: Sequence[corpora.Pair]) -> dict[str, np.ndarray]:
-    """64 bits of a hash of each source and each pair; those of text that looks alike are equal."""
+    """64 bits of a hash of each source and each pair; those of text that looks alike are equal.
+
+    The code or the tag that begins a source is no part of it.
+    """
 
     def fingerprint(text: str) -> int:
         digest = hashlib.blake2b(text.encode(), digest_size=8)
         return int.from_bytes(digest.digest())
 
-    sides = [(normalize(source), normalize(target)) for source, target in pairs]
+    sides = [(normalize(split_code(s)[1]).strip(), normalize(t)) for s, t in pairs]
     texts = {
         "training_sources": [source for source, _ in sides],
         "training_pairs": ["\t".join(pair) for pair in sides],

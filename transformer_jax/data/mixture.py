@@ -46,6 +46,12 @@ def pairs_per_epoch(
     # What is left after rounding goes to those that lost most.
     left = int(counted.sum()) - int(counts.sum())
     counts[np.argsort(counts - exact, kind="stable")[:left]] += 1
+    never = [name for name, count in zip(sizes, counts, strict=True) if not count]
+    if never:
+        raise UserError(
+            f"the corpus {never[0]} of data.train has so small a share that no epoch draws a pair "
+            "of it: raise its weight, lower the others', or raise data.mixing_temperature"
+        )
     return dict(zip(sizes, counts.tolist(), strict=True))
 
 

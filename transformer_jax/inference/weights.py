@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from transformer_jax.config.options import WEIGHTS, TrainConfig
+from transformer_jax.console import log
 from transformer_jax.errors import UserError
 from transformer_jax.workdir import average, checkpoints, manifest
 from transformer_jax.workdir.metrics import bleu_scores
@@ -87,7 +88,10 @@ def _choose(workdir: Path, options: TrainConfig, weights: str) -> list[int]:
         raise UserError(f"{workdir} has no checkpoint: train there first")
     number = options.average_checkpoints if weights == "average" else 1
     if weights == "average":
-        chosen = average.chosen(workdir, steps) if options.choose_average else []
+        chosen = average.chosen(workdir, steps)
+        if chosen and not options.choose_average:
+            log(f"{workdir}: the average that validation chose is not used: train.choose_average")
+            chosen = []
         number = len(chosen) or number
         steps = chosen or checkpoints.regular(steps, options.checkpoint_every)
     if weights == "best":

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from transformer_jax.console import log
 from transformer_jax.errors import UserError
 from transformer_jax.storage import write_whole
 
@@ -38,4 +39,8 @@ def chosen(workdir: Path, steps: Sequence[int]) -> list[int]:
         raise UserError(
             f"{path} is damaged ({e!r}): remove it, and the last are averaged"
         ) from None
-    return [step for step in steps if step in found] if last_step == steps[-1] else []
+    if last_step != steps[-1]:
+        return []
+    if missing := sorted(found - set(steps)):
+        log(f"warning: {path} names the checkpoint of step {missing[0]}, which is gone")
+    return [step for step in steps if step in found]
