@@ -121,6 +121,7 @@ def train(
         except health.TrainingStopped as e:
             raise UserError(driver.explain(e)) from None
     log(f"trained in {(time.monotonic() - started) / 60:.1f} minutes")
+    processes.barrier("trained")  # the writer completes the last checkpoint, and all read the same
     # As `load` does, which would read the tokenizers and trace the model again.
     params, steps = load_weights(workdir, config.train, weights, shapes, all_devices().replicated)
     model = Model((workdir,), config, prepared.tokenizers, (prepared.model,), (params,), (steps,))
