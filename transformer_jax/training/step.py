@@ -159,10 +159,9 @@ def make_loss(
         loss_sum = sum_over_chunks(
             _chunk_loss, _number_of_chunks(labels, chunk), weights, states, labels
         )
-        target_count, source_count = (
-            (ids != 0).sum().astype(jnp.float32) for ids in (labels, batch["source_segments"])
-        )
-        return loss_sum, {"target_tokens": target_count, "source_tokens": source_count}
+        real = {"target": labels != PAD_ID, "source": batch["source_segments"] != 0}
+        counts = {f"{side}_tokens": where.sum().astype(jnp.float32) for side, where in real.items()}
+        return loss_sum, counts
 
     return loss
 
