@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from launching import evaluate, in_process, json_lines, refusal, refused, tiny_config
+from launching import ROOT, evaluate, in_process, json_lines, refusal, refused, tiny_config
 from toy import assert_same_bits, tokenizers
 
 import transformer_jax as tj
@@ -18,6 +18,7 @@ from transformer_jax.data import corpora
 from transformer_jax.errors import Preempted
 from transformer_jax.evaluation import comparison
 from transformer_jax.inference.weights import load_step
+from transformer_jax.modes import command_line
 from transformer_jax.modes.resume_proof import compare, last_state
 from transformer_jax.training import preemption
 from transformer_jax.training.run import train
@@ -186,6 +187,27 @@ def test_an_imported_model_is_trained_on_in_a_workdir_of_its_own(parent, tmp_pat
     )
     train(tuning(imported), tmp_path / "w")
     assert_same_bits(params_at(tmp_path / "w", 0), model.params)
+
+
+def test_an_experiment_file_of_another_architecture_reads_the_run(parent, tmp_path, capfd):
+    """The quickstart's file has a larger model, which the run has not."""
+    workdir = tmp_path / "w"
+    train(tuning(parent), workdir)
+
+    def command(mode, workdir, *flags):
+        line = [f"--mode={mode}", "--config=experiments/quickstart.py", f"--workdir={workdir}"]
+        line += [f"--config.train.start_from={parent}", *flags]
+        return command_line.run(["launch.py", *line], ROOT / "experiments" / "quickstart.py")
+
+    for folder in (tmp_path / "new", workdir):
+        capfd.readouterr()
+        command("describe", folder)
+        assert "(701, 8)" in capfd.readouterr().out
+    shutil.rmtree(parent)
+    (tmp_path / "in.txt").write_text("我有一只猫\n")
+    files = [f"--input={tmp_path / 'in.txt'}", f"--output={tmp_path / 'out.txt'}"]
+    command("translate", workdir, *files)
+    assert len((tmp_path / "out.txt").read_text().splitlines()) == 1
 
 
 # --- What is refused. ---

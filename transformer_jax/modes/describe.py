@@ -24,7 +24,7 @@ def define(flags: Flags) -> None:
 
 def run(launch: Launch) -> int:
     """Prints the table."""
-    print(describe(launch.config, launch.workdir))
+    print(describe(launch.run_config, launch.workdir))
     return 0
 
 

@@ -12,11 +12,12 @@ from absl import flags
 from absl import logging as absl_logging
 
 from transformer_jax import storage
-from transformer_jax.config.experiment_files import checkout_folder
+from transformer_jax.config.experiment_files import checkout_folder, overrides_in
 from transformer_jax.config.options import Config
 from transformer_jax.errors import UserError
 from transformer_jax.parallel import allocator, compilation_cache, peers
 from transformer_jax.storage import is_remote
+from transformer_jax.workdir.inheritance import inherit
 
 if TYPE_CHECKING:
     from transformer_jax.inference.trained import Model
@@ -56,6 +57,12 @@ class Launch:
         """`workdir` as it is written, which may be in a bucket that cannot be reached from here."""
         return self["workdir"] or storage.absolute(f"runs/{self.config.name}")
 
+    @property
+    def run_config(self) -> Config:
+        """`config`, with the architecture and vocabulary that the run has by train.start_from."""
+        given = [name for name, _ in overrides_in(self.arguments)]
+        return inherit(self.config, self.workdir, given)
+
     def path(self, name: str) -> Path:
         """The path in a flag that this mode cannot do without."""
         if not self[name]:
@@ -83,7 +90,7 @@ class Launch:
         given = {"weights": self["weights"], "ensemble": self.ensemble}
         if "reverse" in self.flags and self["reverse"]:
             given["reverse"] = storage.path(self["reverse"])
-        return load(self.workdir, config=self.config, **given)
+        return load(self.workdir, config=self.run_config, **given)
 
     def child_arguments(self, keep: Collection[str]) -> list[str]:
         """The overrides of the experiment and the flags named in `keep`, for a child process."""

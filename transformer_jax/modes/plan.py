@@ -8,7 +8,6 @@ Example:
     launch.py --mode=plan --config=experiments/wmt14_en_de_base.py --accelerator=v5litepod-16
 """
 
-from transformer_jax.config.experiment_files import overrides_in
 from transformer_jax.errors import UserError
 from transformer_jax.modes.flags import Flags
 from transformer_jax.modes.launch import Launch
@@ -28,11 +27,8 @@ def run(launch: Launch) -> int:
     if not launch["accelerator"]:
         raise UserError("--mode=plan needs --accelerator=…, e.g. --accelerator=v5litepod-16")
     from transformer_jax.planning.plan import plan
-    from transformer_jax.training.start import inherit
 
     price = launch["chip_hour_price"]
     name, workdir = launch["accelerator"], launch.workdir
-    given = [name for name, _ in overrides_in(launch.arguments)]
-    config = inherit(launch.config, workdir, given)
-    print(plan(config, name, workdir=workdir, chip_hour_price=price))
+    print(plan(launch.run_config, name, workdir=workdir, chip_hour_price=price))
     return 0

@@ -22,5 +22,5 @@ def run(launch: Launch) -> int:
     launch.start()
     from transformer_jax.training.replay import replay_step
 
-    print(replay_step(launch.config, launch.workdir, launch["step"]))
+    print(replay_step(launch.run_config, launch.workdir, launch["step"]))
     return 0

@@ -11,7 +11,6 @@ Examples:
 import shlex
 from typing import TYPE_CHECKING
 
-from transformer_jax.config.experiment_files import overrides_in
 from transformer_jax.modes import targets
 from transformer_jax.modes.flags import Flags
 from transformer_jax.modes.launch import Launch
@@ -35,11 +34,9 @@ def run(launch: Launch) -> int:
     from transformer_jax.modes.evaluate import evaluate
     from transformer_jax.training import preemption
     from transformer_jax.training.run import train
-    from transformer_jax.training.start import inherit
 
     launch.start()
-    given = [name for name, _ in overrides_in(launch.arguments)]
-    config = inherit(launch.config, launch.workdir, given)
+    config = launch.run_config
     with preemption.handled(config.train.grace_seconds):
         trained = train(
             config, launch.workdir, weights=launch["weights"], profile=launch["profile"]

@@ -39,7 +39,7 @@ from transformer_jax.training import health, preemption, selection
 from transformer_jax.training.loop import run_steps
 from transformer_jax.training.prepared import Prepared, new_tokenizers, prepare
 from transformer_jax.training.profile import PROFILED_CALLS, profiled
-from transformer_jax.training.start import begin, inherit
+from transformer_jax.training.start import begin
 from transformer_jax.training.step import TrainState
 from transformer_jax.training.validation import Validation
 from transformer_jax.workdir import average, card, lock, manifest
@@ -49,6 +49,7 @@ from transformer_jax.workdir.checkpoints import (
     regular,
     undamaged,
 )
+from transformer_jax.workdir.inheritance import inherit
 from transformer_jax.workdir.metrics import (
     METRICS_FILE,
     bleu_scores,

@@ -1,0 +1,58 @@
+"""What a run that starts from the weights of another has of its configuration."""
+
+import copy
+from collections.abc import Collection
+from pathlib import Path
+
+from transformer_jax import storage
+from transformer_jax.config.checks import check_config
+from transformer_jax.config.files import CONFIG_FILE, differences, load_config
+from transformer_jax.config.metadata import Change
+from transformer_jax.config.options import OPTIONS, Config, flatten, set_option
+from transformer_jax.console import log
+from transformer_jax.errors import UserError
+from transformer_jax.workdir import manifest
+
+
+def inherit(config: Config, workdir: Path, given: Collection[str] = ()) -> Config:
+    """`config` with the architecture and the vocabulary of the run that it starts from, if any.
+
+    They replace those of `config`, with a line in the log. Once the run has begun they are in its
+    own config.json, and the run that it started from may be gone.
+
+    Args:
+      config: the experiment.
+      workdir: of the new run.
+      given: names of options that the user has set and expects to hold.
+
+    Raises:
+      UserError: if train.start_from is no trained workdir, or `given` options disagree with it.
+    """
+    if not config.train.start_from:
+        return config
+    parent, begun = storage.path(config.train.start_from), (workdir / CONFIG_FILE).exists()
+    if storage.absolute(str(parent)) == storage.absolute(str(workdir)):
+        raise UserError(
+            f"train.start_from={parent} is the --workdir itself: choose a new --workdir, which "
+            "begins with its weights"
+        )
+    storage.check_workdir(parent)
+    saved = load_config((workdir if begun else parent) / CONFIG_FILE)
+    if not begun and not manifest.complete(parent / manifest.FOLDER):
+        raise UserError(f"train.start_from={parent} has no checkpoint: train there first")
+    fixed = [name for name, known in OPTIONS.items() if known.may_change == Change.NEVER]
+    then, now = ({name: flatten(c)[name] for name in fixed} for c in (saved, config))
+    differing = differences(then, now)
+    wrong = [f"{n}={now[n]!r} (it has {then[n]!r})" for n in differing if n in given]
+    if wrong:
+        raise UserError(
+            f"the model of {parent} (train.start_from) does not fit {', '.join(wrong)}: leave "
+            f"{'these options' if len(wrong) > 1 else 'this option'} out"
+        )
+    found = copy.deepcopy(config)
+    for name, (value, _) in differing.items():
+        set_option(found, name, value)
+    if differing and not begun:
+        values = ", ".join(f"{name}={value!r}" for name, (value, _) in differing.items())
+        log(f"the model and its vocabulary are those of {parent}: {values}")
+    return check_config(found)
