@@ -8,7 +8,7 @@ PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 
 help:
 	@echo "make train        train the quickstart: Chinese to English in five minutes"
-	@echo "make real         the same on real sentences, in twenty minutes"
+	@echo "make real         the same on 3,674 real sentences, too few for a translator, in twenty minutes"
 	@echo "make test         the fast tests"
 	@echo "make test-slow    these and the long checks"
 	@echo "make user-reports what users of other toolkits reported, and whether it is right here"
