@@ -159,6 +159,15 @@ def test_memory_by_hand(config, depths):
     assert roofline.estimate_memory(accumulating, 1000, 2).total == memory.total + 4000
 
 
+def test_logits_exist_for_a_chunk_of_the_positions_but_in_a_mesh_for_all():
+    large = changed(PRIMES, data={"batch_rows": 1024})
+    chunked = roofline.estimate_memory(large, 1000, 1)
+    whole = roofline.estimate_memory(changed(large, parallel={"strategy": "mesh"}), 1000, 1)
+    assert (chunked.chunks, chunked.logits) == (T, 4 * 1024 * V)
+    assert (whole.chunks, whole.logits) == (1, 4 * 1024 * T * V)
+    assert len({roofline.memory_traffic(large, memory) for memory in (chunked, whole)}) == 1
+
+
 def test_what_saves_memory():
     deep = changed(PRIMES, model={"num_layers": 13})
 

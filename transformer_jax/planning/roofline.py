@@ -11,6 +11,7 @@ from transformer_jax.config.options import Config
 from transformer_jax.model.size import head_widths, step_flops
 from transformer_jax.planning.accelerators import Accelerator
 from transformer_jax.planning.collectives import Collective
+from transformer_jax.training.step import chunks_of_loss, loss_chunk
 
 # The share of a chip's peak that the matmuls are assumed to reach. PaLM reached 46 % on TPU v4
 # (Chowdhery et al. 2022, section 4.1), with matrices 36 times as wide as the base model's.
@@ -28,7 +29,8 @@ class Memory:
     gradients: float
     accumulated: float  # the sum of the gradients of micro-batches, if there are several
     activations: float  # what the forward pass stores for the backward pass
-    logits: float  # their gradient reuses the space
+    logits: float  # of a chunk of the positions; their gradient reuses the space
+    chunks: int  # in how many the loss is computed
 
     @property
     def state(self) -> float:
@@ -45,6 +47,7 @@ def estimate_memory(config: Config, parameters: float, chips: int) -> Memory:
     """The memory of one of the `chips` that share a batch, if it holds so many parameters."""
     d, c = config.data, config.model
     rows = d.batch_rows / (chips * config.train.accumulate)
+    chunks = chunks_of_loss(int(rows), d.target_row_length, loss_chunk(config, chips))
     encoder, decoder = _layer_bytes(config)
     if c.remat:  # the input of each layer, and the inside of one layer
         positions = c.encoder_depth * d.source_row_length + c.decoder_depth * d.target_row_length
@@ -57,7 +60,8 @@ def estimate_memory(config: Config, parameters: float, chips: int) -> Memory:
         gradients=4 * parameters,
         accumulated=4 * parameters if config.train.accumulate > 1 else 0,
         activations=rows * activations,
-        logits=4 * rows * d.target_row_length * d.vocab_size,
+        logits=4 * rows * d.target_row_length * d.vocab_size / chunks,
+        chunks=chunks,
     )
 
 
@@ -69,7 +73,8 @@ def memory_traffic(config: Config, memory: Memory) -> float:
     written once and read twice. Compilers fuse more or less of this.
     """
     state = 4 * memory.parameters + 2 * memory.gradients + 2 * memory.optimizer_state
-    return state + config.train.accumulate * (3 * memory.activations + 6 * memory.logits)
+    logits = memory.chunks * memory.logits
+    return state + config.train.accumulate * (3 * memory.activations + 6 * logits)
 
 
 def _width(config: Config) -> int:

@@ -157,7 +157,7 @@ def make_loss(
         weights = {"softmax": softmax, "label_smoothing": label_smoothing, "r_drop": r_drop}
         labels = batch["labels"]
         loss_sum = sum_over_chunks(
-            _chunk_loss, _number_of_chunks(labels, chunk), weights, states, labels
+            _chunk_loss, chunks_of_loss(*labels.shape, chunk), weights, states, labels
         )
         real = {"target": labels != PAD_ID, "source": batch["source_segments"] != 0}
         counts = {f"{side}_tokens": where.sum().astype(jnp.float32) for side, where in real.items()}
@@ -177,9 +177,16 @@ def _chunk_loss(weights: dict[str, Any], states: list[Array], labels: Array) -> 
     return sum(losses) / 2 + weights["r_drop"] / 2 * divergence
 
 
-def _number_of_chunks(labels: Array, chunk: int | None) -> int:
-    """The largest divisor of T that leaves `chunk` positions to each."""
-    rows, length = labels.shape
+def loss_chunk(config: Config, devices: int) -> int | None:
+    """About how many target positions have their logits computed at a time; None = all.
+
+    In a mesh each chunk would end with an exchange of the gradient of the softmax.
+    """
+    return None if strategy_of(config.parallel, devices) == "mesh" else _CHUNK
+
+
+def chunks_of_loss(rows: int, length: int, chunk: int | None) -> int:
+    """The largest divisor of `length` that leaves `chunk` of rows * length positions to each."""
     most = max(rows * length // chunk, 1) if chunk else 1
     return max(number for number in range(1, length + 1) if length % number == 0 and number <= most)
 
@@ -208,9 +215,7 @@ def make_train_step(
       model: the model.
       reduce: adds up sums over replicas (psum); the identity when one program sees all rows.
     """
-    # In a mesh each chunk would end with an exchange of the gradient of the softmax.
-    mesh = strategy_of(config.parallel, jax.device_count()) == "mesh"
-    loss = make_loss(model, fused=True, chunk=None if mesh else _CHUNK)
+    loss = make_loss(model, fused=True, chunk=loss_chunk(config, jax.device_count()))
 
     def loss_of_trained(params: Any, *inputs: Any) -> tuple[Array, Metrics]:
         return loss(without_gradients(params, config.train.frozen), *inputs)
