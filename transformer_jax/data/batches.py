@@ -68,10 +68,9 @@ class PackedDataset:
         epochs = max(0, rows - 1) // self.epoch_rows
         epoch = self.epoch(epochs)
         rows -= epochs * self.epoch_rows
-        counts = np.array([0, *np.cumsum([len(row) for row in epoch.rows])])
-        used = np.concatenate([*epoch.rows, np.zeros(0, np.int64)]).astype(np.int64)
+        used, starts = epoch.rows.pairs, epoch.rows.starts
         source, target = (
-            int(epochs * lengths[used].sum() + lengths[used[: counts[rows]]].sum())
+            int(epochs * lengths[used].sum() + lengths[used[: starts[rows]]].sum())
             for lengths in (epoch.pairs.source_lengths, epoch.pairs.target_lengths)
         )
         return source, target
@@ -109,7 +108,7 @@ class PackedDataset:
         `numbers` selects pairs; of none of them that fits in a row there is no batch.
         """
         if numbers is None:
-            rows = self.plan.epoch(self.seed, 0)
+            rows = [*self.plan.epoch(self.seed, 0)]
         else:
             plan = plan_packing(
                 self.pairs.source_lengths[numbers],

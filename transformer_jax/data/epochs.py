@@ -1,14 +1,13 @@
 """Epochs that differ: each is drawn, cut and packed as a pure function of (seed, epoch)."""
 
 import dataclasses
-import itertools
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 
 import numpy as np
 
-from transformer_jax.data.packing import plan_packing
+from transformer_jax.data.packing import Rows, plan_packing
 from transformer_jax.data.subword_dropout import SubwordDropout
 from transformer_jax.data.tokens import TokenizedPairs, take
 from transformer_jax.errors import UserError
@@ -30,7 +29,7 @@ class Epoch:
     """
 
     pairs: TokenizedPairs
-    rows: list[np.ndarray]
+    rows: Rows
     numbers: np.ndarray | None = None
 
 
@@ -103,10 +102,10 @@ class Epochs:
         plan = plan_packing(*lengths, **self._row_lengths)
         if not plan.rows:
             raise UserError(none_fits(len(numbers), **self._row_lengths))
-        rows = itertools.islice(
-            itertools.cycle(plan.epoch(self._seed, number)), self.rows or plan.rows
-        )
-        return Epoch(pairs, [row if self._dropout else numbers[row] for row in rows], drawn)
+        rows = plan.epoch(self._seed, number).cycled(self.rows or plan.rows)
+        if not self._dropout:
+            rows = Rows(numbers[rows.pairs], rows.starts)
+        return Epoch(pairs, rows, drawn)
 
     def _cut(self, number: int, numbers: np.ndarray) -> TokenizedPairs:
         """The pairs of these numbers in the pieces of that epoch."""
