@@ -5,12 +5,14 @@ is annotated as Path. A bucket differs in three ways: a write is whole or does n
 can be appended, and there are no folders to create.
 """
 
+import contextlib
 import csv
 import io
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from transformer_jax.errors import UserError, one_line
 
@@ -137,17 +139,29 @@ def write_whole(path: Path, content: str | bytes) -> None:
     Raises:
       UserError: if it cannot be written.
     """
-    content = content.encode() if isinstance(content, str) else content
+    with whole_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to be written within the block, at the end of which it takes the place of `path`.
+
+    Raises:
+      UserError: if it cannot be written; then `path` is as it was.
+    """
     temporary = path.with_name(path.name + ".tmp")
     try:
         # A file in a bucket is always whole. A pipe, or /dev/null, must not be replaced by a file.
         if is_remote(path) or (path.exists() and not path.is_file()):
-            path.write_bytes(content)
+            content = io.BytesIO()
+            yield content
+            path.write_bytes(content.getvalue())
             return
         try:
             temporary.unlink(missing_ok=True)
             with temporary.open("xb") as file:  # a new file: not the target of a link
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)

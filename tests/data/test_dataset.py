@@ -1,6 +1,8 @@
 """Packing: every pair once, no row too full, and a batch that depends on its step alone."""
 
+import hashlib
 import itertools
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -241,6 +243,8 @@ def test_one_epoch_has_every_pair_once_and_its_share_of_real_positions():
 class Spelling:
     """A tokenizer that spells, and counts the texts it is given."""
 
+    vocab_size = 2**16
+
     def __init__(self, model=b"spelling"):
         self.model, self.texts = model, 0
 
@@ -279,7 +283,7 @@ def test_tokens_are_encoded_once_and_read_from_the_disk(tmp_path):
     tokens = tokenize_pairs(PAIRS, [second] * 2, tmp_path)
     assert (first.texts, second.texts) == (6, 0)
     assert isinstance(tokens.source, np.memmap)
-    assert tokens.source.dtype == tokens.target.dtype == np.int32
+    assert tokens.source.dtype == tokens.target.dtype == np.uint16
     assert_are_tokens_of(tokens, PAIRS)
 
 
@@ -312,18 +316,70 @@ def test_damaged_tokens_are_encoded_again(tmp_path):
             assert_are_tokens_of(tokenize_pairs(PAIRS, [Spelling()] * 2, tmp_path), PAIRS)
 
 
+def kill_at_once(count):
+    raise KeyboardInterrupt
+
+
 def test_tokens_of_a_killed_run_are_written_again(tmp_path, monkeypatch):
     saved = []
 
-    def save_one(path, content):
-        if saved:
-            raise KeyboardInterrupt
-        saved.append(path.write_bytes(content))
+    def kill(folder):
+        saved.extend(folder.glob("*.npy"))
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(data_tokens, "write_whole", save_one)
+        patch.setattr(data_tokens.manifest, "write", kill)
         tokenize_pairs(PAIRS, [Spelling()] * 2, tmp_path)
+    monkeypatch.setattr(data_tokens, "_CHUNK", 2)
+    with pytest.raises(KeyboardInterrupt):  # in the middle of a file
+        tokenize_pairs(PAIRS[::-1], [Spelling()] * 2, tmp_path, progress=kill_at_once)
+    assert not list(tmp_path.rglob("*.tmp"))
     again = Spelling()
     assert_are_tokens_of(tokenize_pairs(PAIRS, [again] * 2, tmp_path), PAIRS)
     assert saved and again.texts == 6
-    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_sentences_are_encoded_without_keeping_them(tmp_path):
+    """Memory does not grow with the text: kept ids would take more than 100 bytes a pair."""
+
+    def peak(count):
+        class Generated:
+            __len__ = lambda self: count  # noqa: E731
+            __iter__ = lambda self: ((f"source {n}", f"target {n}") for n in range(count))  # noqa: E731
+
+        tracemalloc.start()
+        tokens = tokenize_pairs(Generated(), [Spelling()] * 2, tmp_path, name=str(count))
+        assert len(tokens) == count
+        try:
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data_tokens, "_CHUNK", 97)
+        few, many = peak(997), peak(4999)
+    assert (many - few) / (4999 - 997) < 8
+
+
+def test_a_plan_and_an_epoch_take_few_bytes_a_pair():
+    lengths = likely_lengths(100_003)
+    plan = plan_of(*lengths, 61, 61)
+    arrays = plan.row_sizes, plan.slot_row, plan.slot_rank, plan.pairs, plan.alike
+    assert sum(array.nbytes for array in arrays) < 11 * len(plan.pairs)
+    rows = plan.epoch(0, 0)
+    assert rows.pairs.nbytes + rows.starts.nbytes < 7 * len(plan.pairs)
+
+
+@pytest.mark.parametrize("dealt", [1, 7, 97])
+def test_an_epoch_is_the_same_however_many_slots_are_dealt_at_a_time(monkeypatch, dealt):
+    plan = plan_of(*likely_lengths(1009), 61, 61)
+    expected = [row.tolist() for row in plan.epoch(2, 3)]
+    monkeypatch.setattr(packing, "_DEALT", dealt)
+    assert [row.tolist() for row in plan.epoch(2, 3)] == expected
+
+
+def test_the_order_of_an_epoch_is_that_of_earlier_versions():
+    """Rows that version 0.1.0 dealt: a workdir that resumes continues with the same batches."""
+    rows = plan_of(*likely_lengths(1009), 61, 61).epoch(2, 3)
+    text = repr([row.tolist() for row in rows]).encode()
+    assert hashlib.sha256(text).hexdigest()[:16] == "1c9ce950f0ded892"

@@ -125,12 +125,14 @@ class PackedDataset:
         ]
 
     def _pack(self, pairs: TokenizedPairs, row_pairs: list[np.ndarray]) -> Batch:
-        return pack(
+        batch = pack(
             pairs,
             row_pairs,
             source_row_length=self.plan.source_row_length,
             target_row_length=self.plan.target_row_length,
         )
+        pairs.release()
+        return batch
 
 
 def _numbered(batch: Batch, first: int = 0) -> Batch:

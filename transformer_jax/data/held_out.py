@@ -215,9 +215,9 @@ def _fingerprints(pairs: Sequence[corpora.Pair]) -> dict[str, np.ndarray]:
         digest = hashlib.blake2b(text.encode(), digest_size=8)
         return int.from_bytes(digest.digest())
 
-    sides = [(normalize(split_code(s)[1]).strip(), normalize(t)) for s, t in pairs]
-    texts = {
-        "training_sources": [source for source, _ in sides],
-        "training_pairs": ["\t".join(pair) for pair in sides],
-    }
-    return {name: np.array([*map(fingerprint, each)], np.uint64) for name, each in texts.items()}
+    sides = ((normalize(split_code(s)[1]).strip(), normalize(t)) for s, t in pairs)
+    prints = (
+        fingerprint(text) for source, target in sides for text in (source, f"{source}\t{target}")
+    )
+    sources, both = np.fromiter(prints, np.uint64, 2 * len(pairs)).reshape(-1, 2).T
+    return {"training_sources": sources, "training_pairs": both}

@@ -1,20 +1,26 @@
 """Pairs of text as token ids, encoded once and kept in memory-mapped files."""
 
+import contextlib
 import dataclasses
 import hashlib
 import io
 import itertools
-from collections.abc import Callable, Sequence
+import mmap
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from transformer_jax.config.options import EOS_ID
-from transformer_jax.data.tokenizer import Tokenizers
-from transformer_jax.storage import is_remote, write_whole
+from transformer_jax.data.tokenizer import Tokenizer, Tokenizers
+from transformer_jax.storage import is_remote, whole_file
 from transformer_jax.workdir import manifest
 
 _CHUNK = 10_000  # pairs encoded between two calls of `progress`
+_AHEAD = 2  # chunks encoded while one is written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +28,9 @@ class TokenizedPairs:
     """Pairs of sentences as ids: all sentences end to end, and where each one starts.
 
     Attributes:
-      source: int32 [all source tokens], memory-mapped when read from a local cache.
-      target: int32 [all target tokens].
+      source: [all source tokens], memory-mapped when read from a local cache; uint16, or int32 if
+        there are more pieces than that holds.
+      target: [all target tokens].
       source_offsets: int64 [pairs + 1]; sentence i is source[source_offsets[i]:offsets[i + 1]].
       target_offsets: int64 [pairs + 1].
     """
@@ -45,6 +52,12 @@ class TokenizedPairs:
     def target_lengths(self) -> np.ndarray:
         """The tokens of each target, <eos> included, int64 [pairs]."""
         return np.diff(self.target_offsets)
+
+    def release(self) -> None:
+        """Unmaps what was read of memory-mapped files, which stays in the system's page cache."""
+        for array in (self.source, self.target, self.source_offsets, self.target_offsets):
+            if isinstance(array, np.memmap):
+                array.base.madvise(mmap.MADV_DONTNEED)
 
 
 def take(
@@ -82,15 +95,17 @@ def tokenize_pairs(
       progress: called with the number of pairs encoded since the last call.
     """
     if cache_dir is None:
-        return TokenizedPairs(*_encode(pairs, tokenizers, progress))
+        files = [io.BytesIO() for _ in _NAMES]
+        _encode(pairs, tokenizers, files, progress)
+        return TokenizedPairs(*(np.load(io.BytesIO(file.getvalue())) for file in files))
     folder = cache_dir / (name or content_hash(pairs, tokenizers))
     cached = read_tokens(folder)
     if cached is None:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, array in zip(_NAMES, _encode(pairs, tokenizers, progress), strict=True):
-            content = io.BytesIO()
-            np.save(content, array)
-            write_whole(folder / f"{name}.npy", content.getvalue())
+        with contextlib.ExitStack() as stack:
+            paths = [folder / f"{name}.npy" for name in _NAMES]
+            files = [stack.enter_context(whole_file(path)) for path in paths]
+            _encode(pairs, tokenizers, files, progress)
         manifest.write(folder)
         cached = read_tokens(folder)
     return cached
@@ -120,17 +135,56 @@ def content_hash(pairs: Sequence[tuple[str, str]], tokenizers: Tokenizers) -> st
 
 
 def _encode(
-    pairs: Sequence[tuple[str, str]], tokenizers: Tokenizers, progress: Callable[[int], None]
-) -> tuple[np.ndarray, ...]:
-    flat: tuple[list, list] = [], []
-    lengths: tuple[list, list] = [], []
-    for start in range(0, len(pairs), _CHUNK):
-        chunk = pairs[start : start + _CHUNK]
-        for side, tokenizer in enumerate(tokenizers):
-            sentences = [[*ids, EOS_ID] for ids in tokenizer.encode([p[side] for p in chunk])]
-            lengths[side].extend(map(len, sentences))
-            flat[side].append(np.fromiter(itertools.chain.from_iterable(sentences), np.int32))
-        progress(len(chunk))
-    tokens = [np.concatenate([*side, np.zeros(0, np.int32)]) for side in flat]
-    offsets = [np.concatenate([[0], np.cumsum(side)]).astype(np.int64) for side in lengths]
-    return *tokens, *offsets
+    pairs: Iterable[tuple[str, str]],
+    tokenizers: Tokenizers,
+    files: Sequence[BinaryIO],
+    progress: Callable[[int], None],
+) -> None:
+    """Writes the arrays of `TokenizedPairs` chunk by chunk, each as a .npy file."""
+    small = all(tokenizer.vocab_size <= np.iinfo(np.uint16).max + 1 for tokenizer in tokenizers)
+    token = np.dtype(np.uint16 if small else np.int32)
+    dtypes, sizes = [token, token, np.dtype(np.int64), np.dtype(np.int64)], [0, 0, 1, 1]
+    for file, dtype, size in zip(files, dtypes, sizes, strict=True):
+        _write_header(file, dtype, 0)
+        file.write(np.zeros(size, dtype).tobytes())
+    for chunk in _encoded_chunks(pairs, tokenizers):
+        for side, (tokens, lengths) in enumerate(chunk):
+            arrays = tokens, sizes[side] + np.cumsum(lengths)
+            for column, array in zip((side, side + 2), arrays, strict=True):
+                files[column].write(array.astype(dtypes[column]).tobytes())
+                sizes[column] += len(array)
+        progress(len(lengths))
+    for file, dtype, size in zip(files, dtypes, sizes, strict=True):
+        file.seek(0)  # numpy leaves room for the size in its header
+        _write_header(file, dtype, size)
+
+
+def _write_header(file: BinaryIO, dtype: np.dtype, size: int) -> None:
+    header = {"descr": dtype.str, "fortran_order": False, "shape": (size,)}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _encoded_chunks(
+    pairs: Iterable[tuple[str, str]], tokenizers: Tokenizers
+) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
+    """The tokens and the lengths of each side of each chunk.
+
+    SentencePiece encodes a chunk on all cores; two threads prepare and collect the next ones.
+    """
+    rest, waiting = iter(pairs), deque()
+    with ThreadPoolExecutor(_AHEAD) as pool:
+        while chunk := list(itertools.islice(rest, _CHUNK)):
+            sides = zip(tokenizers, zip(*chunk, strict=True), strict=True)
+            waiting.append([pool.submit(_encode_side, *side) for side in sides])
+            if len(waiting) > _AHEAD:
+                yield [side.result() for side in waiting.popleft()]
+        for chunk in waiting:
+            yield [side.result() for side in chunk]
+
+
+def _encode_side(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens of `texts` end to end, each text's with its <eos>, and their lengths."""
+    rows = tokenizer.encode(texts)
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    tokens = np.fromiter(itertools.chain.from_iterable(rows), np.int32, lengths.sum())
+    return np.insert(tokens, np.cumsum(lengths), EOS_ID), lengths + 1
