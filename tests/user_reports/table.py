@@ -105,7 +105,7 @@ KINDS = [
     ),
     Kind(
         "two lines cost what a full batch costs",
-        "batches have a power of two of rows",
+        "batches have a power of two of rows, and lengths share them",
         "test_batches.py",
     ),
     Kind("one sample a line; the prompt repeats itself", "n samples, new ones", "test_sampling.py"),

@@ -1,7 +1,6 @@
 """Batches of a few fixed shapes: translating and scoring compile a closed set of programs."""
 
 import bisect
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -11,6 +10,9 @@ from transformer_jax.errors import UserError
 
 # Lengths that programs are compiled for. A longer sentence is not translated.
 SOURCE_LENGTHS = (16, 32, 64, 128, 256, 512, 1024)
+# What a batch costs however few rows it has, in rows. A greedy search of a small model on a CPU
+# takes the time of 4 more than it has; a larger number keeps the shapes of one call few.
+_START = 8
 
 
 def source_lengths(models: Sequence[ModelConfig], extra_length: int) -> tuple[int, ...]:
@@ -41,24 +43,34 @@ def by_length(
 ) -> Iterator[tuple[tuple[int, int], list[int]]]:
     """Yields (shape, numbers): a batch's rows and length, and the items in it, shortest first.
 
-    The rows of a length are a power of two, just enough for its items, or the most: so two items
-    cost little more than one, and the number of shapes stays small.
+    The rows are a power of two or the most, so that the number of shapes stays small. Of all ways
+    to cut the items, in order of size, into batches, the cheapest is taken: a batch costs its
+    largest size times its rows and `_START` more. So 33 items are a batch of 32 and one of 1, and a
+    row that a length has no item for takes a shorter one; only the shortest batch is padded.
 
     >>> list(by_length({0: 3, 1: 9, 2: 1, 3: 4, 4: 2}, [4, 16], lambda length: 3))
-    [((3, 4), [2, 4, 0]), ((3, 4), [3]), ((1, 16), [1])]
+    [((2, 4), [2, 4]), ((3, 16), [0, 3, 1])]
 
     Args:
       sizes: the size of each item, by its number; none is larger than the last length.
       lengths: ascending.
       most_rows: the most rows of a batch of that length.
     """
-    # By size within a length too: a batch is searched until its longest translation ends.
     ordered = sorted(sizes, key=lambda number: sizes[number])
-    for length, members in itertools.groupby(ordered, key=lambda n: bucket(sizes[n], lengths)):
-        numbers = list(members)
-        rows = min(1 << (len(numbers) - 1).bit_length(), most_rows(length))
-        for start in range(0, len(numbers), rows):
-            yield (rows, length), numbers[start : start + rows]
+    # For the first 0, 1, 2, … items: the least cost, and the rows of the last of their batches.
+    cheapest = [(0, 0)]
+    for end, number in enumerate(ordered, start=1):
+        size, most = sizes[number], most_rows(bucket(sizes[number], lengths))
+        choices = [most, *(1 << n for n in range(most.bit_length()) if 1 << n < most)]
+        costs = ((cheapest[max(end - n, 0)][0] + size * (n + _START), n) for n in choices)
+        cheapest.append(min(costs))
+    batches, end = [], len(ordered)
+    while end > 0:
+        rows = cheapest[end][1]
+        length = bucket(sizes[ordered[end - 1]], lengths)
+        batches.append(((rows, length), ordered[max(end - rows, 0) : end]))
+        end -= rows
+    yield from reversed(batches)
 
 
 def bucket(size: int, lengths: Sequence[int]) -> int:

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from transformer_jax.inference.largest import largest
 from transformer_jax.inference.limits import Limits
 from transformer_jax.inference.search_loop import (
     Cache,
@@ -46,7 +47,7 @@ def greedy_search(
     decode_step: DecodeStep, cache: Cache, limits: Limits, *, loop: Loop = until_done
 ) -> SearchResult:
     """Takes the most probable token at every step."""
-    return _search_rows(decode_step, cache, limits, lambda x, step: jnp.argmax(x, axis=-1), loop)
+    return _search_rows(decode_step, cache, limits, lambda x, step: largest(x, 1)[1][:, 0], loop)
 
 
 def sample(
@@ -252,16 +253,14 @@ def _search_rows(
         choosable = jnp.where(limits.allowed(step, logits.shape[-1]), choosable, -jnp.inf)
         token = jnp.where(active, choose(choosable, step)[:, None], limits.pad_id)
         token = token.astype(jnp.int32)
-        token_log_prob = jnp.take_along_axis(jax.nn.log_softmax(logits), token, axis=1)
-        token_log_prob = jnp.where(active, token_log_prob, 0.0)
+        token_log_prob = jnp.where(active, _log_probs_at(logits, token), 0.0)
         live = _append(live, step, token, token_log_prob, token_log_prob)
         live = live._replace(score=live.log_prob, length=live.length + active)
         unfinished = state.active & (token[:, 0] != limits.eos_id) & (step + 1 < state.limit)
 
         def consider(count: int) -> Extensions:
             best, tokens = lax.top_k(choosable, min(count, choosable.shape[-1]))
-            nats = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens, axis=1)
-            nats = jnp.where(best > -jnp.inf, nats, -jnp.inf)
+            nats = jnp.where(best > -jnp.inf, _log_probs_at(logits, tokens), -jnp.inf)
             return Extensions(jnp.zeros_like(tokens), tokens, state.live.log_prob + nats)
 
         after = State(step + 1, state.limit, unfinished, token, live, state.finished, cache)
@@ -270,11 +269,17 @@ def _search_rows(
     return loop(body, _start(cache, limits, 1)).live
 
 
+def _log_probs_at(logits: jax.Array, tokens: jax.Array) -> jax.Array:
+    """log softmax(logits [B, V]) at tokens [B, C] alone."""
+    total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    return jnp.minimum(jnp.take_along_axis(logits, tokens, axis=1) - total, 0.0)
+
+
 def _truncate(logits: jax.Array, top_k: int, top_p: float) -> tuple[jax.Array, jax.Array]:
     """Logits [B, V] -> (logits [B, C], -inf where top_p drops; the token of each, int32 [B, C])."""
     if top_k == 0 and top_p == 1:  # spares the sort
         return logits, jnp.broadcast_to(jnp.arange(logits.shape[1]), logits.shape)
-    kept, tokens = lax.top_k(logits, min(top_k or logits.shape[1], logits.shape[1]))
+    kept, tokens = largest(logits, min(top_k or logits.shape[1], logits.shape[1]))
     if top_p < 1:
         probs = jax.nn.softmax(kept)
         # The sum *before* a token decides, so the most probable one always stays.
@@ -299,7 +304,7 @@ def _best_extensions(
     # faster on two CPU cores (B=64, K=4, V=8192: 5 ms against 6.5).
     per_beam = min(count, logits.shape[-1])
     scores = logits if gains is None else gains
-    top, tokens = lax.top_k(jnp.where(allowed[:, None], scores, -jnp.inf), per_beam)
+    top, tokens = largest(jnp.where(allowed[:, None], scores, -jnp.inf), per_beam)
     # At most 0, whatever the rounding: the early stop relies on sums that only fall.
     total = jax.nn.logsumexp(logits, axis=-1, keepdims=True) if gains is None else 0.0
     gain = jnp.minimum(top - total, 0.0)
