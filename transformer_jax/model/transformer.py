@@ -287,7 +287,21 @@ class Transformer(nn.Module):
             name = f"layer_{number}"
             x, new_cache[name] = layer.step(x, cache[name], memory[name], position)
         x = self.decoder_norm(x) if self.config.norm == "pre" else x
-        return layers.logits(x, self.softmax, self.logits_bias)[:, 0], new_cache
+        return _few_logits(x[:, 0], self.softmax, self.logits_bias), new_cache
+
+
+def _few_logits(x: Array, table: Array, bias: Array | None) -> Array:
+    """`layers.logits` of R positions, x [R, D] → float32 [R, V], with the table as the left factor.
+
+    On a CPU that takes 0.6 of the time for 4 or 32 rows and 32,000 pieces, and no less for 128. The
+    compiler swaps the factors of a product that is transposed, unless something stands between.
+    """
+    if x.shape[0] > 64:
+        return layers.logits(x[:, None], table, bias)[:, 0]
+    table = table.astype(x.dtype)
+    products = jnp.einsum("vd,rd->vr", table, x, preferred_element_type=jnp.float32)
+    products = jax.lax.optimization_barrier(products).T
+    return products if bias is None else products + bias
 
 
 def _heads_first(key: Array, value: Array) -> dict[str, Array]:
