@@ -46,7 +46,7 @@ def get_config() -> tj.Config:
             steps=12000,
             log_every=100,
             checkpoint_every=250,
-            evaluate_every=1000,
+            evaluate_every=500,
             evaluate_sentences=0,
             average_checkpoints=10,
             choose_average=True,

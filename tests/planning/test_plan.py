@@ -219,7 +219,7 @@ def test_what_a_chip_sends():
 # --------------------------------------------------------------------------------------------- time
 def read(traffic):
     """Of memory that is read and written once in a step."""
-    return roofline.Memory(0, 0, traffic / 2, 0, 0, 0)
+    return roofline.Memory(0, 0, traffic / 2, 0, 0, 0, chunks=1)
 
 
 def test_time_by_hand():
@@ -389,7 +389,7 @@ def test_a_plan_for_a_gpu_is_from_shapes():
     report = planned(16)
     assert "estimated from shapes, not compiled" in report and "cost" not in report
     assert "padding: 5.0% of positions (assumed)" in report
-    asked = 8 * 7**7
+    asked = 8 * 7**8
     refused = planned(asked)
     assert f"does not fit with data.batch_rows={asked}: it needs" in refused
     micro = int(number(r"give train.accumulate=(\d+), which fits", refused))
