@@ -10,7 +10,6 @@ python benchmarks/data.py --folder=/data/scale --train=a.en,a.de --stages=read,t
 
 import argparse
 import itertools
-import os
 import resource
 import subprocess
 import sys
@@ -75,20 +74,10 @@ def tokenizer(flags: argparse.Namespace) -> int:
     return len(pairs)
 
 
-class _Streamed:
-    """The pairs as `tokenize_pairs` takes them, none of them kept."""
-
-    def __init__(self, flags: argparse.Namespace) -> None:
-        self._flags = flags
-
-    def __iter__(self) -> Iterator[tuple[str, str]]:
-        return _lines(self._flags)
-
-
 def tokenize(flags: argparse.Namespace) -> int:
     """Encodes the text, line by line, into files."""
     tokenizers = Tokenizers.load(flags.folder)
-    return len(tokenize_pairs(_Streamed(flags), tokenizers, flags.folder, name=_TOKENS))
+    return len(tokenize_pairs(_lines(flags), tokenizers, flags.folder, name=_TOKENS))
 
 
 def _planned(flags: argparse.Namespace) -> tuple[TokenizedPairs, PackingPlan]:
@@ -157,8 +146,7 @@ def main() -> None:
         return
     for stage in stages:
         if stage != "text" or not flags.train:
-            command = [sys.executable, *sys.argv, f"--stages={stage}"]
-            subprocess.run(command, check=True, env=os.environ)
+            subprocess.run([sys.executable, *sys.argv, f"--stages={stage}"], check=True)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 from transformer_jax import storage
 from transformer_jax.config import texts
 from transformer_jax.config.options import DataConfig
-from transformer_jax.data.language_codes import split_code
+from transformer_jax.data.language_codes import without_code
 from transformer_jax.data.splitting import Pair, hold_out
 from transformer_jax.data.text import is_blank, nearest_sibling, read_lines, readable
 from transformer_jax.errors import UserError, nearest
@@ -143,7 +143,7 @@ def _held_out(
     if not missing:
         return {"train": corpus}
     # A sentence is the same with and without a tag.
-    bare = [(split_code(source)[1].strip(), target) for source, target in corpus.pairs]
+    bare = [(without_code(source), target) for source, target in corpus.pairs]
     parts = hold_out(bare, data.held_out_size, missing)
     splits = {name: corpus.part(parts[name]) for name in names}
     if "train" in splits:

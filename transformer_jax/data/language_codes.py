@@ -24,6 +24,11 @@ def split_code(text: str) -> tuple[str, str]:
     return found[0], text[found.end() :]
 
 
+def without_code(text: str) -> str:
+    """`text` without the code that it begins with, if any, and without blanks around it."""
+    return split_code(text)[1].strip()
+
+
 def codes_in(vocabulary: Iterable[str]) -> tuple[str, ...]:
     """The pieces that are codes."""
     return tuple(piece for piece in vocabulary if TAG.fullmatch(piece))

@@ -78,7 +78,7 @@ _NAMES = [f.name for f in dataclasses.fields(TokenizedPairs)]
 
 
 def tokenize_pairs(
-    pairs: Sequence[tuple[str, str]],
+    pairs: Iterable[tuple[str, str]],
     tokenizers: Tokenizers,
     cache_dir: Path | None = None,
     *,
@@ -88,7 +88,7 @@ def tokenize_pairs(
     """Encodes every pair once; both sides end in <eos>.
 
     Args:
-      pairs: (source, target) strings.
+      pairs: (source, target) strings; an iterator will do where `name` is given.
       tokenizers: encode them.
       cache_dir: keeps the tokens in a folder named after text and tokenizers; None = in memory.
       name: of that folder; None = their `content_hash`, which costs a pass over the text.
@@ -97,7 +97,9 @@ def tokenize_pairs(
     if cache_dir is None:
         files = [io.BytesIO() for _ in _NAMES]
         _encode(pairs, tokenizers, files, progress)
-        return TokenizedPairs(*(np.load(io.BytesIO(file.getvalue())) for file in files))
+        for file in files:
+            file.seek(0)
+        return TokenizedPairs(*map(np.load, files))
     folder = cache_dir / (name or content_hash(pairs, tokenizers))
     cached = read_tokens(folder)
     if cached is None:
@@ -124,7 +126,7 @@ def read_tokens(folder: Path) -> TokenizedPairs | None:
         return None
 
 
-def content_hash(pairs: Sequence[tuple[str, str]], tokenizers: Tokenizers) -> str:
+def content_hash(pairs: Iterable[tuple[str, str]], tokenizers: Tokenizers) -> str:
     """Identifies what training reads: 16 hexadecimal digits of SHA-256 over tokenizers and text."""
     digest = hashlib.sha256()
     for tokenizer in tokenizers:

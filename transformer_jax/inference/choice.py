@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from transformer_jax.config.options import Config, DataConfig
-from transformer_jax.data.language_codes import split_code
+from transformer_jax.data.language_codes import without_code
 from transformer_jax.errors import UserError
 from transformer_jax.inference.scorer import TokenScores
 from transformer_jax.inference.translator import Hypothesis, Translator
@@ -123,7 +123,7 @@ def by_reverse_model(
       come last.
     """
     rows = [_distinct(row) for row in rows]
-    plain = [split_code(source)[1].strip() for source in sources]
+    plain = [without_code(source) for source in sources]
     pairs = [(h.text, x) for x, row in zip(plain, rows, strict=True) for h in row]
     found = iter(score([y for y, _ in pairs], [x for _, x in pairs]))
     ranked = []
