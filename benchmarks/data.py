@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
 
-from transformer_jax.config.options import DataConfig
+from transformer_jax.config.model_options import ModelConfig
+from transformer_jax.config.options import Config, DataConfig, TrainConfig
 from transformer_jax.data import corpora
 from transformer_jax.data.batches import PackedDataset
 from transformer_jax.data.packing import PackingPlan, plan_packing
@@ -29,7 +30,10 @@ from transformer_jax.data.text import read_lines
 from transformer_jax.data.tokenizer import Tokenizers, train_tokenizers
 from transformer_jax.data.tokens import TokenizedPairs, read_tokens, tokenize_pairs
 
-_STAGES = ["text", "read", "tokenizer", "tokenize", "plan", "deal", "batches"]
+_STAGES = [
+    *("text", "read", "tokenizer", "tokenize", "plan", "deal", "batches"),
+    *("train", "start"),
+]
 _BLOCK = 10_000  # pairs generated at a time
 _LEARNED = 100_000  # pairs that the tokenizer is trained on
 _TOKENS = "tokens"
@@ -54,10 +58,26 @@ def text(flags: argparse.Namespace) -> int:
 
 
 def read(flags: argparse.Namespace) -> int:
-    """Reads the text as training does."""
+    """Reads the text and holds pairs out, as training does."""
+    return len(corpora.load_split(_config(flags).data, "train").pairs)
+
+
+def _config(flags: argparse.Namespace) -> Config:
+    source, target = map(int, flags.row_lengths.split(","))
     names = flags.train or f"{flags.folder / 'a.en'},{flags.folder / 'a.de'}"
-    data = DataConfig(corpus="files", train=names, valid=names, test=names)
-    return len(corpora.load_split(data, "train").pairs)
+    return Config(
+        data=DataConfig(
+            corpus="files",
+            train=names,
+            held_out_size=100,
+            vocab_size=flags.vocab_size,
+            batch_rows=4,
+            source_row_length=source,
+            target_row_length=target,
+        ),
+        model=ModelConfig(d_model=32, num_heads=2, d_ff=64, num_layers=1),
+        train=TrainConfig(checkpoint_every=10, evaluate_every=0, tensorboard=False),
+    )
 
 
 def _lines(flags: argparse.Namespace) -> Iterator[tuple[str, str]]:
@@ -114,6 +134,26 @@ def batches(flags: argparse.Namespace) -> int:
         data.batch(step)
     print(f"  {1e3 * (time.perf_counter() - start) / 300:.2f} ms a batch")
     return len(tokens)
+
+
+def train(flags: argparse.Namespace) -> int:
+    """All of this at once: ten steps of a tiny model, from the files on."""
+    return _train(flags, steps=10)
+
+
+def start(flags: argparse.Namespace) -> int:
+    """A start with cached tokens, and ten more steps."""
+    return _train(flags, steps=20)
+
+
+def _train(flags: argparse.Namespace, steps: int) -> int:
+    from transformer_jax.training import run as training  # jax would be in every stage's memory
+
+    config, workdir = _config(flags), flags.folder / "run"
+    config.train.steps = steps
+    training.train(config, workdir)
+    tokens = max(workdir.glob("tokens/*/source_offsets.npy"), key=lambda path: path.stat().st_size)
+    return len(np.load(tokens, mmap_mode="r")) - 1
 
 
 def _peak() -> int:

@@ -1,6 +1,7 @@
 """Corpora: what each one contains, and what is refused."""
 
 import gzip
+import io
 import random
 import sys
 import types
@@ -156,6 +157,44 @@ def test_groups_stay_whole_and_nothing_is_lost(count, sentences):
         assert 101 <= len(parts[name]) < 101 + 10
 
 
+def first_hold_out(pairs, size, names):
+    """The first version, on strings and lists: workdirs were trained on what it held out."""
+    parent = list(range(len(pairs)))
+
+    def root(i):
+        while parent[i] != i:
+            i = parent[i]
+        return i
+
+    for side in (0, 1):
+        first = {}
+        for i, pair in enumerate(pairs):
+            parent[root(i)] = root(first.setdefault(pair[side], i))
+    groups = {}
+    for i in range(len(pairs)):
+        groups.setdefault(root(i), []).append(i)
+    groups = list(groups.values())
+    random.Random(0).shuffle(groups)
+    remaining = iter(sorted(groups, key=lambda group: len(group) > max(1, size // 10)))
+    parts = {}
+    for name in names:
+        part = parts[name] = []
+        while len(part) < size and (group := next(remaining, None)):
+            part += group
+    return parts | {"train": sorted(i for group in remaining for i in group)}
+
+
+@pytest.mark.parametrize("size", [0, 1, 13, 101])
+@pytest.mark.parametrize("names", [["valid"], ["valid", "test"]])
+def test_the_same_pairs_are_held_out_as_ever(size, names):
+    for count, sentences in ((997, 1499), (997, 4001), (1999, 7001), (499, 10**9)):
+        pairs = linked_pairs(count, sentences, seed=size)
+        found = splitting.hold_out(pairs, size, names)
+        assert {name: part.tolist() for name, part in found.items()} == first_hold_out(
+            pairs, size, names
+        )
+
+
 def test_a_chain_of_pairs_is_a_group_and_one_group_cannot_be_split():
     pairs = linked_pairs(997, 89)
     assert len(flood(pairs)) == 1
@@ -304,7 +343,7 @@ def test_only_a_line_feed_ends_a_line_and_a_byte_order_mark_is_stripped(tmp_path
     ],
 )
 def test_lines_are_split_as_they_are(content, lines):
-    assert data_text.split_lines(content, "here") == lines
+    assert data_text.lines_of(io.BytesIO(content), "here") == lines
 
 
 @pytest.mark.parametrize(
@@ -339,7 +378,7 @@ UNREADABLE = {
 @pytest.mark.parametrize("train", UNREADABLE)
 def test_what_cannot_be_read_is_named(tmp_path, train):
     write(tmp_path, train_en="one\n", empty_de="", blank_de=" \n\n", three_en="1\n2\n3\n4")
-    write(tmp_path, p_tsv="one\teins\n\ntwo zwei\n", cut_gz=gzip.compress(b"one\n")[:-9])
+    write(tmp_path, p_tsv="one\teins\n\ntwo zwei\n", cut_gz=gzip.compress(b"one\teins\n")[:-9])
     (tmp_path / "folder").mkdir()
     message = refusal(file_config(tmp_path, train)).replace(str(tmp_path), "…")
     assert message.startswith(UNREADABLE[train])

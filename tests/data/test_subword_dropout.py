@@ -241,7 +241,12 @@ def test_validation_has_no_dropout(tmp_path):
     config = tiny_config({"data.subword_dropout": 0.9, "data.train_size": 31})
     splits = corpora.load_splits(config.data, ["train", "valid"])
     prepared = prepare(
-        config, tmp_path, choose_devices(config), splits["train"], splits["valid"], resuming=False
+        config,
+        tmp_path,
+        choose_devices(config),
+        lambda: splits["train"],
+        splits["valid"],
+        resuming=False,
     )
     batches = prepared.validation.one_epoch()
     found = Counter()

@@ -59,7 +59,7 @@ def evaluated(run, capsys, **flags):
 
 def trained_pairs(run):
     data = dataclasses.replace(tj.load(run).config.data, train=str(run.parent / "text.tsv"))
-    return corpora.load_split(data, "train").pairs
+    return list(corpora.load_split(data, "train").pairs)
 
 
 def test_a_text_that_grew_is_not_cut_again(run, capsys):

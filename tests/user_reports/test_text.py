@@ -22,7 +22,7 @@ from transformer_jax.data import corpora, word_vectors
 from transformer_jax.data.compression import compressor, decompressed
 from transformer_jax.data.normalization import normalize, rules
 from transformer_jax.data.small_world import grammar
-from transformer_jax.data.text import is_blank, lines_of, read_lines, split_lines
+from transformer_jax.data.text import is_blank, lines_of, read_lines
 from transformer_jax.data.tokenizer import Tokenizer, train_tokenizer
 from transformer_jax.evaluation.degenerate import measure_degeneracy
 from transformer_jax.inference.evaluate import TranslatedSplit
@@ -324,4 +324,4 @@ def test_lines_that_end_in_carriage_returns_alone_are_refused_with_counts(tmp_pa
 
 @pytest.mark.parametrize("content", [b"one\r\ntwo\r\n", b"one\r\ntwo\r", b"on\re\ntwo\n"])
 def test_other_carriage_returns_are_read(content):
-    assert len(split_lines(content, "here")) == 2
+    assert len(lines_of(io.BytesIO(content), "here")) == 2

@@ -2,17 +2,21 @@
 
 import dataclasses
 import hashlib
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from transformer_jax import storage
 from transformer_jax.config import texts
 from transformer_jax.config.options import DataConfig
 from transformer_jax.data.language_codes import without_code
-from transformer_jax.data.splitting import Pair, hold_out
-from transformer_jax.data.text import is_blank, nearest_sibling, read_lines, readable
+from transformer_jax.data.pairs import Pair, Pairs
+from transformer_jax.data.splitting import hold_out
+from transformer_jax.data.text import is_blank, nearest_sibling, readable, stream_lines
 from transformer_jax.errors import UserError, nearest
 
 _CORPORA = ["small_world", "hsk", "files", "tfds:<name>"]
@@ -32,14 +36,16 @@ class Corpus:
     of each pair, if the text is made of several.
     """
 
-    pairs: list[Pair]
+    pairs: Sequence[Pair]
     empty: int
     origins: list[str] = dataclasses.field(default_factory=list)
 
-    def part(self, numbers: Sequence[int]) -> "Corpus":
+    def part(self, numbers: np.ndarray) -> "Corpus":
         """The pairs of these numbers, without the count of the dropped ones."""
         origins = [self.origins[n] for n in numbers] if self.origins else []
-        return Corpus([self.pairs[n] for n in numbers], 0, origins)
+        on_disk = isinstance(self.pairs, Pairs)
+        pairs = self.pairs.part(numbers) if on_disk else [self.pairs[n] for n in numbers]
+        return Corpus(pairs, 0, origins)
 
     def text_hash(self) -> str:
         """Identifies the text: 16 hexadecimal digits of SHA-256 over source, tab, target lines."""
@@ -143,7 +149,7 @@ def _held_out(
     if not missing:
         return {"train": corpus}
     # A sentence is the same with and without a tag.
-    bare = [(without_code(source), target) for source, target in corpus.pairs]
+    bare = ((without_code(source), target) for source, target in corpus.pairs)
     parts = hold_out(bare, data.held_out_size, missing)
     splits = {name: corpus.part(parts[name]) for name in names}
     if "train" in splits:
@@ -154,14 +160,16 @@ def _held_out(
 def _without_blanks(pairs: Iterable[Pair], origin: str, limit: int = 0) -> Corpus:
     """Strips pairs, and drops those with a blank side; keeps at most `limit` pairs (0 = all)."""
     corpus = Corpus([], 0)
-    for source, target in pairs:
-        stripped = source.strip(), target.strip()
-        if not any(map(is_blank, stripped)):
-            corpus.pairs.append(stripped)
-        else:
-            corpus.empty += 1
-        if len(corpus.pairs) == limit > 0:
-            break
+
+    def visible() -> Iterator[Pair]:
+        for source, target in pairs:
+            stripped = source.strip(), target.strip()
+            if any(map(is_blank, stripped)):
+                corpus.empty += 1
+            else:
+                yield stripped
+
+    corpus.pairs = Pairs(itertools.islice(visible(), limit or None))
     if not corpus.pairs:
         why = f"{corpus.empty} dropped: a side is blank" if corpus.empty else "it is empty"
         raise UserError(f"{origin} has no pairs ({why})")
@@ -169,7 +177,7 @@ def _without_blanks(pairs: Iterable[Pair], origin: str, limit: int = 0) -> Corpu
 
 
 # ------------------------------------------------------------------------------ Chinese and English
-def _from_zh_en(pairs: list[Pair], data: DataConfig) -> list[Pair]:
+def _from_zh_en(pairs: Sequence[Pair], data: DataConfig) -> Sequence[Pair]:
     direction = (data.source_language, data.target_language)
     if sorted(direction) != ["en", "zh"]:
         raise UserError(
@@ -208,7 +216,8 @@ def _hsk(data: DataConfig, names: Sequence[str]) -> dict[str, Corpus]:
     if "train" in splits:
         training = set(splits["train"].pairs)
         held_out = {text for pair in corpus.pairs if pair not in training for text in pair}
-        splits["train"].pairs += [p for p in _glosses(records) if held_out.isdisjoint(p)]
+        glosses = (pair for pair in _glosses(records) if held_out.isdisjoint(pair))
+        splits["train"].pairs = [*splits["train"].pairs, *glosses]
     for split in splits.values():
         split.pairs = _from_zh_en(split.pairs, data)
     return splits
@@ -265,15 +274,19 @@ def _read_pairs(data: DataConfig, option: str) -> Corpus:
     if not texts.is_mixture(getattr(data, option)):
         return _read_files(files(data, option))
     whole = Corpus([], 0)
-    for text in found:
-        if text.dataset:
-            corpus = _read_dataset(data, text.dataset, option, text.split)
-        else:
-            corpus = _read_files([storage.path(name, folder=data.path) for name in text.paths])
-        tag = f"{text.tag} " if text.tag else ""
-        whole.pairs += [(tag + source, target) for source, target in corpus.pairs]
-        whole.origins += [text.label] * len(corpus.pairs)
-        whole.empty += corpus.empty
+
+    def tagged() -> Iterator[Pair]:
+        for text in found:
+            if text.dataset:
+                corpus = _read_dataset(data, text.dataset, option, text.split)
+            else:
+                corpus = _read_files([storage.path(name, folder=data.path) for name in text.paths])
+            tag = f"{text.tag} " if text.tag else ""
+            yield from ((tag + source, target) for source, target in corpus.pairs)
+            whole.origins += [text.label] * len(corpus.pairs)
+            whole.empty += corpus.empty
+
+    whole.pairs = Pairs(tagged())
     return whole
 
 
@@ -282,13 +295,21 @@ def _read_files(paths: Sequence[Path]) -> Corpus:
         _check_exists(path, f"; {_COMMA_HINT}" if len(paths) > 1 else "")
     if len(paths) == 1:
         return _without_blanks(_read_columns(paths[0]), str(paths[0]))
-    source, target = map(read_lines, paths)
-    if len(source) != len(target):
-        raise UserError(
-            f"{paths[0]} has {len(source)} lines, but {paths[1]} has {len(target)}: "
-            "each line must translate the same line of the other"
-        )
-    return _without_blanks(zip(source, target, strict=True), " with ".join(map(str, paths)))
+    return _without_blanks(_read_lines(*paths), " with ".join(map(str, paths)))
+
+
+def _read_lines(*paths: Path) -> Iterator[Pair]:
+    """Yields line after line of two files."""
+    files = [stream_lines(path) for path in paths]
+    for number, lines in enumerate(itertools.zip_longest(*files)):
+        if None in lines:
+            ended = zip(lines, files, strict=True)
+            counts = [number + (line is not None) + sum(1 for _ in file) for line, file in ended]
+            raise UserError(
+                f"{paths[0]} has {counts[0]} lines, but {paths[1]} has {counts[1]}: "
+                "each line must translate the same line of the other"
+            )
+        yield lines
 
 
 def _check_exists(path: Path, hint: str) -> None:
@@ -301,7 +322,7 @@ def _check_exists(path: Path, hint: str) -> None:
 
 def _read_columns(path: Path) -> Iterator[Pair]:
     """Yields the first two columns; Tatoeba has its attribution in the third."""
-    for number, line in enumerate(read_lines(path), start=1):
+    for number, line in enumerate(stream_lines(path), start=1):
         source, tab, rest = line.partition("\t")
         if not tab and not is_blank(line):
             raise UserError(f"{path}, line {number} has no tab: give {_FILES_HINT}")

@@ -5,7 +5,6 @@ validation and evaluation read the pairs recorded here, and any other text is co
 fingerprints of the training text.
 """
 
-import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,8 @@ from transformer_jax.console import log
 from transformer_jax.data import corpora
 from transformer_jax.data.language_codes import split_code
 from transformer_jax.data.normalization import normalize
+from transformer_jax.data.pairs import Pair
+from transformer_jax.data.splitting import fingerprint
 from transformer_jax.errors import UserError
 from transformer_jax.storage import is_remote, make_folder, write_whole
 from transformer_jax.workdir import manifest
@@ -70,7 +71,7 @@ def record(workdir: Path, data: DataConfig, splits: Mapping[str, corpora.Corpus]
         overlaps[split] = overlap = count_overlap(workdir, pairs)
         log(f"{'warning: ' if overlap.sources else ''}{split}: {overlap}")
     about = {
-        "data": _options(data),
+        "data": options(data),
         "files": {name: _file_hashes(data, name) for name in splits},
         "overlap": {split: overlap._asdict() for split, overlap in overlaps.items()},
     }
@@ -138,7 +139,7 @@ def worst_overlap(
 def _recorded(workdir: Path, data: DataConfig, split: str) -> corpora.Corpus | None:
     """The recorded split; None if there is none, or `data` has other options."""
     about, path = _about(workdir), workdir / FOLDER / f"{split}.jsonl"
-    if about["data"] != _options(data) or not path.exists():
+    if about["data"] != options(data) or not path.exists():
         return None
     source = "train" if corpora.is_cut(data, split) else split
     for name, digest in about["files"][source].items():
@@ -164,7 +165,7 @@ def _about(workdir: Path) -> dict[str, Any]:
 
 
 def _refuse_cutting_again(workdir: Path, data: DataConfig, split: str, overlap: Overlap) -> None:
-    saved, now = _about(workdir)["data"], _options(data)
+    saved, now = _about(workdir)["data"], options(data)
     changed = ", ".join(f"data.{name}" for name in _OPTIONS if saved[name] != now[name])
     if saved["corpus"] == data.corpus:
         files = "" if data.corpus == "files" else "--config.data.corpus=files "
@@ -175,7 +176,8 @@ def _refuse_cutting_again(workdir: Path, data: DataConfig, split: str, overlap: 
         )
 
 
-def _options(data: DataConfig) -> dict[str, Any]:
+def options(data: DataConfig) -> dict[str, Any]:
+    """The options that decide what a split contains, with absolute paths."""
     data = with_absolute_paths(Config(data=data)).data
     return {name: getattr(data, name) for name in _OPTIONS}
 
@@ -186,14 +188,14 @@ def _file_hashes(data: DataConfig, split: str) -> dict[str, str]:
     return {str(file.absolute()): manifest.sha256(file) for file in files}
 
 
-def count_overlap(workdir: Path, pairs: Sequence[corpora.Pair]) -> Overlap:
+def count_overlap(workdir: Path, pairs: Sequence[Pair]) -> Overlap:
     """How many of `pairs` the run of `workdir`, which has a record, was trained on."""
     straight, flipped = (_trained(workdir, each) for each in (pairs, [p[::-1] for p in pairs]))
     whole = straight["training_pairs"] | flipped["training_pairs"]
     return Overlap(int(whole.sum()), int((whole | straight["training_sources"]).sum()), len(pairs))
 
 
-def _trained(workdir: Path, pairs: Sequence[corpora.Pair]) -> dict[str, np.ndarray]:
+def _trained(workdir: Path, pairs: Sequence[Pair]) -> dict[str, np.ndarray]:
     """Whether the training text has each of `pairs`, and whether it has each source; bool."""
     trained = {}
     for name, prints in _fingerprints(pairs).items():
@@ -205,15 +207,11 @@ def _trained(workdir: Path, pairs: Sequence[corpora.Pair]) -> dict[str, np.ndarr
     return trained
 
 
-def _fingerprints(pairs: Sequence[corpora.Pair]) -> dict[str, np.ndarray]:
+def _fingerprints(pairs: Sequence[Pair]) -> dict[str, np.ndarray]:
     """64 bits of a hash of each source and each pair; those of text that looks alike are equal.
 
     The code or the tag that begins a source is no part of it.
     """
-
-    def fingerprint(text: str) -> int:
-        digest = hashlib.blake2b(text.encode(), digest_size=8)
-        return int.from_bytes(digest.digest())
 
     sides = ((normalize(split_code(s)[1]).strip(), normalize(t)) for s, t in pairs)
     prints = (

@@ -34,17 +34,18 @@ def codes_in(vocabulary: Iterable[str]) -> tuple[str, ...]:
     return tuple(piece for piece in vocabulary if TAG.fullmatch(piece))
 
 
-def codes_of_corpus(sources: Sequence[str]) -> list[str]:
+def codes_of_corpus(sources: Iterable[str]) -> list[str]:
     """The codes that training text begins with, if most of its sources have one; logs the rest."""
-    counts = Counter(code for code, _ in map(split_code, sources) if code)
-    coded, bare = counts.total(), len(sources) - counts.total()
+    counts = Counter(code for code, _ in map(split_code, sources))
+    total, bare = counts.total(), counts.pop("", 0)
+    coded = total - bare
     if coded > bare:
         if bare:
-            log(f"{bare:,} of {len(sources):,} sources begin with no code, as >>fra<< is one")
+            log(f"{bare:,} of {total:,} sources begin with no code, as >>fra<< is one")
         return sorted(counts)
     if coded:
         log(
-            f"{coded:,} of {len(sources):,} sources begin with a code, as {next(iter(counts))}: "
+            f"{coded:,} of {total:,} sources begin with a code, as {next(iter(counts))}: "
             "fewer than half, so that codes are read as text"
         )
     return []

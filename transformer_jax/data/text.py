@@ -63,41 +63,36 @@ def read_lines(path: Path) -> list[str]:
     Raises:
       UserError: if the file cannot be read, or is not UTF-8.
     """
+    return list(stream_lines(path))
+
+
+def stream_lines(path: Path) -> Iterator[str]:
+    """As `read_lines`, without keeping them."""
     with readable(path), path.open("rb") as file:
-        return lines_of(file, str(path))
+        yield from lines_as_they_come(file, str(path))
 
 
 def lines_of(file: BinaryIO, name: str) -> list[str]:
     """As `read_lines`, of an open file, which errors call `name`."""
-    with readable(name):
-        return split_lines(decompressed(file, name).read(), name)
+    return list(lines_as_they_come(file, name))
 
 
 def lines_as_they_come(file: BinaryIO, name: str) -> Iterator[str]:
-    """Yields each line of an unbuffered file, such as a pipe that stays open, once it is there."""
+    """Yields each line; of an unbuffered file, such as a pipe that stays open, once it is there."""
+    number = returns = 0
     with readable(name):
+        # str.splitlines would also end a line at U+2028 or a form feed, and shift all later lines.
         for number, line in enumerate(decompressed(file, name), start=1):
-            yield from split_lines(line, name, first=number)
-
-
-def split_lines(content: bytes, name: str, *, first: int = 1) -> list[str]:
-    """Splits UTF-8 text into lines; errors call it `name`, and name the line that is not UTF-8.
-
-    `first` is the number of the first line.
-    """
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as e:
-        number = e.object[: e.start].count(b"\n") + first
-        raise UserError(f"{name}, line {number} is not UTF-8: convert it (iconv)") from None
-    # str.splitlines would also end a line at U+2028 or a form feed, and shift all later lines.
-    lines = text.removesuffix("\n").split("\n") if text else []
-    lines = [line.removesuffix("\r") for line in lines]
-    returns = text.count("\r") - text.count("\r\n") if "\r" in text else 0
-    if returns > len(lines):
-        number = "one line" if len(lines) == 1 else f"{len(lines):,} lines"
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError:
+                where = f"{name}, line {number}"
+                raise UserError(f"{where} is not UTF-8: convert it (iconv)") from None
+            returns += text.count("\r") - text.endswith("\r\n")
+            yield text.removesuffix("\n").removesuffix("\r")
+    if returns > number:
+        lines = "one line" if number == 1 else f"{number:,} lines"
         raise UserError(
-            f"{name} is {number} with {returns:,} carriage returns, which end no line here: "
+            f"{name} is {lines} with {returns:,} carriage returns, which end no line here: "
             "convert it (tr '\\r' '\\n')"
         )
-    return lines

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import json
 import re
 import tempfile
@@ -22,6 +23,7 @@ from transformer_jax.errors import UserError
 from transformer_jax.storage import write_whole
 from transformer_jax.workdir.parts import SIDE_FILES, TOKENIZER_FILE, VOCABULARIES_FILE
 
+_LEARNED = 1_000_000  # pairs, at most, that shape the pieces
 # SentencePiece learns pieces from no line that is longer, in bytes, or that has its sign for an
 # unknown character; a model is trained on these lines all the same.
 _LONGEST = 10_000
@@ -198,24 +200,38 @@ def train_tokenizers(
 ) -> Tokenizers:
     """Trains one tokenizer on both sides of `pairs`, or one on each side.
 
-    Codes that most sources begin with become pieces of the source's, and so do `tags`, with which
-    any source may begin.
+    Of more than a million pairs, a random million shapes the pieces. Codes that most sources begin
+    with become pieces of the source's, and so do `tags`, with which any source may begin.
     """
     options = {"vocab_size": vocab_size, "normalization": normalization}
-    sources, targets = zip(*pairs, strict=True)
-    if tags:
-        parts = (split_code(text) for text in sources)
-        sources = [rest if code in tags else code + rest for code, rest in parts]
-    codes = codes_of_corpus(sources)
-    if codes:
-        sources = [split_code(text)[1] for text in sources]
-    codes = sorted({*codes, *tags})
+
+    def untagged(source: str) -> str:
+        code, rest = split_code(source) if tags else ("", source)
+        return rest if code in tags else code + rest
+
+    found, chosen = codes_of_corpus(untagged(source) for source, _ in pairs), _chosen(len(pairs))
+
+    def learned() -> Iterator[tuple[str, str]]:
+        for source, target in itertools.compress(pairs, chosen):
+            bare = untagged(source)
+            yield split_code(bare)[1] if found else bare, target
+
+    codes = sorted({*found, *tags})
     if shared:
-        texts = (text for pair in zip(sources, targets, strict=True) for text in pair)
+        texts = itertools.chain.from_iterable(learned())
         tokenizer = train_tokenizer(texts, codes=codes, **options)
         return Tokenizers(tokenizer, tokenizer)
-    source = train_tokenizer(sources, codes=codes, **options)
-    return Tokenizers(source, train_tokenizer(targets, **options))
+    source = train_tokenizer((text for text, _ in learned()), codes=codes, **options)
+    return Tokenizers(source, train_tokenizer((text for _, text in learned()), **options))
+
+
+def _chosen(count: int) -> bytes:
+    """Which of `count` pairs shape the pieces, 1 or 0 each: SentencePiece keeps them in memory."""
+    chosen = np.full(count, count <= _LEARNED)
+    if count > _LEARNED:
+        log(f"{_LEARNED:,} of {count:,} pairs, at random, shape the vocabulary")
+        chosen[np.random.default_rng(0).choice(count, _LEARNED, replace=False)] = True
+    return chosen.tobytes()
 
 
 def _until_eos(row: Sequence[int]) -> list[int]:

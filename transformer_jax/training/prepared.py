@@ -2,8 +2,7 @@
 
 import dataclasses
 import itertools
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,14 @@ import numpy as np
 from transformer_jax import storage
 from transformer_jax.config.options import Config, DataConfig
 from transformer_jax.console import log, progress_bar
-from transformer_jax.data import corpora, held_out, mixture
-from transformer_jax.data import tokens as data_tokens
+from transformer_jax.data import corpora, held_out, mixture, text_record
 from transformer_jax.data.batches import PackedDataset
 from transformer_jax.data.epochs import Epochs, none_fits
 from transformer_jax.data.packing import plan_packing
 from transformer_jax.data.subword_dropout import SubwordDropout
+from transformer_jax.data.text_record import TextRecord
 from transformer_jax.data.tokenizer import Tokenizers, train_tokenizers
-from transformer_jax.data.tokens import TokenizedPairs, tokenize_pairs
+from transformer_jax.data.tokens import TokenizedPairs, read_tokens, tokenize_pairs
 from transformer_jax.errors import UserError
 from transformer_jax.model.transformer import Transformer
 from transformer_jax.parallel import processes
@@ -31,6 +30,7 @@ from transformer_jax.training.step import TrainState, make_train_step
 from transformer_jax.workdir import parts
 
 DATA_FILE = "training_data.sha256"
+_TOKENS = "tokens"
 EPOCH_ROWS_FILE = "epoch_rows.txt"  # only where epochs differ
 
 
@@ -86,18 +86,18 @@ def prepare(
     config: Config,
     workdir: Path,
     devices: Devices,
-    corpus: corpora.Corpus,
+    read: Callable[[], corpora.Corpus],
     valid: corpora.Corpus,
     *,
     resuming: bool,
 ) -> Prepared:
-    """Tokenizes and packs the text, unless the workdir has that already.
+    """Tokenizes and packs the text; what the workdir has already is not done again.
 
     Args:
       config: validated.
       workdir: made, and held by this run.
       devices: what it runs on.
-      corpus: the training text.
+      read: returns the training text; not called if the workdir has its tokens.
       valid: the validation text.
       resuming: whether the workdir was trained in.
 
@@ -108,17 +108,39 @@ def prepare(
     with processes.writer_first():
         if Tokenizers.exist(workdir) and not resuming:
             log(f"the tokenizer in {workdir} is used; none is trained")
-        tokenizers = _tokenizers(config, workdir, corpus.pairs, resuming=resuming)
+        tokenizers = _tokenizers(config, workdir, read, resuming=resuming)
         _check_tags(config, tokenizers)
-        text = data_tokens.content_hash(corpus.pairs, tokenizers)
-        _check_text(workdir, text, resuming=resuming)
-        tokens = _tokens(workdir, tokenizers, corpus, "training", text)
-        epochs = _epochs(config, workdir, tokenizers, tokens, corpus, resuming=resuming)
-        data = _packed(config, tokens, corpus, "training", epochs)
+        text, tokens = _training_text(config.data, workdir, tokenizers, read, resuming=resuming)
+        epochs = _epochs(config, workdir, tokenizers, tokens, text.origins, resuming=resuming)
+        data = _packed(config, tokens, text.empty, "training", epochs)
         tokens = _tokens(workdir, tokenizers, valid, "validation")
-        validation = _packed(config, tokens, valid, "validation")
+        validation = _packed(config, tokens, valid.empty, "validation")
     model = Transformer(config.model, tokenizers.target.vocab_size, tokenizers.source.vocab_size)
     return Prepared(config, workdir, devices, tokenizers, data, valid, validation, model)
+
+
+def _training_text(
+    data: DataConfig,
+    workdir: Path,
+    tokenizers: Tokenizers,
+    read: Callable[[], corpora.Corpus],
+    *,
+    resuming: bool,
+) -> tuple[TextRecord, TokenizedPairs]:
+    """What the training text is, and its tokens: as recorded, or as read now."""
+    folder, raw_hash = workdir / _TOKENS, text_record.raw_hash(data, tokenizers)
+    text = text_record.load(folder, raw_hash)
+    tokens = read_tokens(folder / text.content_hash) if text else None
+    if text is None or tokens is None:
+        corpus = read()
+        text = text_record.describe(corpus, tokenizers, raw_hash)
+        _check_text(workdir, text.content_hash, resuming=resuming)
+        tokens = _tokens(workdir, tokenizers, corpus, "training", text.content_hash)
+        if processes.is_writer():
+            text_record.save(folder, text)
+    else:
+        _check_text(workdir, text.content_hash, resuming=resuming)
+    return text, tokens
 
 
 def _check_text(workdir: Path, content_hash: str, *, resuming: bool) -> None:
@@ -151,13 +173,13 @@ def new_tokenizers(data: DataConfig, pairs: Sequence[tuple[str, str]]) -> Tokeni
 
 
 def _tokenizers(
-    config: Config, workdir: Path, pairs: Sequence[tuple[str, str]], *, resuming: bool
+    config: Config, workdir: Path, read: Callable[[], corpora.Corpus], *, resuming: bool
 ) -> Tokenizers:
     """The workdir's tokenizers, those of train.start_from, or new ones; `train` saves them."""
     size, shared = config.data.vocab_size, config.data.shared_vocabulary
     parent = storage.path(config.train.start_from) if config.train.start_from else None
     if not Tokenizers.exist(workdir):
-        return Tokenizers.load(parent) if parent else new_tokenizers(config.data, pairs)
+        return Tokenizers.load(parent) if parent else new_tokenizers(config.data, read().pairs)
     tokenizers = Tokenizers.load(workdir)
     if parent:  # whose tokenizers may be of two sizes
         if not resuming and parts.tokenizer_hashes(workdir) != parts.tokenizer_hashes(parent):
@@ -199,7 +221,7 @@ def _tokens(
 ) -> TokenizedPairs:
     with progress_bar(len(corpus.pairs), f"tokenizing {name}") as bar:
         return tokenize_pairs(
-            corpus.pairs, tokenizers, workdir / "tokens", name=content_hash, progress=bar.update
+            corpus.pairs, tokenizers, workdir / _TOKENS, name=content_hash, progress=bar.update
         )
 
 
@@ -208,13 +230,13 @@ def _epochs(
     workdir: Path,
     tokenizers: Tokenizers,
     tokens: TokenizedPairs,
-    corpus: corpora.Corpus,
+    origins: Mapping[str, int],
     *,
     resuming: bool,
 ) -> Epochs | None:
     """What each epoch of training is made of; None if all are made of `tokens`."""
     data, path = config.data, workdir / EPOCH_ROWS_FILE
-    draw, dropout = _draw(config, corpus), None
+    draw, dropout = _draw(config, origins), None
     if data.subword_dropout:
         source = SubwordDropout(tokenizers.source, data.subword_dropout)
         shared = tokenizers.target is tokenizers.source
@@ -239,13 +261,12 @@ def _epochs(
     return epochs
 
 
-def _draw(config: Config, corpus: corpora.Corpus) -> Callable[[int], np.ndarray] | None:
+def _draw(config: Config, origins: Mapping[str, int]) -> Callable[[int], np.ndarray] | None:
     """Which pairs of a mixture an epoch has; None if it has each pair once. Logs the counts."""
     weights = corpora.weights(config.data)
     if not weights:
         return None
-    found = Counter(corpus.origins)
-    sizes = {name: found[name] for name in weights}
+    sizes = {name: origins.get(name, 0) for name in weights}
     counts = mixture.pairs_per_epoch(sizes, weights, config.data.mixing_temperature)
     total = sum(counts.values())
     for name, size in sizes.items():
@@ -257,7 +278,7 @@ def _draw(config: Config, corpus: corpora.Corpus) -> Callable[[int], np.ndarray]
 def _packed(
     config: Config,
     tokens: TokenizedPairs,
-    corpus: corpora.Corpus,
+    empty: int,
     name: str,
     epochs: Epochs | None = None,
 ) -> PackedDataset:
@@ -275,7 +296,7 @@ def _packed(
     log(
         f"{name}: {len(plan.pairs):,} pairs in {plan.rows:,} rows, "
         f"{100 * packed.real_share:.1f} % of positions real"
-        + (f"; {corpus.empty:,} pairs with an empty side left out" if corpus.empty else "")
+        + (f"; {empty:,} pairs with an empty side left out" if empty else "")
         + (f"; {plan.too_long:,} pairs longer than a row left out" if plan.too_long else "")
     )
     if epochs:

@@ -18,7 +18,7 @@ from transformer_jax.errors import UserError
 from transformer_jax.model.transformer import Transformer
 from transformer_jax.parallel.devices import choose_devices
 from transformer_jax.training.prepared import prepare
-from transformer_jax.training.run import load_splits, saved_config
+from transformer_jax.training.run import load_text, saved_config
 from transformer_jax.training.start import begin
 from transformer_jax.training.step import TrainState, dropout_of, make_loss
 from transformer_jax.workdir.checkpoints import restore_before
@@ -39,9 +39,9 @@ def replay_step(config: Config, workdir: Path, step: int) -> str:
         load_config(workdir / CONFIG_FILE)  # raises: it is not a workdir
     if not 1 <= step <= config.train.steps:
         raise UserError(f"--step={step} is none of 1 … train.steps={config.train.steps}")
-    splits = load_splits(config, workdir)
-    corpus, devices = splits["train"], choose_devices(config)
-    prepared = prepare(config, workdir, devices, corpus, splits["valid"], resuming=True)
+    read, held_out = load_text(config, workdir)
+    devices = choose_devices(config)
+    prepared = prepare(config, workdir, devices, read, held_out["valid"], resuming=True)
     data, state = prepared.data, prepared.create_state()
     new, state = state, restore_before(workdir, step, state)
     if state is new:
@@ -54,7 +54,7 @@ def replay_step(config: Config, workdir: Path, step: int) -> str:
     for _ in range(first_step, step - 1):
         state, _ = train_step(state, next(batches))
     state = jax.device_get(devices.data_parallel.replicate(devices.from_step(state)))
-    pairs = data.batch_pairs(step - 1)
+    pairs, corpus = data.batch_pairs(step - 1), read()
     texts = lambda row: " | ".join(" → ".join(corpus.pairs[n]) for n in pairs[row])  # noqa: E731
     return report(config, prepared.model, state, data.batch(step - 1), texts)
 

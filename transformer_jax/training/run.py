@@ -5,8 +5,9 @@ A workdir is self-contained: config.json, tokenizer.model, checkpoints/, and wha
 
 import contextlib
 import dataclasses
+import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,19 +96,19 @@ def train(
     saved_config(config, workdir)  # a mistake is reported before anything is read
     devices = choose_devices(config)
     with processes.writer_first():
-        splits = load_splits(config, workdir)
+        read, splits = load_text(config, workdir)
     with lock.held(workdir):
         saved = saved_config(config, workdir)
         prepared = prepare(
-            config, workdir, devices, splits["train"], splits["valid"], resuming=saved is not None
+            config, workdir, devices, read, splits["valid"], resuming=saved is not None
         )
         if "test" in splits and processes.is_writer():
-            held_out.record(workdir, config.data, splits)
+            held_out.record(workdir, config.data, splits | {"train": read()})
             if config.train.start_from:  # which may have learned the new test text by heart
                 parent = [storage.path(config.train.start_from)]
                 for name in ("valid", "test"):
                     held_out.worst_overlap(parent, splits[name], name)
-        del splits  # millions of strings, which only the tokenizer reads
+        del read, splits  # a file as large as the text, which only the tokenizer reads
         driver = Driver(prepared, card.Card(workdir, since=started))
         try:
             with preemption.deferred(), driver.card, driver.checkpoints:
@@ -129,20 +130,27 @@ def train(
     return TrainedRun(model, read_metrics(workdir / METRICS_FILE))
 
 
-def load_splits(config: Config, workdir: Path) -> dict[str, corpora.Corpus]:
-    """The training text and the validation text, and also the test text if it is not recorded."""
+def load_text(
+    config: Config, workdir: Path
+) -> tuple[Callable[[], corpora.Corpus], dict[str, corpora.Corpus]]:
+    """What reads the training text, once, and the validation text.
+
+    If they are not recorded, the training text is read now, and the test text too.
+    """
     if (workdir / CONFIG_FILE).exists() and held_out.exists(workdir):
         valid, _ = held_out.load_split([workdir], config.data, "valid")
-        splits = {"train": corpora.load_split(config.data, "train"), "valid": valid}
+        read, splits = lambda: corpora.load_split(config.data, "train"), {"valid": valid}
     else:
         try:
             splits = corpora.load_splits(config.data, ["train", "valid", "test"])
         except NothingToTrainOnError as e:
             raise UserError(f"{e}{_too_large_vocabulary(config.data, e.fitting)}") from None
+        train = splits.pop("train")
+        read = lambda: train  # noqa: E731
     references = [target for _, target in splits["valid"].pairs]
     for warning in reference_warnings(references, config.data.target_language):
         log(warning)
-    return splits
+    return functools.cache(read), splits
 
 
 def _too_large_vocabulary(data: DataConfig, held_out_size: int) -> str:
