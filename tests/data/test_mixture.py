@@ -251,6 +251,7 @@ def test_batches_are_those_of_the_draw_for_any_number_of_processes(rate):
             draw=lambda epoch: mixture.draw(sizes, counts, 3, epoch),
             dropout=(dropout, dropout) if rate else None,
             seed=3,
+            total_rows=10**6,
             **ROW_LENGTHS,
         )
         plan = plan_packing(tokens.source_lengths, tokens.target_lengths, **ROW_LENGTHS)

@@ -114,7 +114,8 @@ def test_only_byte_pair_encoding_has_dropout():
 def dataset(batch_rows=7, rate=0.3, seed=3, rows=0, pairs=PAIRS[:199]):
     tokens = tokenize_pairs(pairs, tokenizers())
     dropout = SubwordDropout(tokenizers().source, rate)
-    epochs = Epochs(tokens, dropout=(dropout, dropout), seed=seed, rows=rows, **ROW_LENGTHS)
+    given = {"seed": seed, "total_rows": 10**6, "rows": rows, **ROW_LENGTHS}
+    epochs = Epochs(tokens, dropout=(dropout, dropout), **given)
     plan = plan_packing(tokens.source_lengths, tokens.target_lengths, **ROW_LENGTHS)
     return PackedDataset(tokens, plan, batch_rows=batch_rows, seed=seed, epochs=epochs)
 
@@ -210,7 +211,7 @@ def test_an_error_in_the_background_is_raised_where_the_epoch_is_used():
     row_lengths = {"source_row_length": 2, "target_row_length": 2}
     tokens, dropout = data.pairs, SubwordDropout(tokenizers().source, 0.9)
     assert "fits in rows of 2 and 2 tokens" in refused(
-        Epochs(tokens, dropout=(dropout, dropout), seed=0, rows=5, **row_lengths), 3
+        Epochs(tokens, dropout=(dropout, dropout), seed=0, total_rows=99, rows=5, **row_lengths), 3
     )
 
 
@@ -232,6 +233,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_over_the_edges_of_epochs(tmp
         made.clear()
         train(config, tmp_path / "parts")
         assert min(made) == (steps - 3) * 4 // rows, "an epoch that is over is not made again"
+        assert max(made) == (steps * 4 - 1) // rows, "nor one that begins after the last step"
     states = [resume_proof.last_state(tmp_path / name) for name in ("whole", "parts")]
     assert resume_proof.differing_arrays(*states) == []
 

@@ -50,6 +50,7 @@ class Epochs:
         seed: int,
         source_row_length: int,
         target_row_length: int,
+        total_rows: int,
         rows: int = 0,
     ) -> None:
         """Makes the first epoch if `rows` is 0.
@@ -61,10 +62,11 @@ class Epochs:
           seed: decides the pieces, and the order of the rows.
           source_row_length: S.
           target_row_length: T.
+          total_rows: the rows of the whole run; no epoch is made that begins after them.
           rows: the rows of an epoch, as a run that resumes recorded them.
         """
         self._pairs, self._draw, self._dropout = pairs, draw, dropout
-        self._seed, self.rows = seed, rows
+        self._seed, self._total_rows, self.rows = seed, total_rows, rows
         self._row_lengths = {
             "source_row_length": source_row_length,
             "target_row_length": target_row_length,
@@ -81,7 +83,8 @@ class Epochs:
         if self._upcoming is None or self._upcoming[0] != number:
             self._start(number)
         epoch = self._upcoming[1].result()
-        self._start(number + 1)
+        if (number + 1) * self.rows < self._total_rows:
+            self._start(number + 1)
         return epoch
 
     def _start(self, number: int) -> None:

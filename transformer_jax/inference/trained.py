@@ -268,7 +268,8 @@ def load(
       workdir: a trained one, on this machine or in a bucket.
       config: options to use; None = those of the workdir. Only options that leave the model as it
         is may differ, such as those of `decode`.
-      weights: "average" of the last checkpoints, "latest", or "best" by validation BLEU.
+      weights: "average" of the last checkpoints, "latest", or "best" by validation BLEU, of every
+        workdir named here.
       ensemble: further workdirs, whose models' probabilities are averaged with the first one's.
       reverse: a workdir of the other direction, for decode.choose="reverse"; None = none.
 

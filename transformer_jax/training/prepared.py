@@ -254,6 +254,7 @@ def _epochs(
         seed=config.seed,
         source_row_length=data.source_row_length,
         target_row_length=data.target_row_length,
+        total_rows=config.train.steps * data.batch_rows,
         rows=rows if rows <= len(tokens) else 0,
     )
     if processes.is_writer() and rows != epochs.rows:
