@@ -26,14 +26,18 @@ def get_config() -> tj.Config:
             target_row_length=64,
             batch_rows=24,
         ),
-        model=tj.ModelConfig(num_layers=4, d_model=128, d_ff=256, num_heads=4, dropout_rate=0.2),
-        optimizer=tj.OptimizerConfig(schedule="cosine", learning_rate_scale=2e-3, warmup_steps=600),
+        # With the norm before the residual, as Multi30k's.
+        model=tj.ModelConfig(
+            num_layers=4, d_model=128, d_ff=256, num_heads=4, norm="pre", dropout_rate=0.3
+        ),
+        optimizer=tj.OptimizerConfig(schedule="cosine", learning_rate_scale=3e-3, warmup_steps=800),
         train=tj.TrainConfig(
-            steps=3500,
+            steps=6000,
             log_every=100,
-            checkpoint_every=100,
+            checkpoint_every=250,
             evaluate_every=500,
-            evaluate_sentences=300,
-            average_checkpoints=5,
+            evaluate_sentences=0,
+            average_checkpoints=10,
+            choose_average=True,
         ),
     )
