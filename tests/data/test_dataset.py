@@ -145,7 +145,7 @@ def test_95_percent_of_positions_are_real_for_multi30k():
 
 def test_450_000_pairs_need_few_fillings(monkeypatch):
     fillings, fill_row = [], packing.fill_row
-    monkeypatch.setattr(packing, "fill_row", lambda left: fillings.append(1) or fill_row(left))
+    monkeypatch.setattr(packing, "fill_row", lambda *left: fillings.append(1) or fill_row(*left))
     lengths = likely_lengths(450_000)
     plan = plan_of(*lengths, 128, 128)
     assert len(plan.pairs) + plan.too_long == 450_000

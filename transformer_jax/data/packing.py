@@ -152,9 +152,9 @@ def _fill_rows(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     slot_row = np.zeros(slots, np.int32)
     slot_rank = np.zeros(slots, np.min_scalar_type(max(counts.shape)))
     upcoming = (np.cumsum(counts) - counts.ravel()).reshape(counts.shape)  # slot of each lengths
-    left = counts.copy()
-    while left.any():
-        filling = fill_row(left)
+    left, (source, target) = counts.copy(), np.nonzero(counts)
+    while len(source):
+        filling = fill_row(left, source, target)
         ranks: dict[tuple[int, int], list[int]] = {}
         for rank, lengths in enumerate(filling):
             ranks.setdefault(lengths, []).append(rank)
@@ -168,21 +168,19 @@ def _fill_rows(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             left[lengths] -= used
         sizes.append(np.full(repeats, len(filling), np.int32))
         rows += repeats
+        if any(not left[lengths] for lengths in ranks):
+            some = left[source, target] > 0
+            source, target = source[some], target[some]
     return slot_row, slot_rank, np.concatenate(sizes)
 
 
-def fill_row(left: np.ndarray) -> list[tuple[int, int]]:
-    """The (source, target) lengths that one row takes of those that are left."""
+def fill_row(left: np.ndarray, source: np.ndarray, target: np.ndarray) -> list[tuple[int, int]]:
+    """The lengths (source[i], target[i]) that one row takes of those that are left."""
     source_row, target_row = left.shape[0] - 1, left.shape[1] - 1
     source_free, target_free = source_row, target_row
-    source, target = np.nonzero(left)
     counts = left[source, target]
     filling: list[tuple[int, int]] = []
-    while True:
-        fits = (source <= source_free) & (target <= target_free) & (counts > 0)
-        source, target, counts = source[fits], target[fits], counts[fits]
-        if not len(source):
-            return filling
+    while len(source):
         # A large pair that leaves both sides equally full: a row whose source is full wastes the
         # rest of its target. (Without that term 5 % of positions are padding, with it 2 %.)
         imbalance = (source_free - source) / source_row - (target_free - target) / target_row
@@ -191,6 +189,9 @@ def fill_row(left: np.ndarray) -> list[tuple[int, int]]:
         filling.append(lengths)
         counts[best] -= 1
         source_free, target_free = source_free - lengths[0], target_free - lengths[1]
+        fits = (source <= source_free) & (target <= target_free) & (counts > 0)
+        source, target, counts = source[fits], target[fits], counts[fits]
+    return filling
 
 
 def pack(
