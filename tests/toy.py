@@ -8,7 +8,7 @@ import numpy as np
 from transformer_jax.config.options import DecodeConfig, ModelConfig
 from transformer_jax.data.small_world import grammar
 from transformer_jax.data.tokenizer import train_tokenizers
-from transformer_jax.inference.translator import search_batch
+from transformer_jax.inference.batch_search import search_batch
 
 MODEL = ModelConfig(num_layers=1, d_model=8, d_ff=14, num_heads=2)
 PAIRS = grammar.pairs("train", size=300)

@@ -11,9 +11,9 @@ import toy
 from transformer_jax import Config, DecodeConfig, ModelConfig
 from transformer_jax.config.options import BOS_ID, EOS_ID
 from transformer_jax.functional import attention, layers, masks, positions
+from transformer_jax.inference.batch_search import search_batch
 from transformer_jax.inference.capture import Capture
 from transformer_jax.inference.record import AddNorm, Attention, FeedForward
-from transformer_jax.inference.translator import search_batch
 from transformer_jax.model import layers as layers_of_model
 from transformer_jax.model.transformer import Transformer
 from transformer_jax.training.step import create_state, make_train_step

@@ -11,8 +11,10 @@ import pytest
 from transformer_jax.config.options import DecodeConfig, ModelConfig
 from transformer_jax.errors import UserError
 from transformer_jax.inference import constraints, search
+from transformer_jax.inference.batch_search import search_batch
 from transformer_jax.inference.limits import Limits
-from transformer_jax.inference.translator import Translator, search_batch
+from transformer_jax.inference.search_loop import Rows
+from transformer_jax.inference.translator import Translator
 from transformer_jax.model.transformer import Transformer
 
 V, R, T, BOS = 5, 7, 13, 4
@@ -75,11 +77,11 @@ def test_constraints_against_loops(step):
 def run_search(method, adjust, prefix=None):
     """Of a model that gives the same distribution at every step, whatever came before."""
     logits = jnp.log(jnp.array([0.02, 0.08, 0.1, 0.5, 0.3]))  # pad, eos, and three words
-    limits = Limits(1, 7, 7, 9, 1, 0, prefix=prefix, adjust=adjust)
-    step = lambda cache, tokens: (jnp.tile(logits, (len(tokens), 1)), cache)  # noqa: E731
+    limits, rows = Limits(7, 9, 1, 0, adjust=adjust), Rows(jnp.array([7]), prefix)
+    step = lambda memory, cache, tokens: (jnp.tile(logits, (len(tokens), 1)), cache)  # noqa: E731
     if method == "beam":
-        return search.beam_search(step, {}, limits, beam_size=3, length_penalty=0.0)
-    return search.greedy_search(step, {}, limits)
+        return search.beam_search(step, limits, beam_size=3, length_penalty=0.0)({}, {}, rows)
+    return search.greedy_search(step, limits)({}, {}, rows)
 
 
 @pytest.mark.parametrize("method", ["greedy", "beam"])

@@ -17,8 +17,9 @@ IDS = {"bos_id": BOS, "eos_id": EOS, "pad_id": PAD}
 
 
 SEARCHES = {"beam": search.beam_search, "greedy": search.greedy_search, "sample": search.sample}
-STATIC = ["decode_step", "method", "bos_id", "batch_size", "max_length", "beam_size"]
-STATIC += ["length_penalty_form", "temperature", "top_k", "top_p", "loop"]
+STATIC = ["decode_step", "method", "bos_id", "max_length", "beam_size", "length_penalty_form"]
+STATIC += ["temperature", "top_k", "top_p"]
+OF_ROWS = ("length_limit", "prefix", "rng", "row_ids")
 NUM_STATES = 997
 START = 11
 
@@ -34,26 +35,25 @@ def next_state(state, sentence, position, token):
     return (state * 31 + token * 7 + position * 3 + sentence * 5) % NUM_STATES
 
 
-def make_cache(sentences):
-    sentences = jnp.asarray(sentences, jnp.int32)
-    state = jnp.full(sentences.shape, START, jnp.int32)
-    return {"state": state, "sentence": sentences, "position": jnp.int32(0)}
+def make_cache(rows):
+    return {"state": jnp.full(rows, START, jnp.int32), "position": jnp.int32(0)}
 
 
 @functools.cache
 def make_decode_step(vocab_size):
     table = jnp.asarray(model_table(vocab_size))
 
-    def decode_step(cache, tokens):
-        state = next_state(cache["state"], cache["sentence"], cache["position"], tokens)
-        return table[state], {**cache, "state": state, "position": cache["position"] + 1}
+    def decode_step(sentences, cache, tokens):
+        sentences = jnp.repeat(sentences, len(tokens) // len(sentences))
+        state = next_state(cache["state"], sentences, cache["position"], tokens)
+        return table[state], {"state": state, "position": cache["position"] + 1}
 
     return decode_step
 
 
 def memoryless(logits):
     """The decode_step of a model that gives the same logits [V] at every step."""
-    return lambda cache, tokens: (jnp.tile(logits, (tokens.shape[0], 1)), cache)
+    return lambda memory, cache, tokens: (jnp.tile(logits, (tokens.shape[0], 1)), cache)
 
 
 def token_log_probs(table, sentence, prefix):
@@ -110,27 +110,39 @@ def slow_beam_search(table, sentence, beam_size, limit, alpha, form, begin=()):
     return (finished + cut)[:beam_size]
 
 
-@functools.partial(jax.jit, static_argnames=STATIC)
-def compiled(decode_step, cache, method, **options):
+def make_search(method, decode_step, **options):
     options = IDS | options
     limits = {name: options.pop(name) for name in search.Limits._fields if name in options}
-    return SEARCHES[method](decode_step, cache, search.Limits(**limits), **options)
+    return SEARCHES[method](decode_step, search.Limits(**limits), **options)
 
 
-def find(method, decode_step, cache=(), *, max_length, batch_size=1, **options):
-    """What a search finds, as numpy arrays; the fields of its Limits are among the options."""
-    options = {"length_limit": max_length, "batch_size": batch_size} | options
-    result = compiled(decode_step, cache, method=method, max_length=max_length, **options)
-    return jax.device_get(result)
+@functools.partial(jax.jit, static_argnames=STATIC)
+def compiled(decode_step, memory, cache, rows, method, **options):
+    return make_search(method, decode_step, **options)(memory, cache, rows)
+
+
+def given(batch_size, length_limit, prefix=None, rng=None, row_ids=None):
+    """Rows, of a common limit if it is scalar; with keys if there is one to draw by."""
+    rngs = None if rng is None else jax.vmap(jax.random.fold_in, (None, 0))(rng, row_ids)
+    limit = jnp.broadcast_to(jnp.int32(length_limit), batch_size)
+    return search_loop.Rows(limit, None if prefix is None else jnp.asarray(prefix), rngs)
+
+
+def find(method, decode_step, cache=(), *, memory=(), max_length, batch_size=1, **options):
+    """What a search finds, as numpy arrays; what rows are given is among the options."""
+    of_rows = {"length_limit": max_length}
+    of_rows |= {n: options.pop(n) for n in OF_ROWS if n in options}
+    rows, options = given(batch_size, **of_rows), {"max_length": max_length} | options
+    return jax.device_get(compiled(decode_step, memory, cache, rows, method, **options))
 
 
 def find_for(method, sentences, *, vocab_size=7, **options):
     """What a search finds for some sentences, in the model that hashes all history."""
-    cache = make_cache(sentences)
+    cache = make_cache(len(sentences))
     if method == "beam":
         cache = search.tile_beams(cache, options["beam_size"])
-    step = make_decode_step(vocab_size)
-    return find(method, step, cache, batch_size=len(sentences), **options)
+    options |= {"memory": jnp.asarray(sentences, jnp.int32), "batch_size": len(sentences)}
+    return find(method, make_decode_step(vocab_size), cache, **options)
 
 
 def check_row(result, row, expected):
@@ -178,7 +190,7 @@ def test_beam_search_is_the_slow_one_that_never_stops_early(beam_size, form):
 def test_early_stop_saves_exactly_the_steps_it_can():
     calls = []
 
-    def decode_step(cache, tokens):
+    def decode_step(memory, cache, tokens):
         jax.debug.callback(lambda: calls.append(1))
         probs = jnp.array([1e-9, 0.5, 0.2, 0.3])  # EOS takes half of what is left at every step
         return jnp.log(jnp.tile(probs, (tokens.shape[0], 1))), cache
@@ -215,7 +227,7 @@ def test_early_stop_expects_the_shortest_where_length_is_punished():
     far below; yet it ends at once with 0.349, and log(0.349) * 8/6 > log(0.24) * 7/6."""
     probs = jnp.array([[0, 0.4, 0.6]] * 2 + [[0, 0.97, 0.03]] * 21)
 
-    def decode_step(position, tokens):
+    def decode_step(memory, position, tokens):
         return jnp.tile(jnp.log(probs[position]), (tokens.shape[0], 1)), position + 1
 
     options = {"beam_size": 2, "max_length": 23, "length_penalty": -1.0}
@@ -367,7 +379,7 @@ def test_impossible_tokens_are_never_chosen_and_unfinished_hypotheses_come_last(
 def test_a_dead_end_takes_no_place():
     """After token 3 nothing is possible; its beam (0 / 0 in softmax) must not displace others."""
 
-    def decode_step(cache, tokens):
+    def decode_step(memory, cache, tokens):
         logits = jnp.log(jnp.array([0.0, 0.1, 0.4, 0.5]))
         return jnp.where(tokens[:, None] == 3, -jnp.inf, logits), cache
 
@@ -453,15 +465,16 @@ def test_positions_of_a_sample_are_independent():
 def test_a_second_call_does_not_retrace():
     traces = []
 
-    def decode_step(cache, tokens):
+    def decode_step(memory, cache, tokens):
         traces.append(1)
-        return make_decode_step(7)(cache, tokens)
+        return make_decode_step(7)(memory, cache, tokens)
 
     seen = []
     for sentences, limits, alpha in (([3, 5], [5, 5], 0.6), ([7, 11], [2, 3], 1.0)):
-        cache = search.tile_beams(make_cache(sentences), 2)
+        cache = search.tile_beams(make_cache(2), 2)
         options = {"batch_size": 2, "beam_size": 2, "max_length": 5, "length_penalty": alpha}
-        find("beam", decode_step, cache, length_limit=np.array(limits), **options)
+        options |= {"memory": jnp.array(sentences), "length_limit": np.array(limits)}
+        find("beam", decode_step, cache, **options)
         seen.append(len(traces))
     assert seen[0] == seen[1] > 0
 
@@ -495,45 +508,42 @@ def test_errors_name_the_values(method, options, message):
         find(method, memoryless(jnp.zeros(5)), **{"max_length": 3, "batch_size": 2} | options)
 
 
-# -------------------------------------------------------------------------- a cache that grows
-def remember(cache, tokens):
+# ------------------------------------------------------------------ rows that are done, and leave
+def remember(sentences, cache, tokens):
     """A model that reads every token so far from a cache [R, room]; what exceeds it is lost."""
+    sentences = jnp.repeat(sentences, len(tokens) // len(sentences))
     seen = cache["tokens"].at[:, cache["position"]].set(tokens + 1, mode="drop")
     places = jnp.arange(seen.shape[1])
-    state = jnp.sum(seen * (places * places + 3), axis=1) % NUM_STATES
+    state = (jnp.sum(seen * (places * places + 3), axis=1) + 5 * sentences) % NUM_STATES
     cache = {"tokens": seen, "position": cache["position"] + 1}
     return jnp.asarray(model_table(7))[state], cache
 
 
-def longer(cache, room):
-    return cache | {
-        "tokens": jnp.pad(cache["tokens"], ((0, 0), (0, room - cache["tokens"].shape[1])))
-    }
-
-
-LOOPS = {
-    rooms: functools.partial(search_loop.growing, rooms=rooms, grow=longer)
-    for rooms in [(11,), (2, 11), (1, 2, 3, 5, 11)]
-}
-
-
-@pytest.mark.parametrize("rooms", LOOPS)
 @pytest.mark.parametrize("method", ["greedy", "beam", "sample"])
-def test_a_cache_that_grows_changes_nothing(method, rooms):
-    rows, beams = 13, 3 if method == "beam" else 1
-    options = {"batch_size": rows, "max_length": 11, "length_limit": jnp.arange(rows) % 12}
-    if method == "beam":
-        options["beam_size"] = beams
-    if method == "sample":
-        options |= {"rng": jax.random.key(3), "row_ids": jnp.arange(rows)}
+def test_a_search_continues_with_some_of_its_rows(method):
+    """After every third step those that are done leave, and the others change places."""
+    batch, beams = 13, 3 if method == "beam" else 1
+    options = {"max_length": 11} | ({"beam_size": 3} if method == "beam" else {})
+    memory = jnp.arange(batch) * 37
+    cache = {"tokens": jnp.zeros((batch * beams, 11), jnp.int32), "position": jnp.int32(0)}
+    prefix = jnp.zeros((batch, 2), jnp.int32).at[::4, 0].set(5)
+    rows = given(batch, jnp.arange(batch) % 12, prefix, jax.random.key(3), jnp.arange(batch))
+    whole = jax.device_get(compiled(remember, memory, cache, rows, method, **options))
+    parts = make_search(method, remember, **options)
+    state, numbers, sizes = parts.start(memory, cache, rows), np.arange(batch), []
+    found, keep = jax.tree.map(np.zeros_like, whole), jax.jit(search_loop.keep_rows)
 
-    def start(room):
-        tokens = jnp.zeros((rows * beams, room), jnp.int32)
-        return {"tokens": tokens.at[:, 0].set(0), "position": jnp.int32(0)}
+    @jax.jit
+    def advance(state):
+        state = jax.lax.fori_loop(0, 3, lambda _, state: parts.step(state)[0], state)
+        return state, parts.result(state)
 
-    whole = find(method, remember, start(11), **options)
-    grown = find(method, remember, start(rooms[0]), loop=LOOPS[rooms], **options)
-    jax.tree.map(np.testing.assert_array_equal, whole, grown)
-    if len(rooms) > 1:  # or the test would prove nothing
-        lost = find(method, remember, start(rooms[0]), **options)
-        assert not np.array_equal(lost.tokens, whole.tokens)
+    while numbers.size:
+        state, result = advance(state)
+        for all_rows, some in zip(found, result, strict=True):
+            all_rows[numbers] = some
+        kept = np.flatnonzero(state.active)[::-1]
+        state, numbers = keep(state, kept), numbers[kept]
+        sizes.append(len(kept))
+    assert len({*sizes}) > 2, "or the test would prove nothing"
+    jax.tree.map(np.testing.assert_array_equal, whole, found)

@@ -3,6 +3,8 @@
 import dataclasses
 import logging
 import random
+import re
+from collections import Counter
 
 import jax
 import numpy as np
@@ -11,10 +13,9 @@ from launching import refused
 from toy import MODEL, VOCAB_SIZE, random_params, tokenizers
 
 from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID, UNK_ID, DecodeConfig
-from transformer_jax.inference import batching
+from transformer_jax.inference import batch_search, batching
 from transformer_jax.inference import search as inference_search
-from transformer_jax.inference import translator as inference_translator
-from transformer_jax.inference.translator import Hypothesis, Translator, hypotheses_of, search_batch
+from transformer_jax.inference.translator import Hypothesis, Translator, hypotheses_of
 from transformer_jax.model.transformer import Transformer
 
 TOKENIZERS = tokenizers()
@@ -25,18 +26,10 @@ LETTERS = "我你他她有一三五猫狗书人大小"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def traced():
-    """Few source lengths; and the shape of every search that was traced, hence compiled."""
-    shapes, search = [], search_batch
-
-    def counted(models, decode, params, source_tokens, *args, **options):
-        shapes.append((decode.method, *source_tokens.shape))
-        return search(models, decode, params, source_tokens, *args, **options)
-
+def few_lengths():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batching, "SOURCE_LENGTHS", LENGTHS)
-        patch.setattr(inference_translator, "search_batch", counted)
-        yield shapes
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -192,25 +185,25 @@ def compilations(caplog, call):
 
 
 @pytest.mark.parametrize("method", ["beam", "greedy", "sample"])
-def test_a_closed_set_of_shapes(caplog, translators, params, traced, method):
-    """Each length with each power of two of sentences; then nothing is compiled any more."""
-    translator = translators[method]
-    for length in LENGTHS:
-        for number in (1, 2, 3, DECODE.batch_size):
-            translator.translate(params, sentences_of(*[length] * number))
-    sizes = (1, 2, 4, DECODE.batch_size)
-    expected = {(method, rows, s) for s in LENGTHS for rows in sizes}
-    assert {t for t in traced if t[0] == method and t[1] in sizes} == expected
+def test_a_closed_set_of_programs(caplog, monkeypatch, params, method):
+    """For each length, each power of two of sentences; of those, for each room in the cache."""
+    monkeypatch.setattr(batch_search, "FEWEST_ROWS", 1)
+    translator = make_translator(method=method, batch_size=2)
 
     def many_compositions():
         rng = random.Random(2)
         for _ in range(30):
-            counts = [rng.randrange(2, LENGTHS[-1] + 1) for _ in range(rng.randrange(1, 13))]
-            translator.translate(params, ["", *sentences_of(*counts, seed=rng.random())])
+            counts = [rng.randrange(2, LENGTHS[-1] + 1) for _ in range(rng.randrange(1, 4))]
+            texts = ["", *sentences_of(*counts, seed=rng.random())]
+            translator.translate(params, texts)
 
-    before = len(traced)
+    messages = compilations(caplog, many_compositions)
+    programs = Counter(re.search(r"Compiling (?:jit\()?(\w+)", text)[1] for text in messages)
+    shapes = len(LENGTHS) * len((1, 2))
+    assert programs["start"] == shapes
+    assert shapes <= programs["advance"] <= 2 * shapes  # room for S pieces, and for S + 2
+    assert programs["resize"] <= 2 * shapes  # one row leaves, the cache grows, or both
     assert compilations(caplog, many_compositions) == []
-    assert len(traced) == before
     assert compilations(caplog, lambda: jax.jit(lambda x: 7 * x)(3)), "or this counts nothing"
 
 

@@ -58,7 +58,7 @@ from transformer_jax.config.options import BOS_ID, PAD_ID, Config, ModelConfig
 from transformer_jax.data import corpora, held_out
 from transformer_jax.data.packing import pack
 from transformer_jax.data.tokens import TokenizedPairs
-from transformer_jax.inference.translator import search_batch
+from transformer_jax.inference.batch_search import search_batch
 from transformer_jax.model.transformer import Transformer
 from transformer_jax.training.step import create_state, make_train_step
 

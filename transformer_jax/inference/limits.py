@@ -15,37 +15,31 @@ Adjust = Callable[[jax.Array, jax.Array, ArrayLike], jax.Array]
 
 
 class Limits(NamedTuple):
-    """Where every search starts and ends.
+    """Where every search starts and ends; all of it is static."""
 
-    A row of limit 0 (one that pads the batch) gets length 0 and delays nobody.
-    """
-
-    batch_size: int  # B, static
-    max_length: int  # T, the room for tokens in the result, static
-    length_limit: ArrayLike  # int32 [B] or scalar, the most tokens a row may generate, at most T
+    max_length: int  # T, the room for tokens in the result
     bos_id: int  # what a row starts with,
     eos_id: int  # ends with,
     pad_id: int  # and is padded with
-    # int32 [B, P], the tokens that each row begins with, padded with pad_id; they count as
-    # generated, and their log-probs like any.
-    prefix: jax.Array | None = None
     unk_id: int | None = None  # what is no text either, if the vocabulary has it
     adjust: Adjust | None = None
 
-    def allowed(self, step: ArrayLike, vocab_size: int) -> jax.Array:
+    def allowed(self, prefix: jax.Array | None, step: ArrayLike, vocab_size: int) -> jax.Array:
         """The tokens that may come at `step`; see `allowed_tokens`."""
         ids = {"bos_id": self.bos_id, "pad_id": self.pad_id, "unk_id": self.unk_id}
-        return allowed_tokens(self.prefix, step, vocab_size, **ids)
+        return allowed_tokens(prefix, step, vocab_size, **ids)
 
-    def adjusted(self, scores: jax.Array, tokens: jax.Array, step: ArrayLike) -> jax.Array:
+    def adjusted(
+        self, scores: jax.Array, tokens: jax.Array, prefix: jax.Array | None, step: ArrayLike
+    ) -> jax.Array:
         """`scores` [B, V] or [B, K, V] after `adjust`, but as they are where `prefix` decides."""
         if self.adjust is None:
             return scores
         rows = scores.reshape(-1, scores.shape[-1])
         found = self.adjust(rows, tokens.reshape(len(rows), -1), step).reshape(scores.shape)
-        if self.prefix is None:
+        if prefix is None:
             return found
-        free = forced_tokens(self.prefix, step, pad_id=self.pad_id) == self.pad_id
+        free = forced_tokens(prefix, step, pad_id=self.pad_id) == self.pad_id
         return jnp.where(free.reshape(-1, *[1] * (scores.ndim - 1)), found, scores)
 
 

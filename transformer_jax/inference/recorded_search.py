@@ -11,9 +11,10 @@ from jax import lax
 from transformer_jax.config.options import BOS_ID, EOS_ID, PAD_ID, UNK_ID, DecodeConfig
 from transformer_jax.data.tokenizer import Tokenizer
 from transformer_jax.inference import record
+from transformer_jax.inference.batch_search import search_batch
 from transformer_jax.inference.search import length_normalizer
 from transformer_jax.inference.search_loop import Body, Extensions, SearchResult, State
-from transformer_jax.inference.translator import hypotheses_of, search_batch
+from transformer_jax.inference.translator import hypotheses_of
 from transformer_jax.model.transformer import Transformer
 
 _GREEDY_CANDIDATES = 10

@@ -1,21 +1,25 @@
 """Greedy search, sampling and beam search over any `decode_step`; nothing here knows the model.
 
-`decode_step(cache, tokens) -> (logits, cache)` advances R rows by one token: `tokens` int32 [R] is
-the previous token of every row (first `bos_id`); `logits` [R, V], of any float dtype, score the
-next. R is B for greedy search and sampling, and B*K for beam search, where row b*K + k is beam k of
-sentence b. The cache is a pytree: a leaf with an axis has leading axis R and follows its beam; a
-scalar leaf (the position) is shared by all rows and left alone. What all beams of a sentence share
-(the encoded source, its keys and values) belongs in the closure of `decode_step`, not in the cache,
-where every step would copy it for nothing.
+`decode_step(memory, cache, tokens) -> (logits, cache)` advances R rows by one token: `tokens` int32
+[R] is the previous token of every row (first `bos_id`); `logits` [R, V], of any float dtype, score
+the next. R is B for greedy search and sampling, and B*K for beam search, where row b*K + k is beam
+k of sentence b. Memory and cache are pytrees. The memory is what all beams of a sentence share (the
+encoded source, its keys and values): its leaves have leading axis B, and no step changes it. A leaf
+of the cache has leading axis R and follows its beam, or is a scalar (the position), which all rows
+share.
+
+A search is a `Search`, three functions: one that starts it, one that takes a step, and one that
+reads its result. Called, it takes steps until every row is done; a loop may keep what it sees of
+each step, and a search may continue with some of its rows (`keep_rows`).
 
 `pad_id`, `bos_id` and `unk_id` are never generated: they are no text. The probability that a model
 gives them is not shared out among the rest, so that log-probs are the model's own, as in scoring a
 given text (Hugging Face's `bad_words_ids` does the same). `Limits.adjust` leaves log-probs alone,
 too: it rewrites what tokens are chosen by, and with beams the `score`.
 
-A length counts generated tokens: without `bos_id`, with `eos_id`. Every function is pure, meant for
-use inside `jax.jit`, and leaves its loop when every row is done. What a row gets depends on that
-row alone: not on the rest of the batch, nor on how far max_length exceeds its length_limit.
+A length counts generated tokens: without `bos_id`, with `eos_id`. Every function is pure and meant
+for use inside `jax.jit`. What a row gets depends on that row alone: not on the rest of the batch,
+nor on how far max_length exceeds its limit.
 Letters: B batch, K beams, R rows, V vocabulary, T max_length, C candidates.
 """
 
@@ -33,39 +37,33 @@ from transformer_jax.inference.limits import Limits
 from transformer_jax.inference.search_loop import (
     Cache,
     Extensions,
-    Loop,
+    Rows,
+    Search,
     SearchResult,
     State,
-    until_done,
 )
 
-DecodeStep = Callable[[Cache, jax.Array], tuple[jax.Array, Cache]]
-Choose = Callable[[jax.Array, jax.Array], jax.Array]  # (logits [B, V], step) -> tokens [B]
+DecodeStep = Callable[[Any, Cache, jax.Array], tuple[jax.Array, Cache]]
+Choose = Callable[[jax.Array, State], jax.Array]  # logits [B, V] -> tokens [B]
 
 
-def greedy_search(
-    decode_step: DecodeStep, cache: Cache, limits: Limits, *, loop: Loop = until_done
-) -> SearchResult:
+def greedy_search(decode_step: DecodeStep, limits: Limits) -> Search:
     """Takes the most probable token at every step."""
-    return _search_rows(decode_step, cache, limits, lambda x, step: largest(x, 1)[1][:, 0], loop)
+    return _search_rows(decode_step, limits, lambda logits, state: largest(logits, 1)[1][:, 0])
 
 
 def sample(
     decode_step: DecodeStep,
-    cache: Cache,
     limits: Limits,
     *,
-    rng: jax.Array,
-    row_ids: jax.Array,
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
-    loop: Loop = until_done,
-) -> SearchResult:
+) -> Search:
     """Draws every token from the model's distribution, sharpened and truncated as asked.
 
-    A draw is decided by (rng, row id, position) alone; `row_ids` int32 [B] number the rows whatever
-    the batching. The log-probs returned are the model's own, before temperature and truncation.
+    A draw is decided by the key of its row (`Rows.rngs`) and its position alone. The log-probs
+    returned are the model's own, before temperature and truncation.
 
     Args:
       temperature: static; divides the logits. Towards 0, sampling becomes greedy search.
@@ -80,28 +78,25 @@ def sample(
         raise ValueError(f"{top_k=} must be at least 0 (0 keeps every token)")
     if not 0 < top_p <= 1:
         raise ValueError(f"{top_p=} must lie in (0, 1] (1 keeps every token)")
-    row_rngs = jax.vmap(jax.random.fold_in, (None, 0))(rng, row_ids)
 
-    def choose(logits: jax.Array, step: jax.Array) -> jax.Array:
-        rngs = jax.vmap(jax.random.fold_in, (0, None))(row_rngs, step)
+    def choose(logits: jax.Array, state: State) -> jax.Array:
+        rngs = jax.vmap(jax.random.fold_in, (0, None))(state.rows.rngs, state.step)
         kept, tokens = _truncate(logits / temperature, top_k, top_p)
         picks = jax.vmap(jax.random.categorical)(rngs, kept)
         return jnp.take_along_axis(tokens, picks[:, None], axis=1)[:, 0]
 
-    return _search_rows(decode_step, cache, limits, choose, loop)
+    return _search_rows(decode_step, limits, choose)
 
 
 def beam_search(
     decode_step: DecodeStep,
-    cache: Cache,
     limits: Limits,
     *,
     beam_size: int,
     length_penalty: ArrayLike = 0.6,
     length_penalty_form: str = "gnmt",
     n_best: ArrayLike | None = None,
-    loop: Loop = until_done,
-) -> SearchResult:
+) -> Search:
     """Beam search (Vaswani et al. 2017, section 6.1: beam 4, penalty 0.6, limit source + 50).
 
     A row stops once no live hypothesis can enter its n best finished ones, under the most
@@ -109,12 +104,13 @@ def beam_search(
     finished when a row stops, live hypotheses (without `eos_id`) fill the slots after them.
 
     Args:
-      cache, beam_size: B*K rows (`tile_beams` makes them); K, static.
+      beam_size: K, static; the cache that the search starts with has B*K rows (`tile_beams`).
       length_penalty: alpha of `length_normalizer`; 0 ranks by log_prob, more favours longer output.
       length_penalty_form: "gnmt" or "power", static, see `length_normalizer`.
       n_best: how many of the K hypotheses are wanted, int32 scalar in [1, K]; None = K. The others
         are what was found by then. Fewer take fewer steps.
-    Raises ValueError for beam_size < 1, an unknown form, or a cache that is not tiled.
+    Raises ValueError for beam_size < 1 or an unknown form, and when it steps, for a cache that is
+    not tiled.
     """
     if beam_size < 1:
         raise ValueError(f"{beam_size=} must be at least 1")
@@ -123,32 +119,35 @@ def beam_search(
 
     def body(state: State) -> tuple[State, Callable[[int], Extensions]]:
         step, length = state.step, state.step + 1
-        logits, cache = decode_step(state.cache, state.last.reshape(-1))
-        logits = logits.reshape(limits.batch_size, beam_size, -1)
+        logits, cache = decode_step(state.memory, state.cache, state.last.reshape(-1))
+        logits = logits.reshape(*state.last.shape, -1)
         gains = None
         if limits.adjust is not None:
             log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
-            gains = limits.adjusted(log_probs, state.live.tokens, step)
-        allowed = limits.allowed(step, logits.shape[-1])
+            gains = limits.adjusted(log_probs, state.live.tokens, state.rows.prefix, step)
+        allowed = limits.allowed(state.rows.prefix, step, logits.shape[-1])
         given = logits, allowed, state.live, state.finished, normalizer(length)
         live, parent, finished = beam_step(*given, step=step, eos_id=limits.eos_id, gains=gains)
         # A row that has stopped must not change while the others continue.
         live, finished = _select(state.active, (live, finished), (state.live, state.finished))
         # From here log_prob only falls, and the normalizer is monotonic in the length.
-        best_normalizer = jnp.maximum(normalizer(length + 1), normalizer(state.limit))
+        best_normalizer = jnp.maximum(normalizer(length + 1), normalizer(state.rows.limit))
         worst = jnp.take(finished.score, wanted - 1, axis=1)
         can_improve = live.log_prob[:, 0] / best_normalizer > worst
-        active = state.active & (length < state.limit) & can_improve
+        active = state.active & (length < state.rows.limit) & can_improve
         last, cache = live.tokens[:, :, step], _reorder(cache, parent)
         consider = partial(_considered, logits, allowed, state.live.log_prob, gains)
-        return State(length, state.limit, active, last, live, finished, cache), consider
+        after = State(length, state.rows, state.memory, active, last, live, finished, cache)
+        return after, consider
 
-    state = loop(body, _start(cache, limits, beam_size))
-    result = _fill_free_slots(state.finished, state.live, limits.pad_id)
-    if limits.adjust is None:
-        return result
-    log_prob = jnp.sum(result.token_log_probs, axis=-1)
-    return result._replace(log_prob=jnp.where(result.score > -jnp.inf, log_prob, -jnp.inf))
+    def result(state: State) -> SearchResult:
+        found = _fill_free_slots(state.finished, state.live, limits.pad_id)
+        if limits.adjust is None:
+            return found
+        log_prob = jnp.sum(found.token_log_probs, axis=-1)
+        return found._replace(log_prob=jnp.where(found.score > -jnp.inf, log_prob, -jnp.inf))
+
+    return Search(partial(_start, limits, beam_size), body, result)
 
 
 def beam_step(
@@ -225,48 +224,47 @@ def tile_beams(tree: Any, beam_size: int) -> Any:
     return jax.tree.map(lambda x: jnp.repeat(x, beam_size, axis=0) if jnp.ndim(x) else x, tree)
 
 
-def _start(cache: Cache, limits: Limits, beam_size: int) -> State:
+def _start(limits: Limits, beam_size: int, memory: Any, cache: Cache, rows: Rows) -> State:
     """The state before the first token."""
-    shape, max_length = (limits.batch_size, beam_size), limits.max_length
-    if max_length < 1:
-        raise ValueError(f"{max_length=} must be at least 1")
-    limit = jnp.minimum(jnp.broadcast_to(jnp.int32(limits.length_limit), shape[:1]), max_length)
-    tokens = jnp.full((*shape, max_length), limits.pad_id, jnp.int32)
+    if limits.max_length < 1:
+        raise ValueError(f"max_length={limits.max_length} must be at least 1")
+    shape = len(rows.limit), beam_size
+    rows = rows._replace(limit=jnp.minimum(rows.limit, limits.max_length))
+    tokens = jnp.full((*shape, limits.max_length), limits.pad_id, jnp.int32)
     zeros = jnp.zeros(tokens.shape, jnp.float32)
     score, length = zeros[..., 0], jnp.zeros(shape, jnp.int32)
     # One beam starts; K equal ones would fill the beam with K copies of each hypothesis.
     live = SearchResult(tokens, score.at[:, 1:].set(-jnp.inf), score, length, zeros)
-    finished = live._replace(score=score - jnp.inf)
-    return State(jnp.int32(0), limit, limit > 0, length + limits.bos_id, live, finished, cache)
+    finished, last = live._replace(score=score - jnp.inf), length + limits.bos_id
+    return State(jnp.int32(0), rows, memory, rows.limit > 0, last, live, finished, cache)
 
 
-def _search_rows(
-    decode_step: DecodeStep, cache: Cache, limits: Limits, choose: Choose, loop: Loop
-) -> SearchResult:
+def _search_rows(decode_step: DecodeStep, limits: Limits, choose: Choose) -> Search:
     """One hypothesis per row, of the tokens that `choose` picks among the allowed ones."""
 
     def body(state: State) -> tuple[State, Callable[[int], Extensions]]:
         step, live, active = state.step, state.live, state.active[:, None]
-        logits, cache = decode_step(state.cache, state.last[:, 0])
+        logits, cache = decode_step(state.memory, state.cache, state.last[:, 0])
         logits = logits.astype(jnp.float32)
-        choosable = limits.adjusted(logits, live.tokens, step)
-        choosable = jnp.where(limits.allowed(step, logits.shape[-1]), choosable, -jnp.inf)
-        token = jnp.where(active, choose(choosable, step)[:, None], limits.pad_id)
+        allowed = limits.allowed(state.rows.prefix, step, logits.shape[-1])
+        choosable = limits.adjusted(logits, live.tokens, state.rows.prefix, step)
+        choosable = jnp.where(allowed, choosable, -jnp.inf)
+        token = jnp.where(active, choose(choosable, state)[:, None], limits.pad_id)
         token = token.astype(jnp.int32)
         token_log_prob = jnp.where(active, _log_probs_at(logits, token), 0.0)
         live = _append(live, step, token, token_log_prob, token_log_prob)
         live = live._replace(score=live.log_prob, length=live.length + active)
-        unfinished = state.active & (token[:, 0] != limits.eos_id) & (step + 1 < state.limit)
+        unfinished = state.active & (token[:, 0] != limits.eos_id) & (step + 1 < state.rows.limit)
 
         def consider(count: int) -> Extensions:
             best, tokens = lax.top_k(choosable, min(count, choosable.shape[-1]))
             nats = jnp.where(best > -jnp.inf, _log_probs_at(logits, tokens), -jnp.inf)
             return Extensions(jnp.zeros_like(tokens), tokens, state.live.log_prob + nats)
 
-        after = State(step + 1, state.limit, unfinished, token, live, state.finished, cache)
+        after = state._replace(step=step + 1, active=unfinished, last=token, live=live, cache=cache)
         return after, consider
 
-    return loop(body, _start(cache, limits, 1)).live
+    return Search(partial(_start, limits, 1), body, lambda state: state.live)
 
 
 def _log_probs_at(logits: jax.Array, tokens: jax.Array) -> jax.Array:

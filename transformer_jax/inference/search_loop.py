@@ -1,6 +1,6 @@
-"""The state of a search, and the loops that take its steps. Letters as in search.py."""
+"""A search in its parts, its state, and the loop that takes its steps. Letters as in search.py."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -26,12 +26,26 @@ class SearchResult(NamedTuple):
     token_log_probs: jax.Array  # float32 [B, K, T], nats, padded with 0
 
 
+class Rows(NamedTuple):
+    """What the rows of a search are given.
+
+    A row of limit 0 (one that pads the batch) gets length 0 and delays nobody.
+    """
+
+    limit: jax.Array  # int32 [B], the most tokens a row may generate
+    # int32 [B, P], the tokens that each row begins with, padded with pad_id; they count as
+    # generated, and their log-probs like any.
+    prefix: jax.Array | None = None
+    rngs: jax.Array | None = None  # PRNG keys [B], which decide what a row draws when sampling
+
+
 class State(NamedTuple):
     """A search between two steps."""
 
     step: jax.Array  # int32 []
-    limit: jax.Array  # int32 [B]
-    active: jax.Array  # bool [B]
+    rows: Rows
+    memory: Any  # what decode_step reads and no step changes
+    active: jax.Array  # bool [B], False = done
     last: jax.Array  # int32 [B, K], what decode_step reads next
     live: SearchResult  # may still grow; by falling log_prob
     finished: SearchResult  # ends in eos_id; by falling score, -inf in a free slot; only for beams
@@ -57,24 +71,28 @@ def until_done(body: Body, state: State) -> State:
     return lax.while_loop(lambda state: jnp.any(state.active), lambda state: body(state)[0], state)
 
 
-def growing(
-    body: Body, state: State, *, rooms: Sequence[int], grow: Callable[[Cache, int], Cache]
-) -> State:
-    """As `until_done`, with a cache that grows; the state that is left has none.
+class Search(NamedTuple):
+    """A search in its parts; called, it is taken from its start to its result."""
 
-    Every step reads and reorders the whole cache, and most translations are far shorter than the
-    longest possible one. So the cache begins with room for rooms[0] tokens, and `grow(cache, room)`
-    gives it the next of `rooms` when the search has come to its end; the last one is T.
-    """
-    room, *larger = rooms
-    advance = lambda state: body(state)[0]  # noqa: E731
-    state = lax.while_loop(lambda s: jnp.any(s.active) & (s.step < room), advance, state)
-    if not larger:
-        return state._replace(cache=())
+    start: Callable[[Any, Cache, Rows], State]  # of memory, cache and rows
+    step: Body
+    result: Callable[[State], SearchResult]
 
-    def more(state: State) -> State:
-        state = state._replace(cache=grow(state.cache, larger[0]))
-        return growing(body, state, rooms=larger, grow=grow)
+    def __call__(
+        self, memory: Any, cache: Cache, rows: Rows, *, loop: Loop = until_done
+    ) -> SearchResult:
+        return self.result(loop(self.step, self.start(memory, cache, rows)))
 
-    done = lambda state: state._replace(cache=())  # noqa: E731
-    return lax.cond(jnp.any(state.active), more, done, state)
+
+def keep_rows(state: State, rows: jax.Array) -> State:
+    """The same search, of its rows `rows` int32 [C] alone."""
+    shape = state.last.shape
+
+    def keep(x: jax.Array) -> jax.Array:
+        return x[rows] if x.ndim else x
+
+    def keep_beams(x: jax.Array) -> jax.Array:
+        return keep(x.reshape(*shape, *x.shape[1:])).reshape(-1, *x.shape[1:]) if x.ndim else x
+
+    kept = jax.tree.map(keep, state._replace(cache=()))
+    return kept._replace(cache=jax.tree.map(keep_beams, state.cache))

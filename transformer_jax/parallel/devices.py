@@ -52,6 +52,21 @@ class DataParallel:
         """The sharding of arrays that every device holds whole."""
         return NamedSharding(self.mesh, PartitionSpec())
 
+    def divided(self, tree: Any) -> Any:
+        """Inside a program: divides the rows of arrays [B, ...] among the devices, if they can."""
+        rows = PartitionSpec(self.mesh.axis_names)
+
+        def divide(x: jax.Array) -> jax.Array:
+            evenly = x.ndim > 0 and x.shape[0] % self.mesh.size == 0
+            sharding = NamedSharding(self.mesh, rows) if evenly else self.replicated
+            return jax.lax.with_sharding_constraint(x, sharding)
+
+        return jax.tree.map(divide, tree)
+
+    def whole(self, tree: Any) -> Any:
+        """Inside a program: every device holds all of these arrays."""
+        return jax.lax.with_sharding_constraint(tree, self.replicated)
+
     def compile(self, function: Callable) -> Callable:
         """`jax.jit`, with results on every device, so that every process can read them."""
         return jax.jit(function, out_shardings=self.replicated)
