@@ -36,7 +36,14 @@ LONGEST = (
     *("test_devices.py", "test_preemption.py", "test_page.py", "test_resume.py", "test_launch.py"),
     *("test_storage.py", "test_scorer.py", "test_translator.py", "test_runner.py"),
     *("test_sweeps.py", "test_search.py", "test_trained.py", "test_combinations.py"),
+    *("test_output.py", "test_step.py", "test_checkpoints.py", "test_notebooks.py"),
 )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    # One more than there are cores: nearly a third of a worker's time is waiting for processes.
+    return len(os.sched_getaffinity(0)) + 1
 
 
 def pytest_collection_modifyitems(items):
