@@ -5,7 +5,8 @@
 
 Each workdir is exported by the code of `--mode=export`, and its test sentences are translated by
 this project, by CTranslate2 (ct2) in float32 and in int8, and by Hugging Face Marian's generate()
-(hf), in turn, round after round: from text to text, in batches of sentences of like lengths.
+(hf), in turn, round after round: from text to text, in batches of sentences of like lengths. All
+Marian models have the norm after the residual, so a model with norm="pre" has no hf.
 
 `--base=paper` adds the paper's base model with 32,000 pieces, which is not trained: its weights are
 random, with a row of <eos> that lets translations end. It reads the last workdir's sentences.
@@ -188,7 +189,9 @@ def measure(
         start = time.perf_counter()
         translate(sentences)
         seconds[number, place] = time.perf_counter() - start
-    return seconds, {p: sum(map(str.__eq__, texts["ours"], texts[p])) for p in PEERS}
+    ours, *peers = texts.values()
+    same = [sum(map(str.__eq__, ours, found)) for found in peers]
+    return seconds, dict(zip(PEERS, same, strict=False))
 
 
 def cells(seconds: np.ndarray, agree: dict[str, int], count: int) -> list[str]:
@@ -197,6 +200,7 @@ def cells(seconds: np.ndarray, agree: dict[str, int], count: int) -> list[str]:
     return [
         f"{count / np.median(seconds[:, 0]):,.1f}",
         *(f"**{np.median(r):.2f}×** ({r[0]:.2f} to {r[-1]:.2f})" for r in ratios.T),
+        *["–"] * (len(PEERS) - len(agree)),
         f"{' / '.join(map(str, agree.values()))} of {count}",
     ]
 
@@ -227,8 +231,10 @@ def main() -> None:
     print(f"| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}", flush=True)
     with tempfile.TemporaryDirectory() as name:
         for number, subject in enumerate(subjects):
-            folders = {form: Path(name, f"{number}-{form}") for form in ("ctranslate2", "marian")}
-            models = {"ctranslate2": subject.model, "marian": as_marian(subject.model)}
+            models = {"ctranslate2": subject.model}
+            if subject.model.config.model.norm == "post":  # as all Marian models
+                models["marian"] = as_marian(subject.model)
+            folders = {form: Path(name, f"{number}-{form}") for form in models}
             for form, folder in folders.items():
                 export_model(form, models[form], folder, quantization="")
             for batch, beam in itertools.product(flags.batches, flags.beams):
@@ -236,8 +242,9 @@ def main() -> None:
                     "ours": ours(subject.model, batch, beam),
                     "ct2": ct2(folders["ctranslate2"], batch, beam, "float32", threads),
                     "ct2 int8": ct2(folders["ctranslate2"], batch, beam, "int8", threads),
-                    "hf": hugging_face(folders["marian"], batch, beam),
                 }
+                if "marian" in folders:
+                    programs["hf"] = hugging_face(folders["marian"], batch, beam)
                 most = flags.sentences if batch > 1 else max(1, flags.sentences // 8)
                 # Evenly chosen, not the first: lengths as mixed as those of the whole text.
                 count, texts = min(most, len(subject.sentences)), subject.sentences
