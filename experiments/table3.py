@@ -126,6 +126,7 @@ def get_config(scale: str = "") -> tj.Config:
     if scale != "laptop":
         raise tj.UserError(f"table3.py has no scale {scale!r}: write table3.py or table3.py:laptop")
     small = multi30k_en_de.get_config()
+    small.data.vocab_size = 4000  # as in the published report
     config.name, config.demo, config.data = "table3_laptop", small.demo, small.data
     for name, divisor in _LAPTOP_DIVISORS.items():
         section, option = name.split(".")
