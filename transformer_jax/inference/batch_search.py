@@ -53,10 +53,15 @@ class BatchSearch:
         """Takes models with the same vocabularies, whose probabilities are averaged."""
         self._decode, self._devices = decode, devices
 
-        def start(params: Any, source_tokens: jax.Array, *rest: jax.Array) -> State:
-            *rest, key_data = rest
-            given = source_tokens, *rest, jax.random.wrap_key_data(key_data)
+        def start(
+            params: Any,
+            source_tokens: jax.Array,
+            prefix: jax.Array,
+            row_ids: jax.Array,
+            key_data: jax.Array,
+        ) -> State:
             rooms = _rooms(decode, source_tokens.shape[1])
+            given = source_tokens, prefix, row_ids, jax.random.wrap_key_data(key_data)
             begun = _begin(models, decode, params, *given, room=rooms[0])
             return devices.divided(_search(models, decode, params, rooms[-1]).start(*begun))
 

@@ -97,7 +97,7 @@ def prepare(
       config: validated.
       workdir: made, and held by this run.
       devices: what it runs on.
-      read: returns the training text; not called if the workdir has its tokens.
+      read: returns the training text, read once; not called if the workdir has its tokens.
       valid: the validation text.
       resuming: whether the workdir was trained in.
 
@@ -131,15 +131,13 @@ def _training_text(
     folder, raw_hash = workdir / _TOKENS, text_record.raw_hash(data, tokenizers)
     text = text_record.load(folder, raw_hash)
     tokens = read_tokens(folder / text.content_hash) if text else None
-    if text is None or tokens is None:
-        corpus = read()
-        text = text_record.describe(corpus, tokenizers, raw_hash)
-        _check_text(workdir, text.content_hash, resuming=resuming)
-        tokens = _tokens(workdir, tokenizers, corpus, "training", text.content_hash)
+    if tokens is None:
+        text = text_record.describe(read(), tokenizers, raw_hash)
+    _check_text(workdir, text.content_hash, resuming=resuming)
+    if tokens is None:
+        tokens = _tokens(workdir, tokenizers, read(), "training", text.content_hash)
         if processes.is_writer():
             text_record.save(folder, text)
-    else:
-        _check_text(workdir, text.content_hash, resuming=resuming)
     return text, tokens
 
 
