@@ -10,6 +10,7 @@ import pytest
 from launching import ROOT
 
 
+@pytest.mark.slow
 def test_gpu_at_toy_size():
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--toy"]

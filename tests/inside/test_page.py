@@ -80,11 +80,11 @@ def visit(chromium):
     assert outside == []
 
 
-@pytest.fixture(params=["served", "saved"])
-def home(request, trained, tmp_path_factory):
+@pytest.fixture(scope="module", params=["served", "saved"])
+def home(request, trained, address, tmp_path_factory):
     """The address of the page from the server, and of the same page as a file."""
     if request.param == "served":
-        return request.getfixturevalue("address")
+        return address
     file = tmp_path_factory.mktemp("saved") / "page.html"
     done = launch(
         *("--mode=inside", f"--workdir={trained[0]}", f"--output={file}", f"--sentence={SENTENCE}"),

@@ -58,10 +58,10 @@ def test_training_evaluates_and_shows_the_demo(trained):
 
 def test_a_training_with_tensorboard_and_all_the_held_out_pairs(tmp_path):
     """Which the other trainings of the tests leave out."""
-    options = ["--config.train.tensorboard=True", "--config.data.held_out_size=1000"]
+    options = ["--config.train.tensorboard=True", "--config.data.held_out_size=307"]
     done = launch(f"--workdir={tmp_path}", *FLAGS, *options, "--config.train.evaluate_every=2")
     assert done.returncode == 0, done.stderr
-    assert len(json_lines(tmp_path / "evaluation" / "test" / "translations.jsonl")) == 1000
+    assert len(json_lines(tmp_path / "evaluation" / "test" / "translations.jsonl")) == 307
     (events,) = (tmp_path / "tensorboard").iterdir()
     assert events.name.startswith("events.out.tfevents")
 

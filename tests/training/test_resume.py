@@ -22,15 +22,15 @@ LONGER = ["--config.train.steps=90", "--config.train.checkpoint_every=7"]
 LONGER += ["--config.train.evaluate_every=28", "--config.model.dropout_rate=0.1"]
 
 
-@pytest.mark.parametrize("number", [4, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_kills_change_no_bit(tmp_path, number):
     line = ["--mode=verify_resume", f"--workdir={tmp_path / 'p'}", f"--kills={number}"]
     done = launch(*line, *FLAGS, *LONGER, variables=own_cache(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     kills = [line for line in done.stdout.splitlines() if line.startswith("kill ")]
     assert len(kills) == number
-    assert sum("inside a save" in line for line in kills) >= number // 4, kills
-    assert sum("between saves" in line for line in kills) >= number // 4, kills
+    for place in ("inside a save", "between saves"):
+        assert sum(place in line for line in kills) >= max(1, number // 4), kills
     assert "losses of 90 steps: the same" in done.stdout
     assert "are the same bit for bit\npassed" in done.stdout
     assert json.loads((tmp_path / "p" / "proof.json").read_text())["passed"] is True

@@ -90,7 +90,8 @@ def patient(**options):
 
 def test_a_run_ends_when_its_patience_does(tmp_path, scored, capsys):
     """It ends at the same step when resumed, and again when its command runs again."""
-    config, straight, resumed = patient(patience=2), tmp_path / "straight", tmp_path / "resumed"
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    config = patient(patience=2, checkpoint_every=2)
     script = [3.0, 5.0, 4.0, 4.5]
     scored += script
     metrics = train(config, straight).metrics
@@ -115,7 +116,7 @@ def test_a_run_ends_when_its_patience_does(tmp_path, scored, capsys):
     assert not differing, lines
     # More patience continues it.
     scored += [6.0, 7.0, 8.0]
-    train(patient(patience=5), straight)
+    train(patient(patience=5, checkpoint_every=2), straight)
     assert list(validations(straight)) == [2, 4, 6, 8, 10, 12, 13]
 
 

@@ -89,7 +89,7 @@ def test_other_weights_to_begin_with(parent, tmp_path, weights):
     assert_same_bits(params_at(tmp_path / "w", 0), params_at(parent, 4))
 
 
-@pytest.mark.parametrize("stopped_at", [0, 1, 3])
+@pytest.mark.parametrize("stopped_at", [0, 3])
 def test_a_run_that_has_begun_needs_its_parent_no_longer(parent, tmp_path, stopped_at):
     config, straight, resumed = tuning(parent), tmp_path / "straight", tmp_path / "resumed"
     train(config, straight)

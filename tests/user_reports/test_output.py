@@ -63,8 +63,7 @@ def resumed(workdir, lines, out, **given):
 
 
 # ------------------------------------------------------------------------------- lost translations
-@pytest.mark.parametrize("name", ["out", "out.gz"])
-@pytest.mark.parametrize("n_best", [1, 2])
+@pytest.mark.parametrize(("name", "n_best"), [("out", 1), ("out.gz", 2)])
 def test_an_interrupted_translation_keeps_what_is_done_and_resumes(
     workdir, lines, tmp_path, name, n_best
 ):
@@ -127,7 +126,7 @@ def test_sampling_in_other_batches_draws_the_same_after_an_interruption(workdir,
 
 def test_sigterm_keeps_what_is_done_and_the_message_names_it(workdir, tmp_path):
     lines, out, part = (tmp_path / name for name in ("in", "out", "out.part"))
-    lines.write_text("".join(f"{line}\n" for line in LINES * 173), encoding="utf-8")
+    lines.write_text("".join(f"{line}\n" for line in LINES * 97), encoding="utf-8")
     command = [sys.executable, str(ROOT / "launch.py"), "--mode=translate"]
     command += [f"--workdir={workdir}", f"--input={lines}", f"--output={out}"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, encoding="utf-8")
@@ -136,12 +135,12 @@ def test_sigterm_keeps_what_is_done_and_the_message_names_it(workdir, tmp_path):
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 75, errors
-    assert f"of 19,376 lines are in {part}; run the same command to resume" in errors
+    assert f"of 10,864 lines are in {part}; run the same command to resume" in errors
     assert part.stat().st_size and not out.exists()
     again = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
     assert "resuming after" in again.stderr
     translations = out.read_text(encoding="utf-8").splitlines()
-    assert translations == translations[: len(LINES)] * 173
+    assert translations == translations[: len(LINES)] * 97
     assert not part.exists()
 
 
@@ -233,7 +232,6 @@ def test_scores_are_printed_before_they_are_written(workdir, capsys):
 @pytest.mark.parametrize(
     "environment",
     [
-        {"PYTHONIOENCODING": "ascii"},
         {"PYTHONIOENCODING": "latin-1"},
         {"PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "LC_ALL": "C"},
     ],
