@@ -1,5 +1,7 @@
 """What every test shares."""
 
+import fcntl
+import json
 import os
 import platform
 import shutil
@@ -20,8 +22,8 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 if platform.machine() == "x86_64":
     os.environ.setdefault("CT2_USE_MKL", "1")
 
-# Compiled programs, half of the tests' time, are kept apart from the user's, for all checkouts. They
-# are some 450 MB: with a smaller bound, a run would remove what the next one needs.
+# Compiled programs, half of the tests' time, are kept apart from the user's, for all checkouts.
+# They are some 450 MB: with a smaller bound, a run would remove what the next one needs.
 user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
 compilation_cache.use(f"{user}/transformer_jax_tests", most_bytes=2_000_000_000)
 
@@ -43,8 +45,8 @@ LONGEST = (
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config):
-    # One more than there are cores: nearly a third of a worker's time is waiting for processes.
-    return len(os.sched_getaffinity(0)) + 1
+    # Much of a worker's time is waiting for processes.
+    return 2 * len(os.sched_getaffinity(0))
 
 
 def pytest_collection_modifyitems(items):
@@ -54,11 +56,21 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
-    """What training left in a workdir, and what it printed. Not to be written to."""
-    workdir = tmp_path_factory.mktemp("runs") / "tiny"
-    done = launch(f"--workdir={workdir}", *FLAGS, real=True)
-    assert done.returncode == 0, done.stderr
-    return workdir, done
+    """What training left in a workdir, and what it printed. Not to be written to.
+
+    The worker that first needs it trains it for all of them.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    workdir, printed = shared / "runs" / "tiny", shared / "tiny.json"
+    with (shared / "tiny.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not printed.exists():
+            done = launch(f"--workdir={workdir}", *FLAGS, real=True)
+            assert done.returncode == 0, done.stderr
+            printed.write_text(json.dumps([done.args, 0, done.stdout, done.stderr]))
+    return workdir, subprocess.CompletedProcess(*json.loads(printed.read_text()))
 
 
 @pytest.fixture
