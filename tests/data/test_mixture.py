@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+import re
 import sys
 import types
 from collections import Counter
@@ -81,6 +82,7 @@ NONSENSE = {
     "tfds:; a.tsv": "tfds: names no dataset",
     "news.tsv; empty.tsv": "empty.tsv has no pairs (it is empty)",
     "news.tsv; absent.tsv": "absent.tsv does not exist",
+    " ;": "data.train: ' ;' names no file",
 }
 
 
@@ -175,13 +177,17 @@ def test_a_tag_is_one_piece_though_few_sources_have_it(tmp_path):
     assert {">>bt<<", ">>fra<<"} <= set(pieces)
 
 
-def test_a_tokenizer_that_would_cut_the_tag_is_refused(tmp_path):
+@pytest.mark.parametrize("option", ["train", "valid", "test"])
+def test_a_tokenizer_that_would_cut_the_tag_is_refused(tmp_path, option):
     (tmp_path / "w").mkdir()
     tokenizers().save(tmp_path / "w")
     config = tiny_config({"data.vocab_size": 701})
-    config.data = mixed(tmp_path, vocab_size=701)
+    plain, tagged = "news.tsv", "med.zh,med.en tag=>>med<<"
+    texts = {"value": plain, "valid": plain, "test": plain}
+    texts["value" if option == "train" else option] = tagged
+    config.data = mixed(tmp_path, vocab_size=701, **texts)
     message = refused(train, config, tmp_path / "w")
-    assert "would cut the tag >>med<< of data.train into pieces" in message
+    assert f"would cut the tag >>med<< of data.{option} into pieces" in message
 
 
 # -------------------------------------------------------------------------------------- the draws
@@ -235,7 +241,7 @@ def test_another_seed_or_epoch_is_another_draw():
 
 def test_a_corpus_without_pairs_left_is_refused():
     message = refused(mixture.pairs_per_epoch, {"a": 5, "b": 0}, {"a": 1, "b": 1}, 1.0)
-    assert message.startswith("the corpus b of data.train has no pairs left to train on: lower")
+    assert message.startswith("the corpus b of data.train has no pairs to train on that fit")
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3])
@@ -279,7 +285,10 @@ def test_a_mixture_with_dropout_resumes_exactly_and_validates_each_corpus(tmp_pa
         found.save(tmp_path / name)
     sizes = {"news": (0, 19), "med": (19, 28), "crawl": (28, 41)}
     for name, (first, end) in sizes.items():
-        text = "\n".join(f"{source}\t{target}" for source, target in PAIRS[first:end])
+        pairs = PAIRS[first:end]
+        if name == "crawl":  # has pairs that no row holds, which are not drawn either
+            pairs = pairs + [(99 * source, target) for source, target in PAIRS[41:48]]
+        text = "\n".join(f"{source}\t{target}" for source, target in pairs)
         (tmp_path / f"{name}.tsv").write_text(text, encoding="utf-8")
     value = "news.tsv weight=0.3; med.tsv tag=>>med<<; crawl.tsv"
     config = tiny_config({"train.checkpoint_every": 3, "train.evaluate_every": 9})
@@ -290,7 +299,11 @@ def test_a_mixture_with_dropout_resumes_exactly_and_validates_each_corpus(tmp_pa
     log = capsys.readouterr().err
     rows = int((tmp_path / "whole" / "epoch_rows.txt").read_text())
     assert rows % 4 and rows < 9 * 4, "the edge lies within a batch"
-    assert all(f"training: {name}: " in log for name in sizes)
+    counted = re.findall(r"training: (\w+): (\d+) pairs, (\d+) in each epoch", log)
+    assert [name for name, *_ in counted] == [*sizes]
+    ((fitting, too_long),) = re.findall(r"training: (\d+) pairs in .*; (\d+) pairs longer", log)
+    assert int(too_long) > 1
+    assert sum(int(n) for _, n, _ in counted) == sum(int(n) for *_, n in counted) == int(fitting)
     metrics = json_lines(tmp_path / "whole" / "metrics.jsonl")
     (valid,) = [row["valid"] for row in metrics if "valid" in row]
     own = [name.removeprefix("loss/") for name in valid if name.startswith("loss/")]

@@ -7,6 +7,7 @@ import pytest
 import sacrebleu
 from hypothesis import given
 
+from transformer_jax.data.corpora import Corpus
 from transformer_jax.evaluation.bins import (
     CORPUS,
     RAREST_WORD,
@@ -15,6 +16,8 @@ from transformer_jax.evaluation.bins import (
     scores_by_kind,
     table,
 )
+from transformer_jax.inference.evaluate import TranslatedSplit
+from transformer_jax.inference.translator import Hypothesis
 
 # The words of each source, and the least count in training of a word of its reference.
 ROWS = [
@@ -49,6 +52,13 @@ def check(bins, members):
     assert [b.name for b in bins] == list(members)
     for b, numbers in zip(bins, members.values(), strict=True):
         assert (b.sentences, b.bleu, b.chrf) == expected(numbers), b.name
+
+
+def test_a_tag_is_no_word_of_the_source():
+    corpus = Corpus([(f">>med<< >>fra<< {ROWS[0][0]}", "I")], 0)
+    split = TranslatedSplit(corpus, [[Hypothesis("I", 0.0, 0.0)]], "de", "en")
+    (found,) = split.by_kind(None)[SOURCE_LENGTH]
+    assert found.name == "1–10"
 
 
 @pytest.mark.fast

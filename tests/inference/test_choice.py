@@ -151,6 +151,8 @@ def test_a_choice_that_is_none_is_refused(workdir, backward):
     beam = {"method": "beam", "beam_size": 3, "choose": "reverse"}
     message = refused(lambda: tj.load(workdir, config=config(workdir, **beam)).translate("我"))
     assert "--reverse=DIR" in message
+    message = refused(in_process, "train", workdir, config(workdir, **beam))
+    assert "--reverse=DIR, which --mode=train does not have" in message
     message = refused(tj.load, workdir, config=config(workdir, **beam), reverse=workdir)
     assert "translates zh → en" in message and "other direction" in message
     wanted = {"workdir": workdir, "reverse": backward}

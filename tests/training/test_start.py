@@ -14,7 +14,7 @@ from toy import assert_same_bits, tokenizers
 import transformer_jax as tj
 from transformer_jax.config.files import save_config
 from transformer_jax.config.options import flatten
-from transformer_jax.data import corpora
+from transformer_jax.data import corpora, held_out
 from transformer_jax.errors import Preempted
 from transformer_jax.evaluation import comparison
 from transformer_jax.inference.weights import load_step
@@ -159,16 +159,46 @@ def test_what_is_gained_and_what_is_forgotten_is_one_table(parent, tmp_path, cap
     )
 
 
-def test_a_test_text_that_the_parent_has_learned_is_a_warning(parent, tmp_path, capsys):
-    learned = tj.load(parent).config
-    learned.data.train_size, learned.data.held_out_size = 300, 30
-    pairs = corpora.load_split(learned.data, "train").pairs[:7]
-    (tmp_path / "t.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in pairs))
-    text = str(tmp_path / "t.tsv")
-    options = {"data.corpus": "files", "data.train": text, "data.valid": text, "data.test": text}
-    train(tuning(parent, **options | {"data.train_size": 0}), tmp_path / "w")
-    expected = f"warning: test: 7 of 7 pairs, and 7 sources, are in the training text of {parent}"
-    assert expected in capsys.readouterr().err
+def test_a_test_text_that_the_parent_has_learned_counts_as_trained_on(parent, tmp_path, capsys):
+    """So does that of the parent's parent, after both are gone."""
+    about = tj.load(parent).config.data
+    learned = corpora.load_split(about, "train").pairs[:7]
+    new = corpora.load_split(about, "test").pairs[:29]
+    for name, pairs in (("old", learned), ("new", new)):
+        (tmp_path / f"{name}.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in pairs))
+    old, new = str(tmp_path / "old.tsv"), str(tmp_path / "new.tsv")
+    options = {"data.corpus": "files", "data.train": new, "data.valid": new, "data.test": old}
+    config = tuning(parent, **options | {"data.train_size": 0})
+    train(config, tmp_path / "w")
+    expected = "warning: test: 7 of 7 pairs, and 7 sources, are in the training text of this run"
+    assert f"{expected} and {parent}" in capsys.readouterr().err
+    splits = corpora.load_splits(config.data, ["train", "valid", "test"])
+    (tmp_path / "child").mkdir()
+    shutil.rmtree(parent)
+    held_out.record(tmp_path / "child", config.data, splits, tmp_path / "w")
+    shutil.rmtree(tmp_path / "w")
+    for split, number in (("test", 7), ("valid", 29)):
+        _, overlap = held_out.load_split([tmp_path / "child"], config.data, split)
+        assert overlap == (number, number, number)
+    held_out.record(tmp_path / "child", config.data, splits)
+    assert held_out.recorded_overlaps(tmp_path / "child")["test"]["pairs"] == 0
+
+
+def test_a_run_does_not_go_on_from_another_parent(parent, tmp_path):
+    """Neither of other weights, which it would not use, nor of another vocabulary."""
+    config, other = tuning(parent), shutil.copytree(parent, tmp_path / "other")
+    train(config, tmp_path / "w")
+    config.train.start_from = str(other)
+    train(config, tmp_path / "w")  # the same run, moved
+    for step in ("2", "4"):
+        (other / "checkpoints" / step / manifest.NAME).write_text("others")
+    message = refused(train, config, tmp_path / "w")
+    assert f"train.start_from={other} is not the run that {tmp_path / 'w'} began with, " in message
+    assert str(parent) in message
+    shutil.rmtree(other / "checkpoints")
+    tokenizers().save(other)
+    message = refused(train, config, tmp_path / "w")
+    assert f"the tokenizer in {tmp_path / 'w'} is not that of train.start_from={other}" in message
 
 
 def test_an_imported_model_is_trained_on_in_a_workdir_of_its_own(parent, tmp_path):

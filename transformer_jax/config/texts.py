@@ -67,6 +67,8 @@ def parse(value: str) -> list[Text]:
       UserError: if something does not make sense.
     """
     parts = [part for part in _QUOTED_OR_PLAIN.findall(value) if part.strip()]
+    if value.strip() and not parts:
+        raise UserError(f"{value!r} names no file")
     texts = [_parse_one(part.strip()) for part in parts]
     names = [text.label for text in texts]
     for name in names:
@@ -93,11 +95,6 @@ def with_paths(value: str, function: Callable[[str], str]) -> str:
         where = f"{TFDS}{text.dataset}" if text.dataset else _join(map(function, text.paths))
         parts.append(" ".join([where, *(f"{k}={v}" for k, v in text.facts.items())]))
     return "; ".join(parts)
-
-
-def tags(value: str) -> list[str]:
-    """The tags of the corpora that the option names."""
-    return sorted({text.tag for text in parse(value) if text.tag})
 
 
 def _parse_one(part: str) -> Text:

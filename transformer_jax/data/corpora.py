@@ -90,9 +90,14 @@ def load_splits(data: DataConfig, names: Sequence[str]) -> dict[str, Corpus]:
     return splits
 
 
-def tags(data: DataConfig) -> list[str]:
-    """The tags of the training corpora."""
-    return texts.tags(data.train) if data.corpus == "files" else []
+def tags(data: DataConfig, option: str = "train") -> list[str]:
+    """The tags of the corpora that data.train, or another option, names."""
+    return sorted({text.tag for text in _texts_of(data, option) if text.tag})
+
+
+def reads_datasets(data: DataConfig) -> bool:
+    """Whether training text comes from TFDS, all of it or some."""
+    return data.corpus.startswith(texts.TFDS) or any(t.dataset for t in _texts_of(data, "train"))
 
 
 def weights(data: DataConfig) -> dict[str, float]:
@@ -260,8 +265,8 @@ def _files(data: DataConfig, names: Sequence[str]) -> dict[str, Corpus]:
 def _check_options(data: DataConfig) -> None:
     if data.train_size and weights(data):
         raise UserError(
-            f"data.train_size={data.train_size} is for one corpus, and data.train names several: "
-            "set it to 0"
+            f"data.train_size={data.train_size} is for one corpus without weight or tag, and "
+            f"data.train={data.train!r}: set it to 0"
         )
     for option in ("valid", "test"):
         for text in _texts_of(data, option):

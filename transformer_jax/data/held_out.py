@@ -17,7 +17,7 @@ from transformer_jax.config.files import with_absolute_paths
 from transformer_jax.config.options import Config, DataConfig
 from transformer_jax.console import log
 from transformer_jax.data import corpora
-from transformer_jax.data.language_codes import split_code
+from transformer_jax.data.language_codes import without_code
 from transformer_jax.data.normalization import normalize
 from transformer_jax.data.pairs import Pair
 from transformer_jax.data.splitting import fingerprint
@@ -48,17 +48,28 @@ class Overlap(NamedTuple):
         )
 
 
-def record(workdir: Path, data: DataConfig, splits: Mapping[str, corpora.Corpus]) -> None:
+def record(
+    workdir: Path,
+    data: DataConfig,
+    splits: Mapping[str, corpora.Corpus],
+    parent: Path | None = None,
+) -> None:
     """Writes the held-out pairs, and fingerprints of the training text, into `workdir`.
 
     Args:
       workdir: of the run that begins.
       data: the options that the splits were read with.
       splits: "train" and the held-out ones.
+      parent: the workdir whose weights the run begins with: they have learned its text, too.
     """
     folder = workdir / FOLDER
     make_folder(folder)
+    known = parent and exists(parent)
+    if parent and not known:
+        log(f"warning: {parent} does not record its training text: no overlap with it is counted")
     for name, prints in _fingerprints(splits["train"].pairs).items():
+        if known:
+            prints = np.concatenate([prints, _read_prints(parent, name)])
         content = io.BytesIO()
         np.save(content, np.unique(prints))
         write_whole(folder / f"{name}.npy", content.getvalue())
@@ -69,7 +80,8 @@ def record(workdir: Path, data: DataConfig, splits: Mapping[str, corpora.Corpus]
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
         write_whole(folder / f"{split}.jsonl", "".join(lines))
         overlaps[split] = overlap = count_overlap(workdir, pairs)
-        log(f"{'warning: ' if overlap.sources else ''}{split}: {overlap}")
+        whose = f" of this run and {parent}" if known else ""
+        log(f"{'warning: ' if overlap.sources else ''}{split}: {overlap}{whose}")
     about = {
         "data": options(data),
         "files": {name: _file_hashes(data, name) for name in splits},
@@ -199,21 +211,23 @@ def _trained(workdir: Path, pairs: Sequence[Pair]) -> dict[str, np.ndarray]:
     """Whether the training text has each of `pairs`, and whether it has each source; bool."""
     trained = {}
     for name, prints in _fingerprints(pairs).items():
-        path = workdir / FOLDER / f"{name}.npy"
-        remote = is_remote(path)
-        known = np.load(io.BytesIO(path.read_bytes())) if remote else np.load(path, mmap_mode="r")
+        known = _read_prints(workdir, name)
         place = np.minimum(np.searchsorted(known, prints), len(known) - 1)
         trained[name] = known[place] == prints
     return trained
 
 
+def _read_prints(workdir: Path, name: str) -> np.ndarray:
+    path = workdir / FOLDER / f"{name}.npy"
+    return np.load(io.BytesIO(path.read_bytes())) if is_remote(path) else np.load(path, "r")
+
+
 def _fingerprints(pairs: Sequence[Pair]) -> dict[str, np.ndarray]:
     """64 bits of a hash of each source and each pair; those of text that looks alike are equal.
 
-    The code or the tag that begins a source is no part of it.
+    The tag and the code that begin a source are no part of it.
     """
-
-    sides = ((normalize(split_code(s)[1]).strip(), normalize(t)) for s, t in pairs)
+    sides = ((normalize(without_code(s)).strip(), normalize(t)) for s, t in pairs)
     prints = (
         fingerprint(text) for source, target in sides for text in (source, f"{source}\t{target}")
     )

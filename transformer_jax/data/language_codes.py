@@ -25,8 +25,13 @@ def split_code(text: str) -> tuple[str, str]:
 
 
 def without_code(text: str) -> str:
-    """`text` without the code that it begins with, if any, and without blanks around it."""
-    return split_code(text)[1].strip()
+    """`text` without the codes that it begins with, if any, and without blanks around it.
+
+    >>> without_code(">>bt<< >>fra<< I have a cat")
+    'I have a cat'
+    """
+    code, rest = split_code(text)
+    return without_code(rest) if code else rest.strip()
 
 
 def codes_in(vocabulary: Iterable[str]) -> tuple[str, ...]:

@@ -34,8 +34,8 @@ def pairs_per_epoch(
     empty = [name for name, size in sizes.items() if not size]
     if empty:
         raise UserError(
-            f"the corpus {empty[0]} of data.train has no pairs left to train on: lower "
-            "data.held_out_size, or leave the corpus out"
+            f"the corpus {empty[0]} of data.train has no pairs to train on that fit into a row: "
+            "lower data.held_out_size, raise the row lengths, or leave the corpus out"
         )
     counted = np.array([*sizes.values()], np.float64)
     shares = np.array([weights[name] for name in sizes], np.float64)

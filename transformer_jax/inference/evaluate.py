@@ -9,6 +9,7 @@ from transformer_jax import storage
 from transformer_jax.config.files import CONFIG_FILE, load_config
 from transformer_jax.console import log
 from transformer_jax.data import corpora, held_out
+from transformer_jax.data.language_codes import without_code
 from transformer_jax.errors import UserError
 from transformer_jax.evaluation.bins import Bin, count_words, scores_by_kind
 from transformer_jax.evaluation.scores import Scores, corpus_scores
@@ -58,7 +59,7 @@ class TranslatedSplit:
     def by_kind(self, trained_words: Mapping[str, int] | None) -> dict[str, list[Bin]]:
         """Scores by kind of sentence; see `scores_by_kind`."""
         return scores_by_kind(
-            self.sources,
+            [without_code(source) for source in self.sources],
             self.translations,
             self.references,
             source_language=self.source_language,
@@ -134,7 +135,7 @@ def trained_words(model: Model) -> Counter[str] | None:
     workdir, now = model.workdirs[0], model.config.data
     try:
         data = dataclasses.replace(load_config(workdir / CONFIG_FILE).data, path=now.path)
-        if data.corpus.startswith("tfds:"):
+        if corpora.reads_datasets(data):
             raise UserError("the training text is in TFDS")
         pairs = corpora.load_split(data, "train").pairs
     except UserError as e:

@@ -11,6 +11,7 @@ Examples:
 import shlex
 from typing import TYPE_CHECKING
 
+from transformer_jax.errors import UserError
 from transformer_jax.modes import targets
 from transformer_jax.modes.flags import Flags
 from transformer_jax.modes.launch import Launch
@@ -37,6 +38,11 @@ def run(launch: Launch) -> int:
 
     launch.start()
     config = launch.run_config
+    if config.decode.choose == "reverse":  # known before hours of work
+        raise UserError(
+            "decode.choose='reverse' needs --reverse=DIR, which --mode=train does not have: leave "
+            "it out, and give both to --mode=evaluate"
+        )
     with preemption.handled(config.train.grace_seconds):
         trained = train(
             config, launch.workdir, weights=launch["weights"], profile=launch["profile"]

@@ -180,7 +180,8 @@ def _tokenizers(
         return Tokenizers.load(parent) if parent else new_tokenizers(config.data, read().pairs)
     tokenizers = Tokenizers.load(workdir)
     if parent:  # whose tokenizers may be of two sizes
-        if not resuming and parts.tokenizer_hashes(workdir) != parts.tokenizer_hashes(parent):
+        known = Tokenizers.exist(parent)  # a run that has begun needs its parent no longer
+        if known and parts.tokenizer_hashes(workdir) != parts.tokenizer_hashes(parent):
             raise UserError(
                 f"the tokenizer in {workdir} is not that of train.start_from={parent}: remove it, "
                 "or choose another --workdir"
@@ -202,12 +203,14 @@ def _tokenizers(
 
 def _check_tags(config: Config, tokenizers: Tokenizers) -> None:
     whose = config.train.start_from or "the workdir"
-    for tag in corpora.tags(config.data):
-        if tag not in tokenizers.source.codes:
-            raise UserError(
-                f"the tokenizer of {whose} would cut the tag {tag} of data.train into pieces: "
-                "leave the tag out, or train where no tokenizer exists, which then learns it"
-            )
+    for option in ("train", "valid", "test"):
+        for tag in corpora.tags(config.data, option):
+            if tag not in tokenizers.source.codes:
+                raise UserError(
+                    f"the tokenizer of {whose} would cut the tag {tag} of data.{option} into "
+                    "pieces: leave the tag out, or train where no tokenizer exists, which then "
+                    "learns the tags of data.train"
+                )
 
 
 def _tokens(
@@ -234,7 +237,7 @@ def _epochs(
 ) -> Epochs | None:
     """What each epoch of training is made of; None if all are made of `tokens`."""
     data, path = config.data, workdir / EPOCH_ROWS_FILE
-    draw, dropout = _draw(config, origins), None
+    draw, dropout = _draw(config, origins, tokens), None
     if data.subword_dropout:
         source = SubwordDropout(tokenizers.source, data.subword_dropout)
         shared = tokenizers.target is tokenizers.source
@@ -260,18 +263,25 @@ def _epochs(
     return epochs
 
 
-def _draw(config: Config, origins: Mapping[str, int]) -> Callable[[int], np.ndarray] | None:
+def _draw(
+    config: Config, origins: Mapping[str, int], tokens: TokenizedPairs
+) -> Callable[[int], np.ndarray] | None:
     """Which pairs of a mixture an epoch has; None if it has each pair once. Logs the counts."""
-    weights = corpora.weights(config.data)
+    data, weights = config.data, corpora.weights(config.data)
     if not weights:
         return None
-    sizes = {name: origins.get(name, 0) for name in weights}
-    counts = mixture.pairs_per_epoch(sizes, weights, config.data.mixing_temperature)
+    fits = tokens.source_lengths <= data.source_row_length
+    fits &= tokens.target_lengths <= data.target_row_length
+    ends = np.cumsum([origins.get(name, 0) for name in weights])
+    sizes = {n: int(part.sum()) for n, part in zip(weights, np.split(fits, ends[:-1]), strict=True)}
+    counts = mixture.pairs_per_epoch(sizes, weights, data.mixing_temperature)
     total = sum(counts.values())
     for name, size in sizes.items():
         share = 100 * counts[name] / total
         log(f"training: {name}: {size:,} pairs, {counts[name]:,} in each epoch ({share:.1f} %)")
-    return None if counts == sizes else partial(mixture.draw, sizes, counts, config.seed)
+    if counts == sizes:
+        return None
+    return lambda epoch: np.flatnonzero(fits)[mixture.draw(sizes, counts, config.seed, epoch)]
 
 
 def _packed(

@@ -103,11 +103,9 @@ def train(
             config, workdir, devices, read, splits["valid"], resuming=saved is not None
         )
         if "test" in splits and processes.is_writer():
-            held_out.record(workdir, config.data, splits | {"train": read()})
-            if config.train.start_from:  # which may have learned the new test text by heart
-                parent = [storage.path(config.train.start_from)]
-                for name in ("valid", "test"):
-                    held_out.worst_overlap(parent, splits[name], name)
+            start = config.train.start_from
+            parent = storage.path(start) if start else None
+            held_out.record(workdir, config.data, splits | {"train": read()}, parent)
         del read, splits  # a file as large as the text, which only the tokenizer reads
         driver = Driver(prepared, card.Card(workdir, since=started))
         try:

@@ -11,7 +11,7 @@ from transformer_jax.config.metadata import Change
 from transformer_jax.config.options import OPTIONS, Config, flatten, set_option
 from transformer_jax.console import log
 from transformer_jax.errors import UserError
-from transformer_jax.workdir import manifest
+from transformer_jax.workdir import card, manifest
 
 
 def inherit(config: Config, workdir: Path, given: Collection[str] = ()) -> Config:
@@ -38,6 +38,8 @@ def inherit(config: Config, workdir: Path, given: Collection[str] = ()) -> Confi
         )
     storage.check_workdir(parent)
     saved = load_config((workdir if begun else parent) / CONFIG_FILE)
+    if begun:
+        _check_same(parent, workdir)
     if not begun and not manifest.complete(parent / manifest.FOLDER):
         raise UserError(f"train.start_from={parent} has no checkpoint: train there first")
     fixed = [name for name, known in OPTIONS.items() if known.may_change == Change.NEVER]
@@ -56,3 +58,15 @@ def inherit(config: Config, workdir: Path, given: Collection[str] = ()) -> Confi
         values = ", ".join(f"{name}={value!r}" for name, (value, _) in differing.items())
         log(f"the model and its vocabulary are those of {parent}: {values}")
     return check_config(found)
+
+
+def _check_same(parent: Path, workdir: Path) -> None:
+    """Refuses a `parent` with other checkpoints than those that the run in `workdir` began with."""
+    known = (card.read(workdir) or {}).get("parent") or {}
+    for step, digest in known.get("checkpoints", {}).items():
+        path = parent / manifest.FOLDER / step / manifest.NAME
+        if path.exists() and manifest.sha256(path)[:16] != digest:
+            raise UserError(
+                f"train.start_from={parent} is not the run that {workdir} began with, "
+                f"{known['workdir']}: leave it as it was, or choose another --workdir"
+            )
