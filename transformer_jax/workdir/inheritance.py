@@ -11,7 +11,7 @@ from transformer_jax.config.metadata import Change
 from transformer_jax.config.options import OPTIONS, Config, flatten, set_option
 from transformer_jax.console import log
 from transformer_jax.errors import UserError
-from transformer_jax.workdir import card, manifest
+from transformer_jax.workdir import manifest
 
 
 def inherit(config: Config, workdir: Path, given: Collection[str] = ()) -> Config:
@@ -62,6 +62,8 @@ def inherit(config: Config, workdir: Path, given: Collection[str] = ()) -> Confi
 
 def _check_same(parent: Path, workdir: Path) -> None:
     """Refuses a `parent` with other checkpoints than those that the run in `workdir` began with."""
+    from transformer_jax.workdir import card  # imports jax, which --help has no need of
+
     known = (card.read(workdir) or {}).get("parent") or {}
     for step, digest in known.get("checkpoints", {}).items():
         path = parent / manifest.FOLDER / step / manifest.NAME
