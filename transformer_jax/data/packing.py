@@ -99,6 +99,17 @@ class PackingPlan:
         return Rows(pairs, starts)
 
 
+def fit_a_row(
+    source_lengths: np.ndarray,
+    target_lengths: np.ndarray,
+    *,
+    source_row_length: int,
+    target_row_length: int,
+) -> np.ndarray:
+    """Whether each pair is no longer than a row; bool [pairs]."""
+    return (source_lengths <= source_row_length) & (target_lengths <= target_row_length)
+
+
 def plan_packing(
     source_lengths: np.ndarray,
     target_lengths: np.ndarray,
@@ -126,7 +137,8 @@ def plan_packing(
       source_row_length: S, tokens of source in one row.
       target_row_length: T, tokens of target in one row.
     """
-    fits = (source_lengths <= source_row_length) & (target_lengths <= target_row_length)
+    lengths = {"source_row_length": source_row_length, "target_row_length": target_row_length}
+    fits = fit_a_row(source_lengths, target_lengths, **lengths)
     shape = source_row_length + 1, target_row_length + 1
     ids = np.ravel_multi_index((source_lengths[fits], target_lengths[fits]), shape)
     counts = np.bincount(ids, minlength=math.prod(shape))

@@ -15,7 +15,7 @@ from transformer_jax.console import log, progress_bar
 from transformer_jax.data import corpora, held_out, mixture, text_record
 from transformer_jax.data.batches import PackedDataset
 from transformer_jax.data.epochs import Epochs, none_fits
-from transformer_jax.data.packing import plan_packing
+from transformer_jax.data.packing import fit_a_row, plan_packing
 from transformer_jax.data.subword_dropout import SubwordDropout
 from transformer_jax.data.text_record import TextRecord
 from transformer_jax.data.tokenizer import Tokenizers, train_tokenizers
@@ -253,8 +253,7 @@ def _epochs(
         draw=draw,
         dropout=dropout,
         seed=config.seed,
-        source_row_length=data.source_row_length,
-        target_row_length=data.target_row_length,
+        **_row_lengths(data),
         total_rows=config.train.steps * data.batch_rows,
         rows=rows if rows <= len(tokens) else 0,
     )
@@ -270,8 +269,7 @@ def _draw(
     data, weights = config.data, corpora.weights(config.data)
     if not weights:
         return None
-    fits = tokens.source_lengths <= data.source_row_length
-    fits &= tokens.target_lengths <= data.target_row_length
+    fits = fit_a_row(tokens.source_lengths, tokens.target_lengths, **_row_lengths(data))
     ends = np.cumsum([origins.get(name, 0) for name in weights])
     sizes = {n: int(part.sum()) for n, part in zip(weights, np.split(fits, ends[:-1]), strict=True)}
     counts = mixture.pairs_per_epoch(sizes, weights, data.mixing_temperature)
@@ -281,7 +279,13 @@ def _draw(
         log(f"training: {name}: {size:,} pairs, {counts[name]:,} in each epoch ({share:.1f} %)")
     if counts == sizes:
         return None
-    return lambda epoch: np.flatnonzero(fits)[mixture.draw(sizes, counts, config.seed, epoch)]
+    numbers = np.flatnonzero(fits)
+    return lambda epoch: numbers[mixture.draw(sizes, counts, config.seed, epoch)]
+
+
+def _row_lengths(data: DataConfig) -> dict[str, int]:
+    names = ("source_row_length", "target_row_length")
+    return {name: getattr(data, name) for name in names}
 
 
 def _packed(
@@ -291,11 +295,7 @@ def _packed(
     name: str,
     epochs: Epochs | None = None,
 ) -> PackedDataset:
-    data = config.data
-    row_lengths = {
-        "source_row_length": data.source_row_length,
-        "target_row_length": data.target_row_length,
-    }
+    data, row_lengths = config.data, _row_lengths(config.data)
     plan = plan_packing(tokens.source_lengths, tokens.target_lengths, **row_lengths)
     if not plan.rows:
         raise UserError(none_fits(len(tokens), **row_lengths))

@@ -40,7 +40,7 @@ def inherit(config: Config, workdir: Path, given: Collection[str] = ()) -> Confi
     saved = load_config((workdir if begun else parent) / CONFIG_FILE)
     if begun:
         _check_same(parent, workdir)
-    if not begun and not manifest.complete(parent / manifest.FOLDER):
+    elif not manifest.complete(parent / manifest.FOLDER):
         raise UserError(f"train.start_from={parent} has no checkpoint: train there first")
     fixed = [name for name, known in OPTIONS.items() if known.may_change == Change.NEVER]
     then, now = ({name: flatten(c)[name] for name in fixed} for c in (saved, config))
