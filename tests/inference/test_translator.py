@@ -173,7 +173,7 @@ def test_a_translation_is_one_line(translators):
         length=np.asarray([[len(ids) + 1]]),
         token_log_probs=np.zeros((1, 1, len(ids) + 1)),
     )
-    assert hypotheses_of(TOKENIZER, found, 0)[0].text == "a b  c"
+    assert hypotheses_of(TOKENIZER, found, 1)[0][0].text == "a b  c"
 
 
 # ------------------------------------------------------------------------------------------ shapes

@@ -73,7 +73,7 @@ def named(
     """The record of a search, from arrays on the host."""
     beam = decode.method == "beam"
     penalty = decode.length_penalty if beam else 0.0
-    found = hypotheses_of(tokenizer, result, 0)
+    (found,) = hypotheses_of(tokenizer, result, 1)
     lengths = np.arange(1, kept.steps + 1)
     form = {"length_penalty": penalty, "form": decode.length_penalty_form}
     normalizers = np.asarray(length_normalizer(lengths, **form))

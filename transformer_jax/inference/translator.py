@@ -1,6 +1,7 @@
 """From text to text: sentences → batches of fixed shapes → search → sentences in their order."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any
@@ -190,37 +191,43 @@ class Translator:
         beams = num_beams(self.decode)
         wanted = np.int32(min(n_best or beams, beams))
         for draw in range(n_best or 1 if self.decode.method == "sample" else 1):
-            arrays = source_tokens, prefix, row_ids, self._key_data(draw)
+            arrays = source_tokens, prefix, row_ids, _key_data(self._seed, draw)
             each = self._search(params, *arrays, n_best=wanted)
-            for row, hypotheses in enumerate(found):
-                hypotheses += hypotheses_of(self.tokenizers.target, each, row, wanted)
+            more = hypotheses_of(self.tokenizers.target, each, len(rows), wanted)
+            for hypotheses, some in zip(found, more, strict=True):
+                hypotheses += some
         return found
 
-    def _key_data(self, draw: int) -> np.ndarray:
-        """What decides a draw of each sentence; the first is that of a single sample."""
-        rng = jax.random.key(self._seed)
-        return np.asarray(jax.random.key_data(jax.random.fold_in(rng, draw) if draw else rng))
+
+@functools.lru_cache
+def _key_data(seed: np.uint32, draw: int) -> np.ndarray:
+    """What decides a draw of each sentence; the first is that of a single sample."""
+    rng = jax.random.key(seed)
+    return np.asarray(jax.random.key_data(jax.random.fold_in(rng, draw) if draw else rng))
 
 
 def hypotheses_of(
-    tokenizer: Tokenizer, found: SearchResult, row: int, n_best: int | None = None
-) -> list[Hypothesis]:
-    """The n best that a search found for one row of its batch, best first, as text; None = all."""
-    kept = [k for k in range(found.score.shape[1]) if np.isfinite(found.score[row, k])][:n_best]
-    # <0x0A> is a piece, and a line in must give a line out.
-    decoded = tokenizer.decode(found.tokens[row, kept])
-    texts = [re.sub(r"[\r\n]", " ", text) for text in decoded]
-    lengths = found.length[row, kept]
-    return [
-        Hypothesis(
-            text,
-            float(found.score[row, k]),
-            float(found.log_prob[row, k]),
-            tuple(found.tokens[row, k, :length].tolist()),
-            tuple(found.token_log_probs[row, k, :length].tolist()),
+    tokenizer: Tokenizer, found: SearchResult, rows: int, n_best: int | None = None
+) -> list[list[Hypothesis]]:
+    """The n best of each of the first rows of a batch, best first, as text; None = all."""
+    kept = [np.flatnonzero(np.isfinite(score))[:n_best] for score in found.score[:rows]]
+    places = [(row, k) for row, some in enumerate(kept) for k in some]
+    # All at once: each call of the tokenizer starts threads.
+    decoded = tokenizer.decode([found.tokens[place] for place in places])
+    hypotheses: list[list[Hypothesis]] = [[] for _ in kept]
+    for place, text in zip(places, decoded, strict=True):
+        length = found.length[place]
+        hypotheses[place[0]].append(
+            Hypothesis(
+                # <0x0A> is a piece, and a line in must give a line out.
+                re.sub(r"[\r\n]", " ", text),
+                float(found.score[place]),
+                float(found.log_prob[place]),
+                tuple(found.tokens[place][:length].tolist()),
+                tuple(found.token_log_probs[place][:length].tolist()),
+            )
         )
-        for text, k, length in zip(texts, kept, lengths, strict=True)
-    ]
+    return hypotheses
 
 
 def _check_ids(decode: DecodeConfig, vocab_size: int) -> None:
