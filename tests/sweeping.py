@@ -51,6 +51,10 @@ for step in range(done + 1, (steps := int(given.get("config.train.steps", 11))) 
         row["valid"] = {"loss": None if diverges and step > 7 else loss, "bleu": 7}
     with open(metrics, "a") as file:
         file.write(json.dumps(row) + "\\n")
+if given.get("config.train.choose_average"):
+    best = {"steps": [7], "bleu": 8, "loss": 0.25}
+    content = {"last_step": steps, "chosen": [7], "compared": [best]}
+    (workdir / "average.json").write_text(json.dumps(content))
 note("end")
 """
 # run(): the arguments of sweeps.run after the experiment file, the workdir and the workers.

@@ -24,7 +24,7 @@ from transformer_jax.report.document import (
     Preformatted,
     Table,
 )
-from transformer_jax.workdir import card
+from transformer_jax.workdir import average, card
 
 
 def report(folder, paper=None):
@@ -270,6 +270,15 @@ def test_points_on_another_disk_have_the_loss_in_sweep_json(tmp_path):
     assert group.values("bleu") == [20.0]
 
 
+def test_a_run_counts_with_the_average_that_validation_chose(tmp_path):
+    folder = write_sweep(tmp_path / "s", [("a", {}, 1.5, 20.0), ("b", {"seed": 1}, 1.75, 21.0)])
+    average.record(folder / "b", 400, [{"steps": [320, 400], "loss": 1.25, "bleu": 23.0}])
+    (group,) = runs.groups(runs.read(folder).runs)
+    assert (group.values("loss"), group.values("bleu")) == ([1.5, 1.25], [20.0, 23.0])
+    chosen = "The average that validation chose, of step 320, 400: validation loss 1.2500"
+    assert chosen in report(folder / "b")
+
+
 def test_the_option_that_decides_is_the_important_one(tmp_path):
     points = [
         (f"p{a}{b}{c}", {"model.d_ff": a + 1, "model.norm": b, "seed": c}, 2 + a / 3 + c / 100, 9.0)
@@ -435,7 +444,11 @@ def test_uncommitted_changes_are_named(tmp_path, code, shown):
 
 
 @pytest.mark.parametrize(
-    "name", ["card.json", "metrics.jsonl", "samples.jsonl", "config.json", "sweep.json"]
+    "name",
+    [
+        *("card.json", "metrics.jsonl", "samples.jsonl", "config.json", "sweep.json"),
+        "average.json",
+    ],
 )
 def test_a_damaged_file_is_named_in_one_line(tmp_path, name):
     workdir = write_run(tmp_path / "run")

@@ -11,6 +11,7 @@ import pytest
 from transformer_jax import console
 from transformer_jax.sweeps import progress, summary
 from transformer_jax.sweeps.summary import Point
+from transformer_jax.workdir import average
 
 STATES = ["finished", "waiting", "running", "failed", "waiting"]
 
@@ -30,13 +31,19 @@ def test_progress_is_read_from_the_metrics(tmp_path):
     assert (seen.step, seen.loss, seen.valid, seen.seconds_left) == (0, None, [], None)
     path.write_text(row(3, 6, train={"loss": 5}) + row(7, 14, train={"loss": 4}))
     seen.refresh()
-    assert (seen.step, seen.loss, seen.valid, seen.bleu) == (7, 4, [], None)
+    assert (seen.step, seen.loss, seen.valid, seen.validation) == (7, 4, [], {})
     assert seen.seconds_left == pytest.approx(2 * 93)
     text = path.read_text() + row(7, 15, valid={"loss": 3.5, "bleu": 11})
     path.write_text(text + row(8, 16, valid={"loss": None, "bleu": 12}) + '{"step": 9')
     seen.refresh()
-    assert (seen.step, seen.valid[0], seen.bleu) == (8, (7, 3.5), 12)
+    assert (seen.step, seen.valid[0], seen.validation["bleu"]) == (8, (7, 3.5), 12)
     assert math.isnan(seen.valid[1][1]), "it must not pass for a better loss"
+    best = {"steps": [7, 8], "bleu": 13, "loss": 3.25}
+    average.record(tmp_path, 8, [best])
+    seen.refresh()
+    assert seen.validation == best
+    shown = progress.render([(Point("p", {}, "finished"), seen)], height=9, width=99)
+    assert shown[1].split() == ["p", "finished", "8/100", "4.000", "3.250", "13.0"]
 
 
 @pytest.fixture

@@ -94,10 +94,12 @@ def test_a_signal_is_passed_on_and_the_same_command_resumes(folder, monkeypatch)
 
 
 def test_a_point_that_fails_is_named_and_retried(folder):
-    file = experiment("def sweep(): return grid({'demo': ['fail', 'diverge', 'a']})\n")
+    chosen = {"name": "chosen", "demo": "diverge", "train.choose_average": True}
+    plain = "grid({'demo': ['fail', 'diverge', 'a']})"
+    file = experiment(f"def sweep(): return chain({plain}, [{chosen}])\n")
     status, printed = finish(start(file))
     assert status == 1
-    assert "2 of 3 points failed: " in printed.splitlines()[-1]
+    assert "2 of 4 points failed: " in printed.splitlines()[-1]
     assert printed.splitlines()[-1].endswith("; the same command retries them")
     assert "demo_fail: failed: error: this point is invalid" in printed
     reason = "it ended without a finite validation loss"
@@ -106,6 +108,7 @@ def test_a_point_that_fails_is_named_and_retried(folder):
         "demo_fail": ("failed", None, "error: this point is invalid"),
         "demo_diverge": ("failed", None, reason),  # the loss of step 7 is not the last
         "demo_a": ("finished", pytest.approx(1 + 1 / 11), ""),
+        "chosen": ("finished", 0.25, ""),  # the average that is used did not diverge
     }
     assert points()["demo_a"]["overrides"] == {"demo": "a"}
     log = Path("run", "demo_fail", child.LOG).read_text().splitlines()

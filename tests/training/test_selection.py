@@ -16,6 +16,7 @@ from transformer_jax.training import preemption, selection
 from transformer_jax.training.run import train
 from transformer_jax.training.validation import Validation
 from transformer_jax.workdir import average
+from transformer_jax.workdir.checkpoints import Checkpoints
 from transformer_jax.workdir.metrics import METRICS_FILE, validations
 
 NAN = math.nan
@@ -62,6 +63,19 @@ def test_a_choice_holds_until_the_run_goes_on(tmp_path):
     assert average.chosen(tmp_path, [3, 5, 7]) == [3, 7]
     assert average.chosen(tmp_path, [5, 7]) == [7], "what is left of it"
     assert average.chosen(tmp_path, [3, 5, 7, 11]) == average.chosen(tmp_path, []) == []
+
+
+@pytest.mark.fast
+def test_a_run_counts_with_the_validation_of_the_weights_that_are_used(tmp_path):
+    rows = [{"step": 5, "valid": {"loss": 3.0, "bleu": 1.0}}, {"step": 7, "train": {"loss": 2.0}}]
+    assert average.validation(tmp_path, []) == {}
+    last = {"steps": [5], "loss": 3.0, "bleu": 1.0}
+    assert average.validation(tmp_path, rows) == last
+    best = {"steps": [3, 7], "bleu": 2.0, "loss": 1.0}
+    average.record(tmp_path, 7, [best, {"steps": [7], "bleu": 1.5, "loss": 0.5}])
+    assert average.validation(tmp_path, rows) == best
+    on = {"step": 11, "train": {"loss": 2.0}}
+    assert average.validation(tmp_path, [*rows, on]) == last, "the run went on"
 
 
 def norm(params):
@@ -155,6 +169,21 @@ def test_the_average_that_validates_best_is_the_one_that_is_used(tmp_path, score
     (tmp_path / "average.json").write_text("[]")
     message = refused(tj.load, tmp_path, config=config)
     assert f"{tmp_path}/average.json is damaged" in message
+
+
+def test_without_an_undamaged_checkpoint_nothing_is_averaged(tmp_path, scored, monkeypatch):
+    wait = Checkpoints.wait
+
+    def wait_and_damage(self):
+        wait(self)
+        for file in tmp_path.glob("checkpoints/*/params/**/*"):
+            if file.is_file():
+                file.write_bytes(b"")
+
+    monkeypatch.setattr(Checkpoints, "wait", wait_and_damage)
+    message = refused(train, patient(choose_average=True, steps=2), tmp_path)
+    assert message == f"every checkpoint of {tmp_path} is damaged: see the warnings"
+    assert not (tmp_path / "average.json").exists()
 
 
 def params_of(workdir, step):

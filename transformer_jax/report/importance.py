@@ -45,8 +45,8 @@ def importances(runs: Sequence[Run]) -> tuple[dict[str, float], str]:
       The importances by option, 0–1, the largest first, with sum 1, or {} if there are none; and a
       warning if they mean little or nothing, or "".
     """
-    finished = [run for run in runs if run.state == "finished" and run.last("loss") is not None]
-    losses = [run.last("loss") for run in finished]
+    finished = [run for run in runs if run.state == "finished" and run.score("loss") is not None]
+    losses = [run.score("loss") for run in finished]
     options = _varied(finished)
     if not options:
         return {}, "No option differs among the finished points."

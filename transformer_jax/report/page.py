@@ -47,7 +47,7 @@ def compose(contents: Contents, paper: Paper | None) -> Document:
 def _run(groups: Sequence[Group], compared: Sequence[Block]) -> list[Block]:
     (run,) = groups[0].runs
     return [
-        Paragraph(f"State: {run.state}. {_last_validation(run)}."),
+        Paragraph(f"State: {run.state}. {_validation(run)}."),
         *curves.section(groups),
         *sections.evaluations([run]),
         *compared,
@@ -57,14 +57,16 @@ def _run(groups: Sequence[Group], compared: Sequence[Block]) -> list[Block]:
     ]
 
 
-def _last_validation(run: Run) -> str:
-    steps, _ = run.series("valid", "loss")
-    if not steps:
+def _validation(run: Run) -> str:
+    if not run.validation:
         return "There is no validation yet"
-    loss, bleu = run.last("loss"), run.last("bleu")
+    loss, bleu = run.score("loss"), run.score("bleu")
     found = [f"validation loss {loss:.4f} nats per token"] if loss is not None else ["not finite"]
     found += [f"BLEU {bleu:.2f} (greedy)"] if bleu is not None else []
-    return f"The last validation, at step {steps[-1]:,}: {' and '.join(found)}"
+    steps, (last, _) = run.validation["steps"], run.series("valid", "loss")
+    is_last = steps == last[-1:]
+    which = "last validation, at" if is_last else "average that validation chose, of"
+    return f"The {which} step {', '.join(f'{step:,}' for step in steps)}: {' and '.join(found)}"
 
 
 def _sweep(contents: Contents, groups: Sequence[Group], compared: Sequence[Block]) -> list[Block]:

@@ -14,6 +14,7 @@ from transformer_jax.config.files import CONFIG_FILE, load_config
 from transformer_jax.config.options import Config, flatten
 from transformer_jax.errors import UserError
 from transformer_jax.sweeps.summary import SUMMARY
+from transformer_jax.workdir import average
 from transformer_jax.workdir import card as workdir_card
 from transformer_jax.workdir.metrics import METRICS_FILE, SAMPLES_FILE, read_metrics
 
@@ -34,8 +35,9 @@ class Run:
       card: the content of card.json.
       rows: the rows of metrics.jsonl.
       samples: the rows of samples.jsonl.
+      validation: of the weights that it is used with; see `average.validation`.
       seconds: its wall time.
-      value: the last validation loss in sweep.json.
+      value: the validation loss in sweep.json.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Run:
     card: dict[str, Any]
     rows: list[dict[str, Any]]
     samples: list[dict[str, Any]]
+    validation: dict[str, Any]
     seconds: float | None
     value: float | None
 
@@ -65,12 +68,12 @@ class Run:
         found = [(row["step"], row[group][name]) for row in self.rows if name in row.get(group, {})]
         return [s for s, _ in found], [math.nan if v is None else float(v) for _, v in found]
 
-    def last(self, metric: str) -> float | None:
-        """The "loss" or "bleu" of the last validation; None if missing or not finite."""
-        _, values = self.series("valid", metric)
+    def score(self, metric: str) -> float | None:
+        """The "loss" or "bleu" of `validation`; None if missing or not finite."""
         if not self.rows and metric == "loss":  # its workdir is on another machine's disk
             return self.value
-        return values[-1] if values and math.isfinite(values[-1]) else None
+        value = self.validation.get(metric)
+        return None if value is None or not math.isfinite(value) else value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +103,8 @@ class Group:
         return list(found.values())
 
     def values(self, metric: str) -> list[float]:
-        """The "loss" or "bleu" of the last validation, of each finished seed."""
-        found = [run.last(metric) for run in self.finished]
+        """The "loss" or "bleu" by validation, of each finished seed."""
+        found = [run.score(metric) for run in self.finished]
         return [value for value in found if value is not None]
 
 
@@ -190,6 +193,7 @@ def _read_run(workdir: Path, point: dict[str, Any]) -> Run:
     """The run of a point, {"name": …, "overrides": …, …} as in sweep.json."""
     saved = workdir / CONFIG_FILE
     card = workdir_card.read(workdir) or {}
+    rows = read_metrics(workdir / METRICS_FILE)
     return Run(
         name=point["name"],
         workdir=workdir,
@@ -198,8 +202,9 @@ def _read_run(workdir: Path, point: dict[str, Any]) -> Run:
         overrides=point.get("overrides", {}),
         options=flatten(load_config(saved)) if saved.exists() else {},
         card=card,
-        rows=read_metrics(workdir / METRICS_FILE),
+        rows=rows,
         samples=read_metrics(workdir / SAMPLES_FILE),
+        validation=average.validation(workdir, rows),
         seconds=card.get("wall_seconds", point.get("seconds")),
         value=point.get("value"),
     )

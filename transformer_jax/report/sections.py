@@ -20,7 +20,8 @@ Paper = Callable[[str], dict[str, Any] | None]
 def points(groups: Sequence[Group]) -> list[Block]:
     """The table of a sweep's groups, and the points that failed."""
     about = (
-        "The last validation of each: loss in nats per token without label smoothing, greedy BLEU. "
+        "The last validation of each, or that of the average that validation chose "
+        "(train.choose_average): loss in nats per token without label smoothing, greedy BLEU. "
         "Points that differ only in the seed share a row: the mean over n seeds, ± half of its "
         "95 % interval by Student's t with n − 1 degrees of freedom. One seed has no interval. "
         "Parameters and FLOPs (what the model needs for all steps) are those of one run; time is "

@@ -11,6 +11,7 @@ from typing import Any
 from transformer_jax import console
 from transformer_jax.errors import UserError
 from transformer_jax.sweeps.summary import STATES, Point, count
+from transformer_jax.workdir import average
 from transformer_jax.workdir.metrics import METRICS_FILE, read_metrics
 
 _SHORTEST_NAME = 12
@@ -24,28 +25,32 @@ class Progress:
       step: the last one logged; 0 = none yet.
       loss: the training loss there; None if there is none, or it is not finite.
       valid: [(step, validation loss), …]; nan where it is not finite.
-      bleu: the last validation BLEU.
+      validation: of the weights that the run is used with; see `average.validation`.
       seconds_left: at the speed of the last rows; None = unknown.
     """
 
     def __init__(self, workdir: Path, steps: int) -> None:
-        self.steps, self._path, self._seen = steps, workdir / METRICS_FILE, (0, 0)
+        self.steps, self._workdir, self._seen = steps, workdir, []
+        self.validation: dict[str, Any] = {}
         self._read([])
 
     def refresh(self) -> None:
-        """Reads the metrics again if the file has changed."""
-        with contextlib.suppress(FileNotFoundError, UserError):  # the run itself reports damage
-            now = self._path.stat()
-            if (now.st_mtime_ns, now.st_size) != self._seen:
-                self._seen = now.st_mtime_ns, now.st_size
-                self._read(read_metrics(self._path))
+        """Reads the metrics again if a file has changed."""
+        files = [self._workdir / name for name in (METRICS_FILE, average.AVERAGE_FILE)]
+        now = [(s.st_mtime_ns, s.st_size) for s in (f.stat() for f in files if f.exists())]
+        if now == self._seen:
+            return
+        self._seen = now
+        with contextlib.suppress(UserError):  # the run itself reports damage
+            rows = read_metrics(files[0])
+            self._read(rows)
+            self.validation = average.validation(self._workdir, rows)
 
     def _read(self, rows: Sequence[dict[str, Any]]) -> None:
-        self.step, self.loss, self.bleu, self.seconds_left = 0, None, None, None
+        self.step, self.loss, self.seconds_left = 0, None, None
         self.valid: list[tuple[int, float]] = []
         for row in rows:
-            valid = row.get("valid", {})
-            self.step, self.bleu = row["step"], valid.get("bleu", self.bleu)
+            valid, self.step = row.get("valid", {}), row["step"]
             self.loss = row["train"].get("loss") if "train" in row else self.loss
             if "loss" in valid:
                 loss = math.nan if valid["loss"] is None else valid["loss"]
@@ -67,8 +72,8 @@ def _cells(point: Point, p: Progress) -> tuple[str, ...]:
         point.state,
         f"{p.step}/{p.steps}" if p.step else "",
         "" if p.loss is None else f"{p.loss:.3f}",
-        f"{p.valid[-1][1]:.3f}" if p.valid else "",
-        "" if p.bleu is None else f"{p.bleu:.1f}",
+        _score(p, "loss", 3),
+        _score(p, "bleu", 1),
         console.clock(p.seconds_left) if point.state == "running" and p.seconds_left else "",
     )
 
@@ -76,10 +81,17 @@ def _cells(point: Point, p: Progress) -> tuple[str, ...]:
 def _change(point: Point, p: Progress) -> str:
     """The line that reports the state: "name: finished: validation loss 3.0000, BLEU 11.0"."""
     details = f": {point.reason}" if point.state == "failed" else ""
-    if point.state == "finished" and p.valid:
-        bleu = "" if p.bleu is None else f", BLEU {p.bleu:.1f}"
-        details = f": validation loss {p.valid[-1][1]:.4f}{bleu}"
+    if point.state == "finished" and p.validation:
+        details = f": validation loss {_score(p, 'loss', 4)}, BLEU {_score(p, 'bleu', 1)}"
     return f"{point.name}: {point.state}{details}"
+
+
+def _score(p: Progress, name: str, digits: int) -> str:
+    """A score of the validation; "" = there is none, "nan" = it is not finite."""
+    if name not in p.validation:
+        return ""
+    value = p.validation[name]
+    return f"{math.nan if value is None else value:.{digits}f}"
 
 
 class Table:

@@ -145,9 +145,10 @@ class Runner:
 
     def _outcome(self, run: _Run) -> dict[str, Any]:
         """The state of a point whose child has ended, with its value or the reason."""
-        status, valid = run.child.poll(), self._progress_of(run.point).valid
-        if status == 0 and valid and math.isfinite(valid[-1][1]):
-            return {"state": "finished", "value": valid[-1][1]}
+        status = run.child.poll()
+        loss = self._progress_of(run.point).validation.get("loss")
+        if status == 0 and loss is not None and math.isfinite(loss):
+            return {"state": "finished", "value": loss}
         if status == 0:
             return {"state": "failed", "reason": "it ended without a finite validation loss"}
         if run.pruned:

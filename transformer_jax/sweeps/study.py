@@ -2,8 +2,8 @@
 
 A trial's user attribute "point" holds the name and the overrides of its point. A launcher changes a
 trial only under the trial's lease, and adds trials only under the study's lock (leases.py): so each
-point has one trial, and one launcher runs it at any moment. The value is the last validation loss,
-in nats per token without label smoothing; less is better.
+point has one trial, and one launcher runs it at any moment. The value is the validation loss of the
+weights that the run is used with, in nats per token without label smoothing; less is better.
 """
 
 import random

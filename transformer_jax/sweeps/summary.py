@@ -26,7 +26,7 @@ class Point:
       name: also the name of its workdir.
       overrides: values of options, by dotted name.
       state: one of STATES.
-      value: the last validation loss of a point that has ended; None if it has none.
+      value: the validation loss of a point that has ended; see `average.validation`.
       reason: why it failed.
       trial_id: Optuna's number for it.
     """

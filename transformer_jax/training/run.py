@@ -299,7 +299,10 @@ class Driver:
             return
         like = parameter_shapes(self._prepared.model)
         where = self._prepared.devices.data_parallel.replicated
-        whole = undamaged(workdir, regular(steps, self._options.checkpoint_every), len(steps))
+        every = self._options.checkpoint_every
+        whole = undamaged(workdir, regular(steps, every), len(steps), below="params/")
+        if not whole:  # `load_weights`, which is next, raises
+            return
         averages = selection.candidates(
             whole,
             number=self._options.average_checkpoints,

@@ -29,18 +29,51 @@ def chosen(workdir: Path, steps: Sequence[int]) -> list[int]:
     Raises:
       UserError: if the file is damaged.
     """
-    path = workdir / AVERAGE_FILE
-    if not steps or not path.exists():
+    last_step, best = _read(workdir)
+    if not steps or last_step != steps[-1]:
         return []
+    found = set(best["steps"])
+    if missing := sorted(found - set(steps)):
+        path = workdir / AVERAGE_FILE
+        log(f"warning: {path} names the checkpoint of step {missing[0]}, which is gone")
+    return [step for step in steps if step in found]
+
+
+def validation(workdir: Path, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What validation found of the weights that a run is used with.
+
+    They are the chosen average, unless the run went on after the choice; else those of the last
+    validation.
+
+    Args:
+      workdir: of the run.
+      rows: of its metrics.jsonl.
+
+    Returns:
+      {"steps": […], "loss": …, "bleu": …}; {} if there is no validation.
+
+    Raises:
+      UserError: if average.json is damaged.
+    """
+    last_step, best = _read(workdir)
+    if best and last_step >= max((row["step"] for row in rows), default=0):
+        return best
+    last = next((row for row in reversed(rows) if "valid" in row), None)
+    return {"steps": [last["step"]], **last["valid"]} if last else {}
+
+
+def _read(workdir: Path) -> tuple[int, dict[str, Any]]:
+    """The last step before the choice, and the row of the chosen average; -1 without a file."""
+    path = workdir / AVERAGE_FILE
+    if not path.exists():
+        return -1, {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        last_step, found = content["last_step"], set(content["chosen"])
-    except (ValueError, KeyError, TypeError) as e:
+        best = content["compared"][0]
+        if best["steps"] != content["chosen"]:
+            raise ValueError("chosen is not the first of compared")
+        return int(content["last_step"]), best
+    except (ValueError, KeyError, IndexError, TypeError) as e:
         raise UserError(
             f"{path} is damaged ({e!r}): remove it, and the last are averaged"
         ) from None
-    if last_step != steps[-1]:
-        return []
-    if missing := sorted(found - set(steps)):
-        log(f"warning: {path} names the checkpoint of step {missing[0]}, which is gone")
-    return [step for step in steps if step in found]
