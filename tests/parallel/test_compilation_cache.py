@@ -55,6 +55,35 @@ def test_a_second_start_compiles_nothing(tmp_path):
     assert entries(tmp_path) == written
 
 
+# Of each mode that compiles for this machine, whether it has imported jax when it starts the cache.
+MODES = """
+import sys
+from pathlib import Path
+from transformer_jax.modes import command_line
+from transformer_jax.parallel import compilation_cache
+class Started(Exception):
+    pass
+def use():
+    raise Started
+compilation_cache.use = use
+for mode in sys.argv[1:]:
+    line = ["launch.py", f"--mode={mode}", *["--step=1"] * (mode == "replay")]
+    try:
+        command_line.run(line, Path("experiments/quickstart.py"))
+    except Started:
+        print(mode, "jax" in sys.modules)
+"""
+
+
+def test_every_mode_starts_the_cache_before_it_imports_jax():
+    modes = ["train", "translate", "evaluate", "score", "replay", "inside"]
+    done = subprocess.run(
+        [sys.executable, "-c", MODES, *modes],
+        cwd=Path(__file__).parents[2], text=True, capture_output=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == [f"{mode} False" for mode in modes], done.stderr
+
+
 def test_a_torn_entry_is_a_miss_without_noise_and_is_written_again(tmp_path):
     hits(tmp_path)
     whole = {path: path.read_bytes() for path in entries(tmp_path)}

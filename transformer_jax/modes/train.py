@@ -32,11 +32,11 @@ def run(launch: Launch) -> int:
     """Trains, evaluates on the test split, and translates the demo sentence."""
     if targets.wanted(launch):
         return targets.write_job(launch)
+    launch.start()  # before jax is imported
     from transformer_jax.modes.evaluate import evaluate
     from transformer_jax.training import preemption
     from transformer_jax.training.run import train
 
-    launch.start()
     config = launch.run_config
     if config.decode.choose == "reverse":  # known before hours of work
         raise UserError(
