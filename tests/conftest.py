@@ -1,6 +1,7 @@
 """What every test shares."""
 
 import fcntl
+import gc
 import json
 import os
 import platform
@@ -21,6 +22,9 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # Before ctranslate2 is. Where a CPU has no VNNI, its other int8 kernels overflow: see the README.
 if platform.machine() == "x86_64":
     os.environ.setdefault("CT2_USE_MKL", "1")
+
+# jax's traces are millions of objects, and Python would look for cycles among them again and again.
+gc.set_threshold(100_000, 20, 100)
 
 # Compiled programs, half of the tests' time, are kept apart from the user's, for all checkouts.
 # They are some 450 MB: with a smaller bound, a run would remove what the next one needs.

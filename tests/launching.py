@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +36,7 @@ TINY = {
     "train.evaluate_sentences": 3,
     "decode.method": "greedy",
     "decode.extra_length": 2,
+    "decode.batch_size": 4,  # few shapes, each of which is traced
 }
 FLAGS = [f"--config.{name}={value}" for name, value in TINY.items()]
 
@@ -58,10 +58,9 @@ def json_lines(path):
 def launch(*arguments, text=None, real=False, variables=()):
     """Runs launch.py, in a forked process; `real`: as a user does, in one of its own.
 
-    `variables`: of the environment, beside those of the tests.
+    `variables`: see environment_with.
     """
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONIOENCODING": "utf-8"}
-    environment |= dict(variables)
+    environment = environment_with(variables)
     launcher, text = str(ROOT / "launch.py"), text or ""
     if not real:
         return fork_server.run(launcher, *arguments, environment=environment, cwd=ROOT, text=text)
@@ -76,14 +75,21 @@ def launch(*arguments, text=None, real=False, variables=()):
     )
 
 
-def own_cache(folder):
-    """Variables for processes that get killed, perhaps while they write a compiled program."""
-    shared, copy = os.environ.get("JAX_COMPILATION_CACHE_DIR"), folder / "compiled"
+def environment_with(variables=()):
+    """The tests' environment with other `variables`, and without those that are None."""
+    given = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONIOENCODING": "utf-8"} | dict(variables)
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def own_cache(name):
+    """Variables for processes that get killed, perhaps while they write a compiled program.
+
+    They have a user's cache, in a folder of that name, from which each start removes torn entries.
+    """
+    shared = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if not shared:
         return {}
-    if not copy.exists():
-        shutil.copytree(shared, copy, copy_function=os.symlink)  # no entry is ever rewritten
-    return {"JAX_COMPILATION_CACHE_DIR": str(copy)}
+    return {"JAX_COMPILATION_CACHE_DIR": None, "XDG_CACHE_HOME": f"{shared}/of_killed/{name}"}
 
 
 def fill(folder):

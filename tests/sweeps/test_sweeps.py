@@ -1,7 +1,6 @@
 """--mode=sweep by launch.py itself, and what it refuses."""
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -9,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from launching import FLAGS, ROOT, launch, own_cache, refusal
+from launching import FLAGS, ROOT, environment_with, launch, own_cache, refusal
 from sweeping import EXPERIMENT, experiment, points, trials
 
 from transformer_jax.config import experiment_files
@@ -73,8 +72,9 @@ def test_the_real_launcher_killed_at_random_moments(swept, tmp_path):
     _, arguments, _ = swept
     line = [*arguments, f"--workdir={tmp_path}/run", "--sweep_workers=2", "--config.train.steps=40"]
     command, rng = [sys.executable, ROOT / "launch.py", *line], random.Random(23)
+    environment = environment_with(own_cache("test_sweeps"))
     for _ in range(5):
-        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | own_cache(tmp_path / "own"))
+        process = subprocess.Popen(command, cwd=ROOT, env=environment)
         time.sleep(rng.uniform(2, 14))
         process.kill()
         process.wait()

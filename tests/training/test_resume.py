@@ -18,26 +18,29 @@ from transformer_jax.modes import resume_proof
 from transformer_jax.parallel.host import alive
 from transformer_jax.workdir import lock
 
-LONGER = ["--config.train.steps=90", "--config.train.checkpoint_every=7"]
-LONGER += ["--config.train.evaluate_every=28", "--config.model.dropout_rate=0.1"]
+LONGER = ["--config.train.checkpoint_every=7", "--config.train.evaluate_every=28"]
+LONGER += ["--config.model.dropout_rate=0.1", "--config.demo="]
 
 
-@pytest.mark.parametrize("number", [2, pytest.param(8, marks=pytest.mark.slow)])
-def test_kills_change_no_bit(tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "steps"), [(2, 37), pytest.param(8, 90, marks=pytest.mark.slow)]
+)
+def test_kills_change_no_bit(tmp_path, number, steps):
     line = ["--mode=verify_resume", f"--workdir={tmp_path / 'p'}", f"--kills={number}"]
-    done = launch(*line, *FLAGS, *LONGER, variables=own_cache(tmp_path))
+    longer = [*LONGER, f"--config.train.steps={steps}"]
+    done = launch(*line, *FLAGS, *longer, variables=own_cache("test_resume"))
     assert done.returncode == 0, done.stdout + done.stderr
     kills = [line for line in done.stdout.splitlines() if line.startswith("kill ")]
     assert len(kills) == number
     for place in ("inside a save", "between saves"):
         assert sum(place in line for line in kills) >= max(1, number // 4), kills
-    assert "losses of 90 steps: the same" in done.stdout
+    assert f"losses of {steps} steps: the same" in done.stdout
     assert "are the same bit for bit\npassed" in done.stdout
     assert json.loads((tmp_path / "p" / "proof.json").read_text())["passed"] is True
-    _the_proof_can_fail(tmp_path / "p")
+    _the_proof_can_fail(tmp_path / "p", steps)
 
 
-def _the_proof_can_fail(folder):
+def _the_proof_can_fail(folder, steps):
     """It sees one bit of one array, one loss, and one missing step."""
     whole, interrupted = folder / "whole", folder / "interrupted"
     assert not resume_proof.compare(whole, interrupted)[0]
@@ -54,7 +57,7 @@ def _the_proof_can_fail(folder):
     altered = [*lines[:5], json.dumps(row) + "\n", *lines[6:]]
     (interrupted / "metrics.jsonl").write_text("".join(altered))
     differing, report = resume_proof.compare(whole, interrupted)
-    assert differing and report[0] == "losses of 90 steps: differ"
+    assert differing and report[0] == f"losses of {steps} steps: differ"
     (interrupted / "metrics.jsonl").write_text("".join(lines[:-2]))
     with pytest.raises(ValueError, match="did not make the same steps"):
         resume_proof.compare(whole, interrupted)
