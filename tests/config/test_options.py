@@ -199,8 +199,7 @@ NEVER = """data.vocab_size data.shared_vocabulary model.num_layers model.num_enc
     model.num_decoder_layers model.d_model model.d_ff data.normalization
     model.num_heads model.d_key model.d_value model.activation model.norm
     model.layer_norm_epsilon model.positions model.sinusoid_layout model.max_positions
-    model.attention_bias model.tied_embeddings model.scale_embeddings model.logits_bias
-    model.compute_dtype"""
+    model.attention_bias model.tied_embeddings model.scale_embeddings model.logits_bias"""
 
 
 def test_what_may_change_and_when_and_what_is_traced():

@@ -82,10 +82,12 @@ def test_the_run_begins_with_the_parents_weights_and_tokenizer(parent, tmp_path,
 
 
 @pytest.mark.parametrize("weights", ["latest", "best"])
-def test_other_weights_to_begin_with(parent, tmp_path, weights):
+def test_other_weights_to_begin_with_and_another_dtype_to_compute_in(parent, tmp_path, weights):
     config = tuning(parent, **{"train.start_weights": weights, "train.steps": 1})
     config.train.checkpoint_every = config.train.evaluate_every = 1
+    config.model.compute_dtype = "bfloat16"
     train(config, tmp_path / "w")
+    assert tj.load(tmp_path / "w").transformer.config.compute_dtype == "bfloat16"
     assert_same_bits(params_at(tmp_path / "w", 0), params_at(parent, 4))
 
 

@@ -25,8 +25,8 @@ Python. A value outside of the range of its option is refused in one line.
 An option may change
 
 - *never*, if it decides what the trained model computes;
-- *after training*, if it only decides what is learned: evaluation and translation accept another
-  value, and a run does not resume with it;
+- *after training*, if it decides what is learned, but not what the trained weights mean: evaluation
+  and translation accept another value, and a run does not resume with it;
 - *on resume*, if a run may resume with another value, but the points of a sweep must share it
   (unless they set it);
 - *any time*, if it changes no result beyond rounding.

@@ -30,7 +30,7 @@ class Change(enum.IntEnum):
     """When an option may get another value; each moment includes those before it."""
 
     NEVER = 0  # The option decides what the trained model computes.
-    AFTER_TRAINING = 1  # It decides what is learned; evaluation and translation ignore it.
+    AFTER_TRAINING = 1  # It decides what is learned, and not what the trained weights mean.
     ON_RESUME = 2  # A run may resume with another value; the points of a sweep share it.
     ANY_TIME = 3  # It changes no result.
 

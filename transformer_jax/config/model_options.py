@@ -94,6 +94,7 @@ class ModelConfig:
         "float32",
         "dtype of matrix products; parameters, softmax, statistics and loss are always float32.",
         choices=("float32", "bfloat16"),
+        may_change=_AFTER_TRAINING,
     )
     attention: str = option(
         "xla",

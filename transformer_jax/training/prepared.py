@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from transformer_jax import storage
 from transformer_jax.config.options import Config, DataConfig
 from transformer_jax.console import log, progress_bar
 from transformer_jax.data import corpora, held_out, mixture, text_record
@@ -28,6 +27,7 @@ from transformer_jax.storage import write_whole
 from transformer_jax.training import step as training_step
 from transformer_jax.training.step import TrainState, make_train_step
 from transformer_jax.workdir import parts
+from transformer_jax.workdir.inheritance import parent_of
 
 DATA_FILE = "training_data.sha256"
 _TOKENS = "tokens"
@@ -175,7 +175,7 @@ def _tokenizers(
 ) -> Tokenizers:
     """The workdir's tokenizers, those of train.start_from, or new ones; `train` saves them."""
     size, shared = config.data.vocab_size, config.data.shared_vocabulary
-    parent = storage.path(config.train.start_from) if config.train.start_from else None
+    parent = parent_of(config)
     if not Tokenizers.exist(workdir):
         return Tokenizers.load(parent) if parent else new_tokenizers(config.data, read().pairs)
     tokenizers = Tokenizers.load(workdir)

@@ -50,7 +50,7 @@ from transformer_jax.workdir.checkpoints import (
     regular,
     undamaged,
 )
-from transformer_jax.workdir.inheritance import inherit
+from transformer_jax.workdir.inheritance import inherit, parent_of
 from transformer_jax.workdir.metrics import (
     METRICS_FILE,
     bleu_scores,
@@ -103,9 +103,7 @@ def train(
             config, workdir, devices, read, splits["valid"], resuming=saved is not None
         )
         if "test" in splits and processes.is_writer():
-            start = config.train.start_from
-            parent = storage.path(start) if start else None
-            held_out.record(workdir, config.data, splits | {"train": read()}, parent)
+            held_out.record(workdir, config.data, splits | {"train": read()}, parent_of(config))
         del read, splits  # a file as large as the text, which only the tokenizer reads
         driver = Driver(prepared, card.Card(workdir, since=started))
         try:

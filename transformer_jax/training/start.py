@@ -1,5 +1,6 @@
 """What a new run starts from: random numbers, word vectors, or the weights of another run."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from transformer_jax.model.size import parameter_shapes
 from transformer_jax.training.prepared import Prepared
 from transformer_jax.training.step import TrainState
 from transformer_jax.workdir import manifest, parts
+from transformer_jax.workdir.inheritance import parent_of
 
 
 def begin(prepared: Prepared, state: TrainState) -> tuple[TrainState, dict[str, Any] | None]:
@@ -22,14 +24,15 @@ def begin(prepared: Prepared, state: TrainState) -> tuple[TrainState, dict[str, 
       prepared: the run.
       state: freshly initialised.
     """
-    if prepared.config.train.start_from:
-        return _from_parent(prepared, state)
+    if parent := parent_of(prepared.config):
+        return _from_parent(prepared, state, parent)
     return _from_word_vectors(prepared, state), None
 
 
-def _from_parent(prepared: Prepared, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
+def _from_parent(
+    prepared: Prepared, state: TrainState, parent: Path
+) -> tuple[TrainState, dict[str, Any]]:
     options, devices = prepared.config.train, prepared.devices
-    parent = storage.path(options.start_from)
     params, steps = load_weights(
         parent,
         load_config(parent / CONFIG_FILE).train,

@@ -14,6 +14,11 @@ from transformer_jax.errors import UserError
 from transformer_jax.workdir import manifest
 
 
+def parent_of(config: Config) -> Path | None:
+    """The workdir that train.start_from names."""
+    return storage.path(config.train.start_from) if config.train.start_from else None
+
+
 def inherit(config: Config, workdir: Path, given: Collection[str] = ()) -> Config:
     """`config` with the architecture and the vocabulary of the run that it starts from, if any.
 
@@ -28,9 +33,9 @@ def inherit(config: Config, workdir: Path, given: Collection[str] = ()) -> Confi
     Raises:
       UserError: if train.start_from is no trained workdir, or `given` options disagree with it.
     """
-    if not config.train.start_from:
+    parent, begun = parent_of(config), (workdir / CONFIG_FILE).exists()
+    if parent is None:
         return config
-    parent, begun = storage.path(config.train.start_from), (workdir / CONFIG_FILE).exists()
     if storage.absolute(str(parent)) == storage.absolute(str(workdir)):
         raise UserError(
             f"train.start_from={parent} is the --workdir itself: choose a new --workdir, which "
