@@ -73,7 +73,10 @@ NONSENSE = {
     "a.tsv; b.tsv weight=nan": "data.train: weight=nan of b.tsv must be a number above 0",
     "a.tsv; b.tsv weight=inf": "data.train: weight=inf of b.tsv must be a number above 0",
     "a.tsv; b.tsv weight=two": "data.train: weight=two of b.tsv must be a number above 0",
-    "a.tsv tag=<med>": "tag=<med> of a.tsv would be cut into pieces: write it as >>med<<",
+    "a.tsv tag=<med>": "tag=<med> of a.tsv would be cut into pieces: a tag is one word between ",
+    "b.tsv; a.tsv tag=>>a b<< weight=2": "tag=>>a b<< of a.tsv would be cut into pieces: a tag is "
+    "one word between >> and <<, without white space, as >>a_b<<",
+    "a.tsv tag=a b": "tag=a b of a.tsv would be cut",
     "a.tsv; b/a.tsv": "two corpora that are called a: add name=… to one",
     "a.tsv wieght=2": "name, weight, tag, split (did you mean weight?)",
     "a.tsv split=test": "split=test of a.tsv is for a dataset of TFDS: leave it out",

@@ -17,6 +17,8 @@ from transformer_jax.config.options import flatten
 from transformer_jax.data import corpora, held_out
 from transformer_jax.errors import Preempted
 from transformer_jax.evaluation import comparison
+from transformer_jax.evaluation.scores import corpus_scores
+from transformer_jax.evaluation.translations import write_translations
 from transformer_jax.inference.weights import load_step
 from transformer_jax.modes import command_line
 from transformer_jax.modes.resume_proof import compare, last_state
@@ -159,6 +161,25 @@ def test_what_is_gained_and_what_is_forgotten_is_one_table(parent, tmp_path, cap
     assert "has not been evaluated on valid" in refused(
         tj.evaluate, model, "valid", sentences_of=parent
     )
+
+
+def test_sentences_of_another_run_keep_corpora_and_are_of_the_same_languages(parent, tmp_path):
+    owner, config = tmp_path / "owner", tiny_config()
+    owner.mkdir()
+    save_config(config, owner / "config.json")
+    columns = ["我有猫", "你有狗", "她有鸟"], ["no"] * 3, ["I a cat", "you a dog", "she a bird"]
+    scores = corpus_scores(*columns[1:], target_language="en", bootstrap=0)
+    origins = ["news", "med", "news"]
+    write_translations(owner / "evaluation" / "test", scores, *columns, origins=origins)
+    in_process("evaluate", parent, sentences_of=owner)
+    folder = parent / "evaluation" / "test-of-owner"
+    assert [row["corpus"] for row in json_lines(folder / "translations.jsonl")] == origins
+    bins = json.loads((folder / "scores.json").read_text())["bins"]["corpus"]
+    assert {found["name"]: found["sentences"] for found in bins} == {"med": 1, "news": 2}
+    config.data.target_language = "de"
+    save_config(config, owner / "config.json")
+    message = refused(tj.evaluate, tj.load(parent), sentences_of=owner)
+    assert message.startswith(f"{owner} translates zh to de, and {parent} zh to en: choose ")
 
 
 def test_a_test_text_that_the_parent_has_learned_counts_as_trained_on(parent, tmp_path, capsys):

@@ -14,7 +14,8 @@ from transformer_jax.errors import UserError, nearest
 TFDS = "tfds:"
 # A tag is a code: one piece, which begins a source (`data/language_codes.py`).
 TAG = re.compile(r">>[^<>\s]+<<")
-_FACT = re.compile(r"\s([a-z]+)=([^\s\"]+)$")
+# A tag may be one that has white space, which is then refused.
+_FACT = re.compile(r"\s([a-z]+)=((?<=\stag=)[^\"=]+|[^\s\"]+)$")
 _QUOTED_OR_PLAIN = re.compile(r'(?:[^;"]|"[^"]*"?)+')
 
 
@@ -111,8 +112,10 @@ def _parse_one(part: str) -> Text:
             raise UserError(f"{name}={value} of {part} is none of: {', '.join(known)}{near}")
     tag = facts.get("tag", "")
     if tag and not TAG.fullmatch(tag):
+        word = "_".join(re.findall(r"[^<>\s]+", tag)) or "med"
         raise UserError(
-            f"tag={tag} of {part} would be cut into pieces: write it as >>{tag.strip('<>')}<<"
+            f"tag={tag} of {part} would be cut into pieces: a tag is one word between >> and <<, "
+            f"without white space, as >>{word}<<"
         )
     dataset = part.removeprefix(TFDS) if part.startswith(TFDS) else ""
     if part == TFDS:

@@ -137,7 +137,7 @@ def _read(workdir: Path, split: str) -> _Evaluation:
     folder = folder_of(workdir, split)
     try:
         scores = json.loads((folder / SCORES_FILE).read_text(encoding="utf-8"))
-        columns = read_translations(folder)
+        *columns, _ = read_translations(folder)
         # Not from the configuration: --mode=evaluate may have set another target language.
         signature = dict(part.split(":", 1) for part in scores["bleu_signature"].split("|"))
         tokenizer = signature["tok"]

@@ -11,6 +11,7 @@ from transformer_jax.evaluation.scores import Scores
 from transformer_jax.storage import write_whole
 
 COLUMNS = ("source", "translation", "reference")
+_ORIGIN = "corpus"
 SCORES_FILE, JSON_FILE, TABLE_FILE = "scores.json", "translations.jsonl", "translations.tsv"
 
 
@@ -20,12 +21,15 @@ def write_translations(
     sources: Sequence[str],
     translations: Sequence[str],
     references: Sequence[str],
+    *,
+    origins: Sequence[str] = (),
     **about: Any,
 ) -> dict[str, Any]:
     """Writes translations.tsv, translations.jsonl and scores.json into `folder`.
 
-    The sentences are raw text, one of each column per row. `about` is recorded in scores.json
-    before the scores: the split, the weights, the decode options.
+    The sentences are raw text, one of each column per row; `origins` names the corpus of each, if
+    there are several, for the JSON. `about` is recorded in scores.json before the scores: the
+    split, the weights, the decode options.
 
     Returns:
       The content of scores.json.
@@ -36,6 +40,8 @@ def write_translations(
     lines = ["\t".join(" ".join(cell.split()) for cell in row) for row in [COLUMNS, *rows]]
     write_whole(folder / TABLE_FILE, "\n".join(lines) + "\n")
     records = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+    for record, origin in zip(records if origins else (), origins, strict=True):
+        record[_ORIGIN] = origin
     json_lines = [json.dumps(record, ensure_ascii=False) for record in records]
     write_whole(folder / JSON_FILE, "\n".join(json_lines) + "\n")
     result = {**about, **dataclasses.asdict(scores)}
@@ -54,7 +60,7 @@ def name_across(split: str, owner: Path) -> str:
 
 
 def read_translations(folder: Path) -> list[list[str]]:
-    """What `write_translations` wrote: the sources, the translations and the references.
+    """What `write_translations` wrote: the sources, translations and references, and the origins.
 
     Raises:
       FileNotFoundError: if there are none.
@@ -63,7 +69,8 @@ def read_translations(folder: Path) -> list[list[str]]:
     text = (folder / JSON_FILE).read_text(encoding="utf-8")
     # Not splitlines(), which would also split at a U+2028 inside a sentence.
     rows = [json.loads(line) for line in text.split("\n")[:-1]]
-    return [[row[name] for row in rows] for name in COLUMNS]
+    origins = [row[_ORIGIN] for row in rows if _ORIGIN in row]
+    return [*([row[name] for row in rows] for name in COLUMNS), origins]
 
 
 def side_by_side(

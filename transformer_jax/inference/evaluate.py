@@ -99,7 +99,7 @@ def load_corpus(
     if owner is None:
         return held_out.load_split(model.workdirs, model.config.data, split)
     try:
-        sources, _, references = read_translations(folder_of(owner, split))
+        sources, _, references, origins = read_translations(folder_of(owner, split))
     except FileNotFoundError:
         raise UserError(
             f"{owner} has not been evaluated on {split}: python launch.py --mode=evaluate "
@@ -107,7 +107,16 @@ def load_corpus(
         ) from None
     except (ValueError, KeyError, TypeError) as e:
         raise UserError(f"{folder_of(owner, split)} is damaged ({e!r})") from None
-    corpus = corpora.Corpus(list(zip(sources, references, strict=True)), 0)
+    theirs, ours = (
+        f"{data.source_language} to {data.target_language}"
+        for data in (load_config(owner / CONFIG_FILE).data, model.config.data)
+    )
+    if theirs != ours:
+        raise UserError(
+            f"{owner} translates {theirs}, and {model.workdirs[0]} {ours}: choose a --sentences_of "
+            "of the same languages"
+        )
+    corpus = corpora.Corpus(list(zip(sources, references, strict=True)), 0, origins)
     return corpus, held_out.worst_overlap(model.workdirs, corpus, name_across(split, owner))
 
 

@@ -99,6 +99,7 @@ def evaluate(
         folder,
         scores,
         *(sources, translations, references),
+        origins=corpus.origins,
         split=split,
         text_hash=corpus.text_hash(),
         trained_on=overlap and overlap._asdict(),
