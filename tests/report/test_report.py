@@ -222,7 +222,7 @@ def test_a_table_lists_all_of_forty_points_and_the_curves_the_best(tmp_path):
     points = [(f"p{n}", {"model.d_ff": n + 1}, 2 + n / 50, 20.0) for n in range(40)]
     text = report(write_sweep(tmp_path / "sweep", points))
     assert len(table_rows(text, "point")) == 40
-    assert "In colour: the baseline, p0, and the 7 groups with the lowest validation loss" in text
+    assert "In colour: the baseline, p0, and the 7 groups that rank highest" in text
 
 
 @pytest.mark.parametrize(
@@ -241,6 +241,20 @@ def test_what_does_not_compare_is_named(tmp_path, name, warning):
         path.write_text(json.dumps(found))
     text = report(folder)
     assert warning in text and text.count("The points have different") == 1
+
+
+def test_points_with_different_vocabularies_are_ranked_by_bleu(tmp_path):
+    points = [("small", {"data.vocab_size": 701}, 1.5, 20.0), ("large", {}, 2.5, 30.0)]
+    folder = write_sweep(tmp_path / "sweep", points)
+    assert "Best, by mean validation loss: small. Baseline: large" in report(folder)
+    for name, _, _, _ in points:
+        path = folder / name / "card.json"
+        card = json.loads(path.read_text())
+        card["data"]["tokenizer"] = name
+        path.write_text(json.dumps(card))
+    text = report(folder)
+    assert "Best, by mean validation BLEU: large. Baseline: large" in text
+    assert [row[0] for row in table_rows(text, "point")] == ["large", "small"]
 
 
 def test_only_finished_points_count(tmp_path):
@@ -301,7 +315,7 @@ def test_importances_of_few_points_are_a_hint_and_of_equal_points_none(tmp_path)
     assert table_rows(text, "option") == [["model.d_ff", "100.0 %"]]
     assert "4 points are too few for 1 options" in text
     same = [base, ("b", {"seed": 0, "model.d_ff": 5}, 2.0, 20.0)]
-    assert "there are 2 with 1 different losses" in report(write_sweep(tmp_path / "two", same))
+    assert "there are 2 of 1 different values" in report(write_sweep(tmp_path / "two", same))
     assert "No option differs" in report(write_sweep(tmp_path / "one", same[:1]))
 
 

@@ -28,9 +28,9 @@ def section(groups: Sequence[Group]) -> list[Block]:
     grey = [group for group in groups if group not in colored]
     if grey:
         text = (
-            f"In colour: the baseline, {colored[0].name}, and the {len(colored) - 1} groups with "
-            "the lowest validation loss, in this order, with a line for each seed. The others are "
-            "grey; the table lists them."
+            f"In colour: the baseline, {colored[0].name}, and the {len(colored) - 1} groups that "
+            "rank highest in the table, in this order, with a line for each seed. The others are "
+            "grey."
         )
         blocks.append(Paragraph(text))
     for title, label, scale, metric in _CURVES:
@@ -48,7 +48,7 @@ def _colored(groups: Sequence[Group]) -> list[Group]:
     if len(groups) <= len(figures.COLORS):
         return list(groups)
     base = runs.baseline(groups)
-    others = [g for g in runs.ranking(groups) if g is not base and g.values("loss")]
+    others = [g for g in runs.ranking(groups) if g is not base and g.finished]
     return [base, *others[: len(figures.COLORS) - 1]]
 
 

@@ -8,7 +8,7 @@ import optuna
 
 from transformer_jax.report import figures
 from transformer_jax.report.document import Block, Figure, Heading, Paragraph, Table
-from transformer_jax.report.runs import Run
+from transformer_jax.report.runs import CRITERIA, Run, criterion
 
 _POINTS_PER_OPTION = 5
 _FEWEST = 10
@@ -17,13 +17,14 @@ _FEWEST = 10
 def section(runs: Sequence[Run]) -> list[Block]:
     """The importance of each option, as a figure and a table."""
     shares, warning = importances(runs)
+    label = CRITERIA[criterion(runs)]
     blocks: list[Block] = [Heading("Which options mattered")]
     if warning:
         blocks.append(Paragraph(warning, True))
     if not shares:
         return blocks
     about = (
-        "The share of the differences in validation loss among the finished points that each "
+        f"The share of the differences in {label} among the finished points that each "
         "option explains: fANOVA (Hutter et al. 2014) on a random forest, by Optuna. Options that "
         "were changed together cannot be distinguished, and what the seed explains is chance."
     )
@@ -31,7 +32,7 @@ def section(runs: Sequence[Run]) -> list[Block]:
     return [
         *blocks,
         Paragraph(about),
-        Figure("importances", _bars(shares), "Importance of each option"),
+        Figure("importances", _bars(shares, label), "Importance of each option"),
         Table(["option", "importance"], rows, numbers=[1]),
     ]
 
@@ -45,31 +46,32 @@ def importances(runs: Sequence[Run]) -> tuple[dict[str, float], str]:
       The importances by option, 0–1, the largest first, with sum 1, or {} if there are none; and a
       warning if they mean little or nothing, or "".
     """
-    finished = [run for run in runs if run.state == "finished" and run.score("loss") is not None]
-    losses = [run.score("loss") for run in finished]
+    metric = criterion(runs)
+    finished = [run for run in runs if run.state == "finished" and run.score(metric) is not None]
+    values = [run.score(metric) for run in finished]
     options = _varied(finished)
     if not options:
         return {}, "No option differs among the finished points."
-    n, different = len(finished), len(set(losses))
+    n, different = len(finished), len(set(values))
     if n < 3 or different < 2:
         return {}, (
-            "Importances need three finished points or more, with different losses: "
-            f"there are {n} with {different} different losses."
+            f"Importances need three finished points or more, of different {CRITERIA[metric]}: "
+            f"there are {n} of {different} different values."
         )
     needed = max(_FEWEST, _POINTS_PER_OPTION * len(options))
     warning = (
         f"{n} points are too few for {len(options)} options: take this as a hint at most, and "
         f"train {needed} or more to rely on it."
     )
-    return _fanova(options, losses), warning if n < needed else ""
+    return _fanova(options, values), warning if n < needed else ""
 
 
-def _bars(shares: dict[str, float]) -> bytes:
+def _bars(shares: dict[str, float], label: str) -> bytes:
     axes = figures.axes(0.9 + 0.34 * len(shares))
     axes.barh(range(len(shares)), shares.values(), color=figures.COLORS[0], height=0.62)
     axes.set_yticks(range(len(shares)), map(figures.short, shares))
     axes.invert_yaxis()
-    axes.set_xlabel("share of the differences in validation loss")
+    axes.set_xlabel(f"share of the differences in {label}")
     return figures.png(axes)
 
 
@@ -81,13 +83,13 @@ def _varied(runs: Sequence[Run]) -> dict[str, list[Any]]:
     return {name: found for name, found in values.items() if len(set(map(repr, found))) > 1}
 
 
-def _fanova(options: dict[str, list[Any]], losses: Sequence[float]) -> dict[str, float]:
+def _fanova(options: dict[str, list[Any]], results: Sequence[float]) -> dict[str, float]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     distributions = {name: _distribution(values) for name, values in options.items()}
     study = optuna.create_study(direction="minimize")
-    for *values, loss in zip(*options.values(), losses, strict=True):
+    for *values, result in zip(*options.values(), results, strict=True):
         params = dict(zip(options, values, strict=True))
-        trial = optuna.create_trial(params=params, distributions=distributions, value=loss)
+        trial = optuna.create_trial(params=params, distributions=distributions, value=result)
         study.add_trial(trial)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the evaluator is experimental

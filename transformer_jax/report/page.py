@@ -75,7 +75,7 @@ def _sweep(contents: Contents, groups: Sequence[Group], compared: Sequence[Block
     counts = collections.Counter(run.state for run in contents.runs)
     states = ", ".join(f"{number} {state}" for state, number in counts.items())
     best, base = runs.ranking(groups)[0], runs.baseline(groups)
-    chosen = [(f"Best, {best.name}", best.runs[0])] if best.values("loss") else []
+    chosen = [(f"Best, {best.name}", best.runs[0])] if best.finished else []
     if base is not best or not chosen:
         chosen.append((f"Baseline, {base.name}", base.runs[0]))
     return [

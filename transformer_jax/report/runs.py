@@ -235,6 +235,23 @@ def baseline(groups: Sequence[Group]) -> Group:
     return next((group for group in groups if not group.overrides), groups[0])
 
 
+def differ(runs: Sequence[Run], name: str) -> bool:
+    """Whether their cards name different texts or tokenizers, "validation_text" or "tokenizer"."""
+    found = (run.card.get("data", {}).get(name) for run in runs)
+    return len({json.dumps(value, sort_keys=True) for value in found if value}) > 1
+
+
+CRITERIA = {"loss": "validation loss", "bleu": "validation BLEU"}  # what may rank runs
+
+
+def criterion(runs: Sequence[Run]) -> str:
+    """What ranks them: "loss"; "bleu" where vocabularies, and so the losses, do not compare."""
+    return "bleu" if differ(runs, "tokenizer") else "loss"
+
+
 def ranking(groups: Sequence[Group]) -> list[Group]:
-    """The groups by mean validation loss, the best first; those without a loss are last."""
-    return sorted(groups, key=lambda g: statistics.fmean(g.values("loss") or [math.inf]))
+    """The groups by the mean of their criterion, the best first; those without it are last."""
+    metric = criterion([run for group in groups for run in group.runs])
+    sign = -1 if metric == "bleu" else 1
+    worst = sign * math.inf
+    return sorted(groups, key=lambda g: sign * statistics.fmean(g.values(metric) or [worst]))

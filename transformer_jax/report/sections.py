@@ -1,6 +1,5 @@
 """The sections of a report that are tables: from runs to blocks of a document."""
 
-import json
 import math
 import re
 import statistics
@@ -32,11 +31,10 @@ def points(groups: Sequence[Group]) -> list[Block]:
     blocks: list[Block] = [Heading("Points"), Paragraph(about), Table(header, rows, range(1, 7))]
     listed = [run for group in groups for run in group.runs]
     for name, warning in (
-        ("tokenizer", "vocabularies: their losses do not compare"),
+        ("tokenizer", "vocabularies: their losses do not compare, and BLEU ranks them"),
         ("validation_text", "validation sets: neither losses nor BLEU compare"),
     ):
-        found = [_get(run.card, f"data.{name}") for run in listed]
-        if len({json.dumps(value, sort_keys=True) for value in found if value}) > 1:
+        if runs.differ(listed, name):
             blocks.append(Paragraph(f"The points have different {warning}.", True))
     counted = [run for group in groups for run in group.finished]
     repeated = [r.name for r in listed if r.state == "finished" and r not in counted]

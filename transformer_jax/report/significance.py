@@ -14,11 +14,13 @@ def section(groups: Sequence[Group]) -> list[Block]:
     """The best group against the baseline, over seeds and over sentences."""
     heading = Heading("The best against the baseline")
     best, base = runs.ranking(groups)[0], runs.baseline(groups)
-    if not best.values("loss") or not base.values("loss"):
-        missing = f"the baseline, {base.name}, has not" if best.values("loss") else "no point has"
-        return [heading, Paragraph(f"Nothing to compare: {missing} finished with a loss.", True)]
+    metric = runs.criterion([run for group in groups for run in group.runs])
+    if not best.values(metric) or not base.values(metric):
+        missing = f"the baseline, {base.name}, has not" if best.values(metric) else "no point has"
+        text = f"Nothing to compare: {missing} finished with a {runs.CRITERIA[metric]}."
+        return [heading, Paragraph(text, True)]
     why = "the first point, since every point changes an option" if base.overrides else "no changes"
-    which = f"Best, by mean validation loss: {best.name}. Baseline: {base.name} ({why})."
+    which = f"Best, by mean {runs.CRITERIA[metric]}: {best.name}. Baseline: {base.name} ({why})."
     if best is base:
         return [heading, Paragraph(f"{which} Nothing is better than the baseline.")]
     compared = [*_over_seeds(best, base, len(groups)), *_over_sentences(best, base)]
