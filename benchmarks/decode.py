@@ -11,6 +11,9 @@ Marian models have the norm after the residual, so a model with norm="pre" has n
 `--base=paper` adds the paper's base model with 32,000 pieces, which is not trained: its weights are
 random, with a row of <eos> that lets translations end. It reads the last workdir's sentences.
 
+`--device=gpu` computes on a GPU in half precision: ours in bfloat16, CTranslate2 in float16 and
+int8_float16, Hugging Face in float16.
+
 Because machines are noisy, a speed-up is the median of the ratios within a round, with the smallest
 and the largest. All searches rank by log-probability / length^0.6. CTranslate2 stops when as many
 translations have ended as there are beams, and ours when no better one can follow: some differ.
@@ -25,7 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ctranslate2
 import jax
@@ -48,6 +51,10 @@ from transformer_jax.model.transformer import Transformer
 LENGTH_PENALTY, MOST_PIECES = 0.6, 96
 PEERS = ("ct2", "ct2 int8", "hf")
 SIZES = {"paper": {}, "toy": {"d_model": 16, "d_ff": 32, "num_heads": 2, "num_layers": 1}}
+PRECISIONS = {  # by device: ours, ct2, ct2 int8
+    "cpu": ("float32", "float32", "int8"),
+    "gpu": ("bfloat16", "float16", "int8_float16"),
+}
 Translate = Callable[[Sequence[str]], list[str]]
 
 
@@ -59,14 +66,18 @@ class Subject(NamedTuple):
     sentences: list[str]
 
 
-def from_workdir(workdir: str) -> Subject:
+def from_workdir(workdir: str, compute_dtype: str) -> Subject:
     """A trained model and its test sentences."""
     model = tj.load(workdir)
+    module_config = dataclasses.replace(model.config.model, compute_dtype=compute_dtype)
+    config = dataclasses.replace(model.config, model=module_config)
+    module = model.transformer.clone(config=module_config)
+    model = dataclasses.replace(model, config=config, transformers=(module,))
     corpus, _ = held_out.load_split(model.workdirs, model.config.data, "test")
     return Subject(model.config.name, model, [source for source, _ in corpus.pairs])
 
 
-def base(other: Subject, options: dict[str, int], pieces: int, length: int) -> Subject:
+def base(other: Subject, options: dict[str, Any], pieces: int, length: int) -> Subject:
     """An untrained base model, which reads the pieces of another one, and fillers besides.
 
     <eos> becomes the most probable piece as a position grows more like `length` than like 0; the
@@ -123,10 +134,9 @@ def ours(model: tj.Model, batch: int, beam: int) -> Translate:
     return lambda sentences: model.translate(list(sentences))
 
 
-def ct2(folder: Path, batch: int, beam: int, compute_type: str, threads: int) -> Translate:
+def ct2(folder: Path, batch: int, beam: int, on: dict[str, Any]) -> Translate:
     """CTranslate2, called as `transformer_jax/interop/ctranslate2.py` documents."""
-    on = {"device": "cpu", "inter_threads": 1, "intra_threads": threads}
-    translator = ctranslate2.Translator(str(folder), compute_type=compute_type, **on)
+    translator = ctranslate2.Translator(str(folder), inter_threads=1, **on)
     sides = [
         sentencepiece.SentencePieceProcessor(f"{folder}/{s}.spm") for s in ("source", "target")
     ]
@@ -146,9 +156,10 @@ def ct2(folder: Path, batch: int, beam: int, compute_type: str, threads: int) ->
     return translate
 
 
-def hugging_face(folder: Path, batch: int, beam: int) -> Translate:
+def hugging_face(folder: Path, batch: int, beam: int, device: str) -> Translate:
     """Hugging Face's Marian, whose generation_config.json our export wrote."""
-    model = transformers.MarianMTModel.from_pretrained(folder).eval()
+    model = transformers.MarianMTModel.from_pretrained(folder).eval().to(device)
+    model = model.half() if device == "cuda" else model
     tokenizer = transformers.MarianTokenizer.from_pretrained(folder)
     options = {"num_beams": beam, "max_length": MOST_PIECES + 1}
     options |= {"length_penalty": LENGTH_PENALTY} if beam > 1 else {"early_stopping": False}
@@ -160,7 +171,7 @@ def hugging_face(folder: Path, batch: int, beam: int) -> Translate:
         for start in range(0, len(order), batch):
             numbers = order[start : start + batch]
             given = tokenizer([sentences[n] for n in numbers], return_tensors="pt", padding=True)
-            found = model.generate(**given, **options)
+            found = model.generate(**given.to(device), **options)
             texts = tokenizer.batch_decode(found, skip_special_tokens=True)
             for number, text in zip(numbers, texts, strict=True):
                 results[number] = text
@@ -215,6 +226,7 @@ def parse_flags() -> argparse.Namespace:
     parser.add_argument("--beams", default=[1, 4], **numbers)
     parser.add_argument("--sentences", type=int, default=256, help="an eighth of them for batch 1")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", choices=tuple(PRECISIONS), default="cpu")
     return parser.parse_args()
 
 
@@ -223,9 +235,13 @@ def main() -> None:
     flags = parse_flags()
     threads = len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
-    subjects = [from_workdir(workdir) for workdir in flags.workdir]
+    compute_dtype, *peer_types = PRECISIONS[flags.device]
+    device = "cuda" if flags.device == "gpu" else "cpu"
+    jax.config.update("jax_platforms", device)
+    subjects = [from_workdir(workdir, compute_dtype) for workdir in flags.workdir]
     if flags.base:
-        subjects.append(base(subjects[-1], SIZES[flags.base], pieces=32_000, length=28))
+        options = SIZES[flags.base] | {"compute_dtype": compute_dtype}
+        subjects.append(base(subjects[-1], options, pieces=32_000, length=28))
     peers = (f"{p.__name__} {p.__version__}" for p in (jax, ctranslate2, transformers, torch))
     print(f"{', '.join(peers)}; {threads} threads; {flags.rounds} rounds\n", flush=True)
     print(f"| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}", flush=True)
@@ -238,13 +254,12 @@ def main() -> None:
             for form, folder in folders.items():
                 export_model(form, models[form], folder, quantization="")
             for batch, beam in itertools.product(flags.batches, flags.beams):
-                programs = {
-                    "ours": ours(subject.model, batch, beam),
-                    "ct2": ct2(folders["ctranslate2"], batch, beam, "float32", threads),
-                    "ct2 int8": ct2(folders["ctranslate2"], batch, beam, "int8", threads),
-                }
+                programs = {"ours": ours(subject.model, batch, beam)}
+                for peer, compute_type in zip(PEERS, peer_types, strict=False):
+                    on = {"device": device, "compute_type": compute_type, "intra_threads": threads}
+                    programs[peer] = ct2(folders["ctranslate2"], batch, beam, on)
                 if "marian" in folders:
-                    programs["hf"] = hugging_face(folders["marian"], batch, beam)
+                    programs["hf"] = hugging_face(folders["marian"], batch, beam, device)
                 most = flags.sentences if batch > 1 else max(1, flags.sentences // 8)
                 # Evenly chosen, not the first: lengths as mixed as those of the whole text.
                 count, texts = min(most, len(subject.sentences)), subject.sentences
