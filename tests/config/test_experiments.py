@@ -1,6 +1,7 @@
 """Every experiment file is complete and valid; the paper's have the paper's values."""
 
 import ast
+import runpy
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from transformer_jax.config.checks import check_config
 from transformer_jax.config.experiment_files import load_experiment
 from transformer_jax.config.options import flatten
 from transformer_jax.data import corpora
+from transformer_jax.sweeps.sweep import load_points
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
@@ -62,6 +64,9 @@ def test_an_experiment_is_valid_and_documented(name):
     assert load(name) is not config, "a change to one must not be a change to all"
     docstring = ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text(encoding="utf-8")))
     assert len(docstring) > 100
+    if "sweep" in runpy.run_path(str(FOLDER / f"{name}.py")):
+        points = load_points(FOLDER / f"{name}.py", config, [])  # which checks each
+        assert len(points) > 1
     command = {"quickstart": "python launch.py\n", "hsk_zh_en": "make real"}.get(
         name, f"python launch.py --config=experiments/{name}.py"
     )

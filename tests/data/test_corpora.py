@@ -4,6 +4,7 @@ import gzip
 import io
 import random
 import sys
+import tempfile
 import types
 from collections import Counter
 
@@ -436,7 +437,8 @@ def test_holding_out_too_much_or_nothing_is_refused(tmp_path):
 
 # -------------------------------------------------------------------------------------------- tfds
 @pytest.fixture
-def tfds():
+def tfds(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # a dataset's folder stays there
     return pytest.importorskip("tensorflow_datasets", reason="tensorflow-datasets is not installed")
 
 

@@ -93,9 +93,16 @@ def test_other_weights_to_begin_with_and_another_dtype_to_compute_in(parent, tmp
     assert_same_bits(params_at(tmp_path / "w", 0), params_at(parent, 4))
 
 
-@pytest.mark.parametrize("stopped_at", [0, 3])
-def test_a_run_that_has_begun_needs_its_parent_no_longer(parent, tmp_path, stopped_at):
-    config, straight, resumed = tuning(parent), tmp_path / "straight", tmp_path / "resumed"
+ALL_AT_ONCE = {"train.frozen": "^encoder", "train.r_drop": 3.0, "model.dropout_rate": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("stopped_at", "options"),
+    [(0, {}), (3, {}), pytest.param(3, ALL_AT_ONCE, marks=pytest.mark.slow)],
+)
+def test_a_run_that_has_begun_needs_its_parent_no_longer(parent, tmp_path, stopped_at, options):
+    config = tuning(parent, **options)
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     train(config, straight)
     card = json.loads((straight / "card.json").read_text())
     with pytest.MonkeyPatch.context() as patch:
