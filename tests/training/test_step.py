@@ -382,7 +382,7 @@ def reversals(rng, count, *, held_out):
 
 
 def test_learns_to_reverse_sequences():
-    steps, rows = 500, 32
+    steps, rows = 500, 13
     schedule = {"schedule": "cosine", "learning_rate_scale": 5e-3, "warmup_steps": 50}
     config = tj.Config(
         model=tj.ModelConfig(num_layers=1, d_model=32, d_ff=64, num_heads=4, dropout_rate=0.0),

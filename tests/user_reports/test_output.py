@@ -129,6 +129,7 @@ def test_sigterm_keeps_what_is_done_and_the_message_names_it(workdir, tmp_path):
     lines.write_text("".join(f"{line}\n" for line in LINES * 97), encoding="utf-8")
     command = [sys.executable, str(ROOT / "launch.py"), "--mode=translate"]
     command += [f"--workdir={workdir}", f"--input={lines}", f"--output={out}"]
+    command += ["--config.decode.batch_size=32"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, encoding="utf-8")
     while process.poll() is None and not (part.exists() and part.stat().st_size):
         time.sleep(0.05)
@@ -229,18 +230,24 @@ def test_scores_are_printed_before_they_are_written(workdir, capsys):
 
 
 # -------------------------------------------------------------------------------------------- UTF-8
+LATIN = {"PYTHONIOENCODING": "latin-1"}
+C = {"PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "LC_ALL": "C"}
+EVALUATE, SCORE = ["--mode=evaluate"], ["--mode=score", "--split=valid"]
+slow = pytest.mark.slow
+
+
 @pytest.mark.parametrize(
-    "environment",
+    ("environment", "mode"),
     [
-        {"PYTHONIOENCODING": "latin-1"},
-        {"PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "LC_ALL": "C"},
+        pytest.param(LATIN, EVALUATE, id="latin-1, evaluate", marks=slow),
+        pytest.param(LATIN, SCORE, id="latin-1, score"),
+        pytest.param(C, EVALUATE, id="C, evaluate"),
+        pytest.param(C, SCORE, id="C, score", marks=slow),
     ],
-    ids=lambda environment: "-".join(environment.values()),
 )
-def test_standard_streams_are_utf8_whatever_the_locale(workdir, environment):
+def test_standard_streams_are_utf8_whatever_the_locale(workdir, environment, mode):
     command = [sys.executable, str(ROOT / "launch.py"), f"--workdir={workdir}"]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONIOENCODING"} | environment
-    for options in ["--mode=evaluate"], ["--mode=score", "--split=valid"]:
-        done = subprocess.run([*command, *options], env=environment, capture_output=True)
-        assert done.returncode == 0, done.stderr
-        assert "。" in done.stdout.decode("utf-8")
+    done = subprocess.run([*command, *mode], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert "。" in done.stdout.decode("utf-8")
