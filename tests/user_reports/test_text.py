@@ -10,6 +10,7 @@ import tarfile
 import unicodedata
 import zipfile
 
+import numpy as np
 import pytest
 import sentencepiece
 from hypothesis import given
@@ -263,6 +264,16 @@ def test_compressed_text_is_known_by_its_first_bytes(tmp_path, kind, name):
     for damaged in streams[:-9], streams[:25] + bytes(9) + streams[34:]:
         (tmp_path / name).write_bytes(damaged)
         assert "cannot be read" in refused(read_lines, tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", COMPRESS)
+def test_compressed_text_is_read_as_it_is_needed(kind):
+    """And not as a whole, however large it is."""
+    lines = np.random.default_rng(0).bytes(2_000_003).hex().encode()
+    packed = io.BytesIO(COMPRESS[kind](b"first\n" + lines))
+    text = decompressed(packed, "here")
+    assert text.readline() == b"first\n"
+    assert packed.tell() < len(packed.getvalue()) / 3
 
 
 @pytest.mark.parametrize("text", ["plain", "BZh is an acronym", "PK", "é", ""])

@@ -7,7 +7,7 @@ import io
 import lzma
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from transformer_jax.errors import UserError
@@ -25,6 +25,7 @@ _OPEN: dict[str, Callable[[Any], Any]] = {"gz": gzip.open, "bz2": bz2.open, "xz"
 _ARCHIVES = {"zip": "unzip", "tar": "untar"}
 _NOT_WRITTEN = (".zip", ".tar", ".tgz", ".7z", ".lz4", ".lzma", ".z")
 _HEAD = 512  # bytes that show what a file is
+_CHUNK = 1 << 16  # compressed bytes that are read at once
 
 
 def decompressed(file: BinaryIO, name: str) -> BinaryIO:
@@ -73,16 +74,41 @@ def _zstd(name: str) -> Any:
 
 
 def _open_zstd(file: BinaryIO, name: str) -> BinaryIO:
-    """Reads it as a whole: zstandard's own reader takes a file that was cut short for whole."""
-    module, content, found = _zstd(name), file.read(), []
+    return io.BufferedReader(_Chunks(_zstd_chunks(file, _zstd(name))))
+
+
+def _zstd_chunks(file: BinaryIO, module: Any) -> Iterator[bytes]:
+    """The content in pieces; zstandard's own reader takes a file that was cut short for whole."""
+    content = file.read(_CHUNK)
     while content:  # a file may be several streams, end to end
         stream = module.ZstdDecompressor()
         stream = stream.decompressobj() if hasattr(stream, "decompressobj") else stream
-        try:
-            found.append(stream.decompress(content))
-        except module.ZstdError as e:
-            raise OSError(str(e)) from None
-        if not stream.eof:
-            raise EOFError("it ends before its end-of-stream marker")
-        content = stream.unused_data
-    return io.BufferedReader(io.BytesIO(b"".join(found)))
+        while not stream.eof:
+            if not content:
+                raise EOFError("it ends before its end-of-stream marker")
+            try:
+                yield stream.decompress(content)
+            except module.ZstdError as e:
+                raise OSError(str(e)) from None
+            content = stream.unused_data if stream.eof else file.read(_CHUNK)
+        content = content or file.read(_CHUNK)
+
+
+class _Chunks(io.RawIOBase):
+    """A file whose content comes in pieces."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks, self._rest = chunks, memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self._rest = memoryview(chunk)
+        count = min(len(buffer), len(self._rest))
+        buffer[:count], self._rest = self._rest[:count], self._rest[count:]
+        return count
