@@ -94,6 +94,27 @@ def test_a_torn_entry_is_a_miss_without_noise_and_is_written_again(tmp_path):
     assert entries(tmp_path) == list(whole)
 
 
+def test_a_torn_entry_in_a_folder_of_the_user_is_a_miss_without_noise(tmp_path):
+    mine = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "mine")}
+    hits(tmp_path, **mine)
+    for path in entries(tmp_path):
+        path.write_bytes(path.read_bytes()[:-9])
+    assert hits(tmp_path, **mine) == 0
+
+
+def test_an_entry_that_another_start_removes_meanwhile_is_no_reason_for_no_cache(
+    tmp_path, monkeypatch
+):
+    for name in JAX_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    folder = tmp_path / compilation_cache.host_kind()
+    folder.mkdir()
+    (folder / "works").write_text("yes")
+    (folder / "gone-cache").symlink_to(tmp_path / "nowhere")
+    compilation_cache.use(str(tmp_path))
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == str(folder)
+
+
 def test_a_verdict_that_was_not_written_whole_is_asked_for_again(tmp_path):
     hits(tmp_path)
     (verdict,) = tmp_path.rglob("works")
@@ -138,10 +159,13 @@ def test_the_entries_used_longest_ago_make_room(tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "works").write_text("yes")
     content = compilation_cache.zlib.compress(os.urandom(1000))
+    another = tmp_path / "jax-0-another"  # version of jax, or kind of host
+    another.mkdir()
     for number in range(7):
-        path = folder / f"{number}-cache"
+        path = (folder if number % 2 else another) / f"{number}-cache"
         path.write_bytes(content)
         os.utime(path, (number, number))
     compilation_cache.use(str(tmp_path), most_bytes=3 * len(content))
-    assert [path.name for path in entries(tmp_path)] == ["4-cache", "5-cache", "6-cache"]
+    kept = sorted(path.name for path in entries(tmp_path))
+    assert kept == ["4-cache", "5-cache", "6-cache"]
     assert os.environ.pop("JAX_COMPILATION_CACHE_DIR") == str(folder)

@@ -5,6 +5,7 @@ of host and version of jax, bounded, without entries that a killed process left 
 file does not import jax, which reads the environment set here.
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 import zlib
 from pathlib import Path
 
@@ -34,13 +36,16 @@ def use(folder: str | None = None, *, most_bytes: int = MOST_BYTES) -> None:
     """Has jax keep what it compiles, in this process and those that it starts.
 
     To be called before jax is imported. jax's own variables come first: JAX_COMPILATION_CACHE_DIR
-    names another folder, and JAX_ENABLE_COMPILATION_CACHE=false switches the cache off. A folder
-    that cannot be written, or a host that cannot read what it wrote, has no cache.
+    names a folder that only jax looks after, and JAX_ENABLE_COMPILATION_CACHE=false switches the
+    cache off. A folder that cannot be written, or a host that cannot read what it wrote, has no
+    cache.
 
     Args:
       folder: of all hosts; None = transformer_jax in the user's cache folder.
-      most_bytes: the entries used longest ago are removed beyond it.
+      most_bytes: of the entries of all hosts; those used longest ago are removed beyond it.
     """
+    # A torn entry, or one that another process is writing, is a miss.
+    warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation")
     for name, value in _EVERYTHING.items():
         os.environ.setdefault(name, value)
     off = os.environ.get("JAX_ENABLE_COMPILATION_CACHE", "true").lower() in ("false", "0")
@@ -86,16 +91,18 @@ def _works(folder: Path) -> bool:
 
 
 def _tidy(folder: Path, most_bytes: int) -> None:
-    """Removes entries that were written since the last call and are torn, and the oldest ones."""
+    """Removes entries that were written since the last call and are torn, and the oldest of all."""
     stamp, now = folder / _CHECKED, time.time()
     checked = stamp.stat().st_mtime if stamp.exists() else 0
     kept, entries = 0, []
-    for path in folder.glob("*-cache"):
-        status = path.stat()
-        if status.st_mtime >= checked and _torn(path.read_bytes()):
-            path.unlink(missing_ok=True)
-        else:
-            entries.append((max(status.st_atime, status.st_mtime), status.st_size, path))
+    for path in folder.parent.glob("*/*-cache"):
+        with contextlib.suppress(FileNotFoundError):  # another start removed it
+            status = path.stat()
+            new = path.parent == folder and status.st_mtime >= checked
+            if new and _torn(path.read_bytes()):
+                path.unlink()
+            else:
+                entries.append((max(status.st_atime, status.st_mtime), status.st_size, path))
     for _, size, path in sorted(entries, reverse=True):
         kept += size
         if kept > most_bytes:
