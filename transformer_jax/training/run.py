@@ -33,7 +33,7 @@ from transformer_jax.evaluation.languages import reference_warnings
 from transformer_jax.evaluation.scores import bleu_signature
 from transformer_jax.inference.trained import Model
 from transformer_jax.inference.weights import load_weights, mean_weights
-from transformer_jax.model.size import count_parameters, parameter_shapes, step_flops
+from transformer_jax.model.size import count_parameters, step_flops
 from transformer_jax.parallel import processes
 from transformer_jax.parallel.devices import all_devices, choose_devices
 from transformer_jax.training import health, preemption, selection
@@ -213,7 +213,7 @@ class Driver:
                     on_pause=self._on_pause,
                 )
             if options.choose_average:
-                self._choose_average()
+                self._choose_average(state.params)
 
     @contextlib.contextmanager
     def _tracking(self, state: TrainState) -> Iterator[None]:
@@ -288,14 +288,16 @@ class Driver:
         )
         return True
 
-    def _choose_average(self) -> None:
-        """Validates averages of the run's checkpoints and records the best, unless that is done."""
+    def _choose_average(self, like: Any) -> None:
+        """Validates averages of the run's checkpoints and records the best, unless that is done.
+
+        They have the shapes of `like`, whose arrays may be deleted.
+        """
         self.checkpoints.wait()
         processes.barrier("all checkpoints are written")
         workdir, steps = self._prepared.workdir, self.checkpoints.steps()
         if average.chosen(workdir, steps):
             return
-        like = parameter_shapes(self._prepared.model)
         where = self._prepared.devices.data_parallel.replicated
         every = self._options.checkpoint_every
         whole = undamaged(workdir, regular(steps, every), len(steps), below="params/")
