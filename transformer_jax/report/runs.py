@@ -249,9 +249,14 @@ def criterion(runs: Sequence[Run]) -> str:
     return "bleu" if differ(runs, "tokenizer") else "loss"
 
 
+def all_runs(groups: Sequence[Group]) -> list[Run]:
+    """The runs of all groups."""
+    return [run for group in groups for run in group.runs]
+
+
 def ranking(groups: Sequence[Group]) -> list[Group]:
     """The groups by the mean of their criterion, the best first; those without it are last."""
-    metric = criterion([run for group in groups for run in group.runs])
+    metric = criterion(all_runs(groups))
     sign = -1 if metric == "bleu" else 1
     worst = sign * math.inf
     return sorted(groups, key=lambda g: sign * statistics.fmean(g.values(metric) or [worst]))

@@ -29,7 +29,7 @@ def points(groups: Sequence[Group]) -> list[Block]:
     header = ["point", "seeds", "validation loss", "BLEU", "parameters", "FLOPs", "time", "state"]
     rows = [_point(group) for group in runs.ranking(groups)]
     blocks: list[Block] = [Heading("Points"), Paragraph(about), Table(header, rows, range(1, 7))]
-    listed = [run for group in groups for run in group.runs]
+    listed = runs.all_runs(groups)
     for name, warning in (
         ("tokenizer", "vocabularies: their losses do not compare, and BLEU ranks them"),
         ("validation_text", "validation sets: neither losses nor BLEU compare"),

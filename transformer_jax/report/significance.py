@@ -14,7 +14,7 @@ def section(groups: Sequence[Group]) -> list[Block]:
     """The best group against the baseline, over seeds and over sentences."""
     heading = Heading("The best against the baseline")
     best, base = runs.ranking(groups)[0], runs.baseline(groups)
-    metric = runs.criterion([run for group in groups for run in group.runs])
+    metric = runs.criterion(runs.all_runs(groups))
     if not best.values(metric) or not base.values(metric):
         missing = f"the baseline, {base.name}, has not" if best.values(metric) else "no point has"
         text = f"Nothing to compare: {missing} finished with a {runs.CRITERIA[metric]}."
