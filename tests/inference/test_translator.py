@@ -1,6 +1,7 @@
 """From text to text: order, company, shapes, and the sentences that are none."""
 
 import dataclasses
+import itertools
 import logging
 import random
 import re
@@ -184,26 +185,64 @@ def compilations(caplog, call):
     return [r.getMessage() for r in caplog.records if "Compiling" in r.getMessage()]
 
 
-@pytest.mark.parametrize("method", ["beam", "greedy", "sample"])
-def test_a_closed_set_of_programs(caplog, monkeypatch, params, method):
-    """For each length, each power of two of sentences; of those, for each room in the cache."""
-    monkeypatch.setattr(batch_search, "FEWEST_ROWS", 1)
-    translator = make_translator(method=method, batch_size=2)
+SIZES, EXTRA = (1, 2, 4, 8), 5  # rows of a batch; room for 4, 8, 9 and for 9, 14 pieces
 
-    def many_compositions():
-        rng = random.Random(2)
-        for _ in range(30):
-            counts = [rng.randrange(2, LENGTHS[-1] + 1) for _ in range(rng.randrange(1, 4))]
-            texts = ["", *sentences_of(*counts, seed=rng.random())]
-            translator.translate(params, texts)
 
-    messages = compilations(caplog, many_compositions)
+def most_programs(lengths):
+    """How many there may be: a batch keeps its size or shrinks; its room stays or grows by one."""
+    bound, shrinks = Counter(), len(SIZES) * (len(SIZES) - 1) // 2
+    for length in lengths:
+        rooms = 1 + sum(room < length + EXTRA for room in (length, 2 * length))
+        bound.update(start=len(SIZES), advance=len(SIZES) * rooms)
+        bound.update(resize=rooms * shrinks + (rooms - 1) * (len(SIZES) + shrinks))
+    return bound
+
+
+def ending_params():
+    """With these <eos> is all but certain: a translation ends where its prefix does."""
+    params = random_params(Transformer(MODEL, VOCAB_SIZE))
+    params["embedding"][EOS_ID] = 100
+    norm = params["decoder_0"]["feed_forward_residual"]["norm"]
+    norm["scale"][:], norm["bias"][:] = 0, 1
+    return [params]
+
+
+def translate_every_course(translator, lengths):
+    """Batches of each size, of which all but so many rows end after so many steps."""
+    params = ending_params()
+    for length in lengths:
+        source, *ends = sentences_of(length, *range(1, length + EXTRA + 1))
+        for size, kept, end in itertools.product(SIZES, SIZES, ends):
+            prefixes = [end] * (size - kept) + [ends[-1]] * min(size, kept)
+            found = translator.translate(params, [source] * size, prefixes=prefixes, n_best=1)
+            assert [len(h.ids) for (h,) in found] == [pieces(prefix) for prefix in prefixes]
+
+
+def translate_fresh_texts(translator, lengths, params):
+    """Up to 19 a call, of all lengths, by two models of which one ends where the prefixes do."""
+    for seed in range(30):
+        rng = random.Random(seed)
+        counts = rng.choices(range(1, lengths[-1] + 1), k=rng.randrange(1, 20))
+        sources = sentences_of(*counts, seed=seed)
+        prefixes = sentences_of(*(rng.randrange(1, n + EXTRA + 1) for n in counts), seed=-seed)
+        for some in (params, ending_params()):
+            translator.translate(some, sources, prefixes=prefixes)
+
+
+@pytest.mark.parametrize(
+    ("method", "lengths"), [("beam", LENGTHS[:1]), ("greedy", LENGTHS), ("sample", LENGTHS[:1])]
+)
+def test_a_closed_set_of_programs(caplog, monkeypatch, params, method, lengths):
+    """Whatever is translated, and whenever its sentences are done."""
+    monkeypatch.setattr(batch_search, "FEWEST_ROWS", SIZES[0])
+    monkeypatch.setattr(batching, "SOURCE_LENGTHS", lengths)
+    options = {"batch_size": SIZES[-1], "extra_length": EXTRA, "length_penalty": 0.0}
+    translator = make_translator(method=method, **options)
+    messages = compilations(caplog, lambda: translate_every_course(translator, lengths))
     programs = Counter(re.search(r"Compiling (?:jit\()?(\w+)", text)[1] for text in messages)
-    shapes = len(LENGTHS) * len((1, 2))
-    assert programs["start"] == shapes
-    assert shapes <= programs["advance"] <= 2 * shapes  # room for S pieces, and for S + 2
-    assert programs["resize"] <= 2 * shapes  # one row leaves, the cache grows, or both
-    assert compilations(caplog, many_compositions) == []
+    for name, most in most_programs(lengths).items():
+        assert most / 2 < programs[name] <= most, name
+    assert compilations(caplog, lambda: translate_fresh_texts(translator, lengths, params)) == []
     assert compilations(caplog, lambda: jax.jit(lambda x: 7 * x)(3)), "or this counts nothing"
 
 
