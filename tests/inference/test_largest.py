@@ -9,8 +9,8 @@ from transformer_jax.inference.largest import largest
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("length", [2, 13, 97, 211, 1009])
-@pytest.mark.parametrize("block", [1, 3, 7, 32])
+@pytest.mark.parametrize("length", [2, 13, 97, 211, 1009, 1500])
+@pytest.mark.parametrize("block", [1, 3, 7, 32, None])
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_the_largest_are_those_of_a_stable_sort_with_ties_by_place(length, block, count):
     rng = np.random.default_rng(length)

@@ -180,8 +180,12 @@ def test_a_translation_is_one_line(translators):
 # ------------------------------------------------------------------------------------------ shapes
 def compilations(caplog, call):
     caplog.clear()
-    with jax.log_compiles(), caplog.at_level(logging.WARNING, logger="jax"):
-        call()
+    jax.config.update("jax_log_compiles", True)  # in all threads, as `log_compiles` is not
+    try:
+        with caplog.at_level(logging.WARNING, logger="jax"):
+            call()
+    finally:
+        jax.config.update("jax_log_compiles", False)
     return [r.getMessage() for r in caplog.records if "Compiling" in r.getMessage()]
 
 

@@ -6,7 +6,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -16,7 +19,7 @@ import transformer_jax as tj
 from transformer_jax.errors import UserError
 from transformer_jax.model.transformer import Transformer
 from transformer_jax.parallel import layout
-from transformer_jax.parallel.devices import all_devices, choose_devices
+from transformer_jax.parallel.devices import all_devices, choose_devices, one_device
 from transformer_jax.training.step import create_state, make_train_step
 
 V, ROWS, STEPS, EARLY = 24, 8, 20, 5  # all that is cut divides by 8 devices
@@ -262,3 +265,29 @@ if __name__ == "__main__":
         *(({"strategy": "mesh", "data": 1}, ROWS), ({"fsdp": -1}, ROWS)),
     ]
     print(json.dumps(found | {"errors": [error_of(*arguments) for arguments in wrong]}))
+
+
+@pytest.mark.fast
+def test_two_at_a_time_on_a_cpu_and_results_in_order():
+    meeting = threading.Barrier(2)
+
+    def met(number):
+        meeting.wait(timeout=30)  # passed by two at a time, or not at all
+        return number
+
+    one = one_device()
+    assert [*one.side_by_side(met, range(6))] == [*range(6)]
+    alone = threading.get_ident()
+    several = dataclasses.replace(one, mesh=SimpleNamespace(size=2))
+    for devices, count in ((one, 1), (several, 5)):
+        threads = devices.side_by_side(lambda _: threading.get_ident(), range(count))
+        assert {*threads} == {alone}, "one order of programs, and nothing to share"
+
+
+@pytest.mark.fast
+def test_what_is_not_wanted_any_more_is_not_begun():
+    begun = []
+    found = one_device().side_by_side(lambda n: (begun.append(n), time.sleep(0.01)), range(1000))
+    next(found)
+    found.close()
+    assert len(begun) < 100

@@ -56,7 +56,8 @@ def scaled_dot_product_attention(
     """
     weights = attention_weights(query, key, mask)
     weights = dropout(weights, dropout_rngs, dropout_rate).astype(value.dtype)
-    return jnp.einsum("bnts,bsnh->btnh", weights, value)
+    # As "btnh", the value would be the left factor, which takes a CPU three times as long.
+    return jnp.einsum("bnts,bsnh->bnth", weights, value).swapaxes(1, 2)
 
 
 def split_heads(x: Array, kernel: Array, bias: Array | None = None) -> Array:

@@ -297,20 +297,13 @@ def _best_extensions(
     Returns parent int32, token int32, gain float32 (the token's log-prob, unless `gains` has
     another; -inf if impossible), all [B, C].
     """
-    logits = logits.astype(jnp.float32)
-    # The best of each beam, then the best of those: the same answer as one top_k over K*V, measured
-    # faster on two CPU cores (B=64, K=4, V=8192: 5 ms against 6.5).
-    per_beam = min(count, logits.shape[-1])
-    scores = logits if gains is None else gains
-    top, tokens = largest(jnp.where(allowed[:, None], scores, -jnp.inf), per_beam)
+    gains = jax.nn.log_softmax(logits.astype(jnp.float32)) if gains is None else gains
     # At most 0, whatever the rounding: the early stop relies on sums that only fall.
-    total = jax.nn.logsumexp(logits, axis=-1, keepdims=True) if gains is None else 0.0
-    gain = jnp.minimum(top - total, 0.0)
-    gain = jnp.where(top > -jnp.inf, gain, -jnp.inf)  # -inf - -inf is nan
-    sums = (log_prob[..., None] + gain).reshape(log_prob.shape[0], -1)
-    index = lax.top_k(sums, min(count, sums.shape[1]))[1]
-    flat = jax.tree.map(lambda x: x.reshape(sums.shape), (tokens, gain))
-    return index // per_beam, *_gather_beams(flat, index)
+    gains = jnp.where(allowed[:, None], jnp.minimum(gains, 0.0), -jnp.inf)
+    sums = (log_prob[..., None] + gains).reshape(log_prob.shape[0], -1)
+    index = largest(sums, min(count, sums.shape[1]))[1]
+    parent, token = index // gains.shape[-1], index % gains.shape[-1]
+    return parent, token, jax.vmap(lambda x, k, v: x[k, v])(gains, parent, token)
 
 
 def _considered(

@@ -165,9 +165,14 @@ class Translator:
             empty = [Hypothesis("", 0.0, 0.0)]
             yield rest, [empty if rows[n][0] == [EOS_ID] else [] for n in rest]
         most = self.decode.batch_size
-        for (size, length), chunk in by_length(todo, self._lengths, lambda length: most):
+
+        def run(batch: tuple[tuple[int, int], list[int]]) -> tuple[list[int], list]:
+            (size, length), chunk = batch
             shape = self._devices.round_up(size), length
-            yield chunk, self._run(params, [rows[n] for n in chunk], chunk, shape, n_best)
+            return chunk, self._run(params, [rows[n] for n in chunk], chunk, shape, n_best)
+
+        batches = [*by_length(todo, self._lengths, lambda length: most)]
+        yield from self._devices.side_by_side(run, batches)
 
     def _searchable(self, ids: Sequence[int], begin: Sequence[int]) -> bool:
         """Whether a source with <eos> has pieces, fits, and leaves room after its prefix."""
