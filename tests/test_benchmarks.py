@@ -82,6 +82,7 @@ def test_starting_at_toy_size(workdir):
 
 @pytest.mark.slow
 def test_tracking_at_toy_size():
+    pytest.importorskip("tensorboardX")
     *_, line = output_of("tracking.py", "--steps=2", "--log_every=1").splitlines()
     pattern = r"steps (\d+\.\d+) s, tracking (\d+\.\d+) ms: (\d+\.\d+) %"
     steps, tracking, share = map(float, re.fullmatch(pattern, line).groups())
