@@ -11,13 +11,19 @@ from launching import ROOT
 VARIABLES = ("MALLOC_", "GLIBC_TUNABLES")
 
 FREED = """
-import resource
+import resource, sys, threading
 from transformer_jax.parallel import allocator
 kept = allocator.keep_freed_memory()
-repeats, faults = 120_000_000, []
+sizes, faults = [int(size) for size in sys.argv[1:]], []
+def allocate():
+    arrays = [b"x" * size for size in sizes]
+    while arrays:
+        del arrays[len(arrays) // 2]
 for _ in range(4):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    b"x" * repeats
+    thread = threading.Thread(target=allocate)  # as XLA's
+    thread.start()
+    thread.join()
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 print([kept, faults])
 """
@@ -51,10 +57,13 @@ print(resident)
 """
 
 
-def output(program, **variables):
+ONE, SEVERAL = (120_000_000,), (51_000_007, 300_007, 37_000_001, 5_000_011, 13_000_027)  # bytes
+
+
+def output(program, *arguments, **variables):
     kept = {n: v for n, v in os.environ.items() if not n.startswith(VARIABLES)}
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", program, *map(str, arguments)],
         env=kept | {"JAX_PLATFORMS": "cpu"} | variables,
         cwd=ROOT,
         capture_output=True,
@@ -64,8 +73,9 @@ def output(program, **variables):
     return json.loads(done.stdout.lower().replace("(", "[").replace(")", "]"))
 
 
-def test_an_array_gets_the_memory_of_the_one_before():
-    kept, faults = output(FREED)
+@pytest.mark.parametrize("sizes", [ONE, SEVERAL], ids=["one", "several"])
+def test_arrays_get_the_memory_of_those_before(sizes):
+    kept, faults = output(FREED, *sizes)
     assert kept
     assert faults[0] > 20_000  # of 4 kB, the first time
     assert max(faults[1:]) < 100
@@ -81,7 +91,7 @@ def test_an_array_gets_the_memory_of_the_one_before():
     ids=lambda variables: next(iter(variables)),
 )
 def test_glibc_is_left_alone_by_its_own_variables_and_beside_accelerators(variables):
-    kept, faults = output(FREED, **variables)
+    kept, faults = output(FREED, *ONE, **variables)
     assert not kept
     assert min(faults) > 20_000
 
