@@ -8,9 +8,9 @@ from launching import tiny_config
 from toy import MODEL, random_params, tokenizers
 
 import transformer_jax as tj
-from transformer_jax.config.options import DecodeConfig
+from transformer_jax.config.options import EOS_ID, DecodeConfig
 from transformer_jax.data.small_world import grammar
-from transformer_jax.inference import translator
+from transformer_jax.inference import batch_search, translator
 from transformer_jax.inference.batch_search import BatchSearch, search_batch
 from transformer_jax.model.transformer import Transformer
 
@@ -58,11 +58,13 @@ def trained_a_little(folder):
 
 
 def random_toy(folder):
-    """A pre-norm one."""
+    """A pre-norm one, of whose translations some end far before their batch's others."""
     both = tokenizers()
     size = both.target.vocab_size
     model = Transformer(dataclasses.replace(MODEL, norm="pre", num_layers=2), size)
-    return model, both, random_params(model, stddev=1.0)
+    params = random_params(model, stddev=1.0)
+    params["embedding"][EOS_ID] *= 1.1
+    return model, both, params
 
 
 @pytest.mark.slow
@@ -71,8 +73,9 @@ def test_sentences_that_leave_their_batch_are_translated_as_in_it(make, tmp_path
     model, both, params = make(tmp_path)
     texts = list(dict.fromkeys(zh for zh, _ in grammar.pairs("train", size=9000)))[-SENTENCES:]
     assert len(texts) == SENTENCES
+    monkeypatch.setattr(batch_search, "FEWEST_ROWS", 1)  # a batch of four ends with all its rows
     for method in ("beam", "greedy"):
-        decode, found = DecodeConfig(method=method, beam_size=4, batch_size=64, extra_length=7), []
+        decode, found = DecodeConfig(method=method, beam_size=4, batch_size=16, extra_length=7), []
         for search in (OneProgram, Leaving):
             monkeypatch.setattr(translator, "BatchSearch", search)
             one = translator.Translator([model], both, decode)
