@@ -19,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from transformer_jax.console import table
+from transformer_jax.data.small_world import grammar
 
 ROOT = Path(__file__).resolve().parent.parent
 Start = tuple[float, float]  # seconds on the clock and of the processors
@@ -69,6 +70,24 @@ def end_of_training(workdir: str) -> Start:
         return seconds, math.nan  # the processor's are of the whole command
 
 
+def answers(workdir: str) -> tuple[float, ...]:
+    """Milliseconds of 200 answers of a translator that is kept running: the first, median, 99 %."""
+    command = [sys.executable, "launch.py", "--mode=translate", f"--workdir={workdir}"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    seconds = []
+    with subprocess.Popen([*command, "--batch_lines=1"], cwd=ROOT, **pipes) as process:
+        for line, _ in grammar.pairs("test", size=200):
+            start = time.perf_counter()
+            process.stdin.write(f"{line}\n")
+            process.stdin.flush()
+            if not process.stdout.readline():
+                raise SystemExit(f"{command} did not answer")
+            seconds.append(1000 * (time.perf_counter() - start))
+        process.stdin.close()
+    ordered = sorted(seconds)
+    return seconds[0], statistics.median(seconds), ordered[int(0.99 * len(ordered))]
+
+
 def starts(workdir: str) -> dict[str, Callable[[], Start]]:
     """What to measure, by its row's name."""
     translate = ["launch.py", "--mode=translate", f"--workdir={workdir}"]
@@ -105,6 +124,12 @@ def main() -> None:
         numbers = first, statistics.median(wall), statistics.median(processor)
         rows.append((name, *(f"{n:.2f}" for n in numbers)))
     print(*table(rows), sep="\n")
+    rows = [("milliseconds of an answer", "the first, with its start", "median", "99th percentile")]
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["XDG_CACHE_HOME"] = cache
+        for name in ("first start", "second start"):
+            rows.append((name, *(f"{n:.1f}" for n in answers(workdir))))
+    print("", *table(rows), sep="\n")
 
 
 if __name__ == "__main__":

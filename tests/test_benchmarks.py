@@ -65,7 +65,12 @@ def test_decoding_at_toy_size(trained):
 
 @pytest.mark.slow
 def test_starting_at_toy_size(workdir):
-    head, *rows = output_of("start.py", f"--workdir={workdir}", "--rounds=1").splitlines()
+    printed = output_of("start.py", f"--workdir={workdir}", "--rounds=1")
+    (head, *rows), (_, *answers) = (part.splitlines() for part in printed.split("\n\n"))
+    for row in answers:
+        first, median, slowest = map(float, row.split()[2:])
+        assert 0 < median <= slowest <= first, "a start takes longer than any answer"
+    assert [row.split()[0] for row in answers] == ["first", "second"]
     rows = [re.split(r"\s{2,}", row.strip()) for row in rows]
     assert re.split(r"\s{2,}", head) == ["seconds", "first start", "second start", "of processor"]
     seconds = {name: list(map(float, numbers)) for name, *numbers in rows}
