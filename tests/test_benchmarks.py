@@ -59,8 +59,8 @@ def test_decoding_at_toy_size(trained):
     assert [row[1:3] for row in rows] == [["2", "1"]] * 2
     for row in rows:
         assert float(row[3]) > 0
-        assert all(re.match(r"\*\*\d+\.\d\d×\*\* \(", cell) for cell in row[4:7])
-        assert re.match(r"[0-3] / [0-3] / [0-3] of 3$", row[-1])
+        assert all(re.match(r"\*\*\d+\.\d\d×\*\* \(", cell) for cell in row[4:8])
+        assert re.match(r"([0-3] / ){3}[0-3] of 3$", row[-1])
 
 
 @pytest.mark.slow
@@ -68,8 +68,9 @@ def test_starting_at_toy_size(workdir):
     printed = output_of("start.py", f"--workdir={workdir}", "--rounds=1")
     (head, *rows), (_, *answers) = (part.splitlines() for part in printed.split("\n\n"))
     for row in answers:
-        first, median, slowest = map(float, row.split()[2:])
-        assert 0 < median <= slowest <= first, "a start takes longer than any answer"
+        first, median, slow = map(float, row.split()[2:])
+        assert 0 < median <= slow
+        assert median < first, "a start takes longer than an answer"
     assert [row.split()[0] for row in answers] == ["first", "second"]
     rows = [re.split(r"\s{2,}", row.strip()) for row in rows]
     assert re.split(r"\s{2,}", head) == ["seconds", "first start", "second start", "of processor"]

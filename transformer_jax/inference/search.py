@@ -298,8 +298,10 @@ def _best_extensions(
     another; -inf if impossible), all [B, C].
     """
     gains = jax.nn.log_softmax(logits.astype(jnp.float32)) if gains is None else gains
-    # Gains are at most 0, and the early stop relies on it; they are nan where nothing is possible.
-    gains = jnp.where(allowed[:, None] & (gains <= 0), gains, -jnp.inf)
+    # At most 0, whatever the rounding: the early stop relies on sums that only fall. Where nothing
+    # is possible they are nan.
+    possible = allowed[:, None] & ~jnp.isnan(gains)
+    gains = jnp.where(possible, jnp.minimum(gains, 0.0), -jnp.inf)
     sums = (log_prob[..., None] + gains).reshape(log_prob.shape[0], -1)
     index = largest(sums, min(count, sums.shape[1]))[1]
     parent, token = index // gains.shape[-1], index % gains.shape[-1]
