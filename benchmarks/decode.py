@@ -285,11 +285,8 @@ def main() -> None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             programs = {"ours": ours(subject.model)}
             export_model("ctranslate2", subject.model, folder / "ct2", quantization="")
-            shares = [
-                (1, threads),
-                (threads, 1),
-                (1, threads),
-            ]  # batches at a time, threads of each
+            # Batches at a time, and the threads of each.
+            shares = (1, threads), (threads, 1), (1, threads)
             for peer, kind, (inter, intra) in zip(PEERS, peer_types, shares, strict=False):
                 on = {"device": device, "compute_type": kind}
                 on |= {"inter_threads": inter, "intra_threads": intra}

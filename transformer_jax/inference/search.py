@@ -192,7 +192,7 @@ def beam_step(
     nats = gain
     if gains is not None:
         log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
-        nats = jax.vmap(lambda x, k, v: x[k, v])(log_probs, parent, token)
+        nats = _of_extensions(log_probs, parent, token)
     grown = _append(_gather_beams(live, parent), step, token, gain, nats)
     grown = grown._replace(score=grown.log_prob / normalizer, length=grown.length + 1)
     ends = token == eos_id
@@ -305,7 +305,12 @@ def _best_extensions(
     sums = (log_prob[..., None] + gains).reshape(log_prob.shape[0], -1)
     index = largest(sums, min(count, sums.shape[1]))[1]
     parent, token = index // gains.shape[-1], index % gains.shape[-1]
-    return parent, token, jax.vmap(lambda x, k, v: x[k, v])(gains, parent, token)
+    return parent, token, _of_extensions(gains, parent, token)
+
+
+def _of_extensions(x: jax.Array, parent: jax.Array, token: jax.Array) -> jax.Array:
+    """The entries [B, C] of x [B, K, V] at the tokens and the beams that they extend."""
+    return jax.vmap(lambda row, k, v: row[k, v])(x, parent, token)
 
 
 def _considered(

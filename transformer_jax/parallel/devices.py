@@ -76,7 +76,7 @@ class DataParallel:
         Small programs leave the cores of a CPU idle for a third of their time, and so do their
         starts. Several devices need one order of programs. An item begins when the one before the
         last has been taken; the two that run when nobody wants more go on to their end, unseen.
-        What a context manager of jax sets, such as its default precision, ends at a thread.
+        What a context manager of jax sets, such as its default precision, does not reach them.
         """
         cpu = self.mesh.size == 1 and self.mesh.devices.flat[0].platform == "cpu"
         if not cpu or os.cpu_count() == 1 or len(items) < 2:
