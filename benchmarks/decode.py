@@ -17,6 +17,8 @@ CTranslate2 took 794 ms in place of 450 beside a second model of itself.
 `--base=paper` adds the paper's base model with 32,000 pieces, which is not trained: its weights are
 random, with a row of <eos> that lets translations end. It reads the last workdir's sentences.
 
+`--lines=3,33` instead compares what so many lines cost with the next power of two of them.
+
 `--device=gpu` computes on a GPU in half precision: ours in bfloat16, CTranslate2 in float16 and
 int8_float16, Hugging Face in float16.
 
@@ -59,6 +61,7 @@ from transformer_jax.interop.formats import export_model
 from transformer_jax.model.transformer import Transformer
 
 LENGTH_PENALTY, MOST_PIECES = 0.6, 96
+SHARPNESS = 6.0  # then a piece of the best translation costs 0.65 nats; of trained ones, 0.5
 PEERS = ("ct2", "ct2 side", "ct2 int8", "hf")
 SIZES = {"paper": {}, "toy": {"d_model": 16, "d_ff": 32, "num_heads": 2, "num_layers": 1}}
 PRECISIONS = {  # by device: ours, and those of CTranslate2
@@ -90,21 +93,24 @@ def from_workdir(workdir: str, compute_dtype: str) -> Subject:
 def base(other: Subject, options: dict[str, Any], pieces: int, length: int) -> Subject:
     """An untrained base model, which reads the pieces of another one, and fillers besides.
 
+    Its softmax has a table of its own, as sharp as that of a trained model: with the embeddings'
+    it would repeat one piece for ever, which costs nothing, so that no search could stop early.
     <eos> becomes the most probable piece as a position grows more like `length` than like 0; the
     other pieces of a hypothesis move its end, so that translations have mixed lengths.
     """
     tokenizer = other.model.tokenizers.source
     fillers = (f"▁{number}" for number in range(pieces - tokenizer.vocab_size))
     side = Tokenizer(tokenizer.model, [*tokenizer.vocabulary, *fillers])
-    module = Transformer(tj.ModelConfig(**options), side.vocab_size)
+    config = tj.ModelConfig(**options, tied_embeddings="source_target")
+    module = Transformer(config, side.vocab_size)
     tokens = jnp.ones((1, 1), jnp.int32)
     params = module.init(jax.random.key(0), tokens, tokens)["params"]
     params = jax.tree_util.tree_map_with_path(
         lambda path, x: x * 0.3 if path[-1].key in ("output_kernel", "w2") else x, params
     )
-    first, last = sinusoidal_positions(jnp.array([0, length]), module.config.d_model)
-    params |= {"embedding": params["embedding"].at[EOS_ID].set(0.7 * (last - first))}
-    config = dataclasses.replace(other.model.config, model=module.config)
+    first, last = sinusoidal_positions(jnp.array([0, length]), config.d_model)
+    params |= {"softmax": (params["softmax"] * SHARPNESS).at[EOS_ID].set(last - first)}
+    config = dataclasses.replace(other.model.config, model=config)
     parts = {"config": config, "transformers": (module,), "all_params": (params,)}
     model = dataclasses.replace(other.model, tokenizers=Tokenizers(side, side), **parts)
     return Subject("base", model, other.sentences)
@@ -252,6 +258,21 @@ def cells(seconds: np.ndarray, agree: dict[str, int], count: int) -> list[str]:
     ]
 
 
+def lines(subject: Subject, count: int, beam: int, rounds: int) -> str:
+    """What `count` sentences cost beside the next power of two of them, all in one batch."""
+    power, translate = 1 << (count - 1).bit_length(), ours(subject.model)
+    # In an order that has nothing to do with their lengths, and the same each time.
+    chosen = np.random.default_rng(0).permutation(len(subject.sentences))[:power]
+    seconds = np.zeros((rounds + 2, 2))
+    for number, (place, most) in itertools.product(range(rounds + 2), enumerate((count, power))):
+        start = time.perf_counter()
+        translate([subject.sentences[n] for n in chosen[:most]], power, beam)
+        seconds[number, place] = time.perf_counter() - start
+    ratios = np.sort(seconds[2:, 0] / seconds[2:, 1])  # the first two warm up
+    times = f"**{np.median(ratios):.2f}×** ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+    return f"| {subject.name} | {beam} | {count} | {power} | {times} |"
+
+
 def parse_flags() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -262,6 +283,7 @@ def parse_flags() -> argparse.Namespace:
     parser.add_argument("--beams", default=[1, 4], **numbers)
     parser.add_argument("--sentences", type=int, default=256, help="an eighth of them for batch 1")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--lines", default=[], help="instead: the cost of so many", **numbers)
     parser.add_argument("--device", choices=tuple(PRECISIONS), default="cpu")
     return parser.parse_args()
 
@@ -274,6 +296,11 @@ def main() -> None:
     device = "cuda" if flags.device == "gpu" else "cpu"
     jax.config.update("jax_platforms", device)
     subjects = [from_workdir(workdir, compute_dtype) for workdir in flags.workdir]
+    if flags.lines:
+        print(f"| model | beam | lines | power of two | time |\n|{'---|' * 5}", flush=True)
+        for subject, beam, count in itertools.product(subjects, flags.beams, flags.lines):
+            print(lines(subject, count, beam, flags.rounds), flush=True)
+        return
     if flags.base:
         options = SIZES[flags.base] | {"compute_dtype": compute_dtype}
         subjects.append(base(subjects[-1], options, pieces=32_000, length=28))

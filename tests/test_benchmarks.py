@@ -64,6 +64,17 @@ def test_decoding_at_toy_size(trained):
 
 
 @pytest.mark.slow
+def test_lines_at_toy_size(trained):
+    for peer in ("ctranslate2", "safetensors", "torch", "transformers"):
+        pytest.importorskip(peer, reason="a peer; `make parity` installs it")
+    printed = output_of("decode.py", f"--workdir={trained[0]}", "--lines=3,4", "--rounds=1")
+    _, _, *rows = (line.split("|")[2:-1] for line in printed.split("\n\n")[-1].splitlines())
+    sizes = [(beam, lines, "4") for beam in "14" for lines in "34"]
+    assert [tuple(cell.strip() for cell in row[:3]) for row in rows] == sizes
+    assert all(re.match(r" \*\*\d+\.\d\d×\*\* \(", row[3]) for row in rows)
+
+
+@pytest.mark.slow
 def test_starting_at_toy_size(workdir):
     printed = output_of("start.py", f"--workdir={workdir}", "--rounds=1")
     (head, *rows), (_, *answers) = (part.splitlines() for part in printed.split("\n\n"))

@@ -253,6 +253,36 @@ def test_one_beam_without_penalty_is_greedy_search():
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize(("vocab_size", "count"), [(13, 6), (13, 41), (1009, 6)])
+@pytest.mark.parametrize("given_gains", [False, True])
+def test_the_best_extensions_are_those_of_a_stable_sort(vocab_size, count, given_gains):
+    """Equal ones of several beams, dead hypotheses, forbidden tokens; 1,009 has no divisor."""
+    rng, shape = np.random.default_rng(3), (5, 3, vocab_size)
+    logits = rng.integers(0, 5, shape).astype(np.float32)  # few values: many ties
+    log_prob = rng.integers(-3, 1, shape[:2]).astype(np.float32)
+    log_prob[1, 1:] = log_prob[2] = -np.inf
+    allowed = rng.random((5, vocab_size)) < 0.7
+    allowed[3] = False
+    gains = np.array(jax.nn.log_softmax(logits))
+    if given_gains:
+        gains = np.float32(-0.5) * rng.integers(0, 9, shape).astype(np.float32)
+        gains[0, 0, :7] = 1e-7  # as rounding may leave it; a sum must not rise
+        gains[4, 1] = np.nan  # as where nothing is possible
+    given = map(jnp.asarray, (logits, allowed, log_prob))
+    given_gains = jnp.asarray(gains) if given_gains else None
+    parent, token, gain = search._best_extensions(*given, count, given_gains)
+
+    possible = allowed[:, None] & ~np.isnan(gains)
+    gains = np.where(possible, np.minimum(gains, 0), -np.inf)
+    sums = (log_prob[..., None] + gains).reshape(5, -1)
+    index = np.argsort(-sums, axis=1, kind="stable")[:, :count]
+    np.testing.assert_array_equal(parent, index // vocab_size)
+    np.testing.assert_array_equal(token, index % vocab_size)
+    np.testing.assert_array_equal(gain, np.take_along_axis(gains.reshape(5, -1), index, axis=1))
+    best = np.take_along_axis(sums, index, axis=1)
+    assert np.mean(best[0, 1:] == best[0, :-1]) > 0.3, "or ties would not show"
+
+
 def test_docstring_examples():
     prefix = jnp.array([[4, 3], [4, 0]])
     allowed = allowed_tokens(prefix, 1, 5, bos_id=2, pad_id=0)

@@ -5,6 +5,7 @@ import itertools
 import logging
 import random
 import re
+import threading
 from collections import Counter
 
 import jax
@@ -18,6 +19,7 @@ from transformer_jax.inference import batch_search, batching
 from transformer_jax.inference import search as inference_search
 from transformer_jax.inference.translator import Hypothesis, Translator, hypotheses_of
 from transformer_jax.model.transformer import Transformer
+from transformer_jax.parallel import devices
 
 TOKENIZERS = tokenizers()
 TOKENIZER = TOKENIZERS.target
@@ -107,6 +109,25 @@ def test_company_changes_nothing(translators, params):
     for _ in range(7):
         some = rng.choices(SHORT, k=rng.randrange(1, 14))
         assert_same(translator.translate(params, some), [alone[text] for text in some])
+
+
+@pytest.mark.parametrize("method", ["beam", "greedy", "sample"])
+def test_batches_side_by_side_are_those_one_by_one(translators, params, monkeypatch, method):
+    n_best, threads, found = 1 if method == "greedy" else 3, set(), []
+    put = devices.DataParallel.put
+
+    def watched(*given):
+        threads.add(threading.get_ident())
+        return put(*given)
+
+    monkeypatch.setattr(devices.DataParallel, "put", watched)
+    for cores in (1, 2):
+        monkeypatch.setattr(devices.os, "cpu_count", lambda cores=cores: cores)
+        threads.clear()
+        found.append(translators[method].translate(params, MIXED, n_best=n_best))
+        assert len(threads) == cores
+    assert found[0] == found[1]
+    assert len(found[0][0]) == n_best
 
 
 def greedy_by_definition(models, params, source, limit):
