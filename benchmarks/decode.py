@@ -62,12 +62,12 @@ from transformer_jax.model.transformer import Transformer
 
 LENGTH_PENALTY, MOST_PIECES = 0.6, 96
 SHARPNESS = 6.0  # then a piece of the best translation costs 0.65 nats; of trained ones, 0.5
-PEERS = ("ct2", "ct2 side", "ct2 int8", "hf")
+OURS = {"cpu": "float32", "gpu": "bfloat16"}
+FULL, INTEGERS = {"cpu": "float32", "gpu": "float16"}, {"cpu": "int8", "gpu": "int8_float16"}
+# By name: the precision on each device, and whether each thread has a batch of its own.
+CT2 = {"ct2": (FULL, False), "ct2 side": (FULL, True), "ct2 int8": (INTEGERS, False)}
+PEERS = (*CT2, "hf")
 SIZES = {"paper": {}, "toy": {"d_model": 16, "d_ff": 32, "num_heads": 2, "num_layers": 1}}
-PRECISIONS = {  # by device: ours, and those of CTranslate2
-    "cpu": ("float32", "float32", "float32", "int8"),
-    "gpu": ("bfloat16", "float16", "float16", "int8_float16"),
-}
 Translate = Callable[[Sequence[str], int, int], list[str]]  # sentences, batch, beam
 
 
@@ -284,7 +284,7 @@ def parse_flags() -> argparse.Namespace:
     parser.add_argument("--sentences", type=int, default=256, help="an eighth of them for batch 1")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--lines", default=[], help="instead: the cost of so many", **numbers)
-    parser.add_argument("--device", choices=tuple(PRECISIONS), default="cpu")
+    parser.add_argument("--device", choices=tuple(OURS), default="cpu")
     return parser.parse_args()
 
 
@@ -292,7 +292,7 @@ def main() -> None:
     """Prints a markdown table, a line as soon as it is measured."""
     flags = parse_flags()
     threads = len(os.sched_getaffinity(0))
-    compute_dtype, *peer_types = PRECISIONS[flags.device]
+    compute_dtype = OURS[flags.device]
     device = "cuda" if flags.device == "gpu" else "cpu"
     jax.config.update("jax_platforms", device)
     subjects = [from_workdir(workdir, compute_dtype) for workdir in flags.workdir]
@@ -312,10 +312,9 @@ def main() -> None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             programs = {"ours": ours(subject.model)}
             export_model("ctranslate2", subject.model, folder / "ct2", quantization="")
-            # Batches at a time, and the threads of each.
-            shares = (1, threads), (threads, 1), (1, threads)
-            for peer, kind, (inter, intra) in zip(PEERS, peer_types, shares, strict=False):
-                on = {"device": device, "compute_type": kind}
+            for peer, (precision, side) in CT2.items():
+                inter, intra = (threads, 1) if side else (1, threads)
+                on = {"device": device, "compute_type": precision[flags.device]}
                 on |= {"inter_threads": inter, "intra_threads": intra}
                 programs[peer] = elsewhere(stack, ct2, folder / "ct2", on)
             if subject.model.config.model.norm == "post":  # as all Marian models
