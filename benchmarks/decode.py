@@ -15,7 +15,8 @@ pools count as more threads than there are cores, and OpenMP then puts them to s
 CTranslate2 took 794 ms in place of 450 beside a second model of itself.
 
 `--base=paper` adds the paper's base model with 32,000 pieces, which is not trained: its weights are
-random, with a row of <eos> that lets translations end. It reads the last workdir's sentences.
+random, with a softmax as sharp as a trained one's, and a row of <eos> that lets translations end.
+It reads the last workdir's sentences.
 
 `--lines=3,33` instead compares what so many lines cost with the next power of two of them.
 
@@ -93,8 +94,8 @@ def from_workdir(workdir: str, compute_dtype: str) -> Subject:
 def base(other: Subject, options: dict[str, Any], pieces: int, length: int) -> Subject:
     """An untrained base model, which reads the pieces of another one, and fillers besides.
 
-    Its softmax has a table of its own, as sharp as that of a trained model: with the embeddings'
-    it would repeat one piece for ever, which costs nothing, so that no search could stop early.
+    Its softmax has a table of its own, as sharp as that of a trained model: with the embeddings as
+    its table the model would repeat a piece for ever, sure of it, and no search could stop early.
     <eos> becomes the most probable piece as a position grows more like `length` than like 0; the
     other pieces of a hypothesis move its end, so that translations have mixed lengths.
     """
@@ -247,30 +248,36 @@ def measure(
     return seconds, dict(zip(PEERS, same, strict=False))
 
 
+def spread(ratios: np.ndarray) -> str:
+    """Their median, smallest and largest."""
+    return f"**{np.median(ratios):.2f}×** ({np.min(ratios):.2f} to {np.max(ratios):.2f})"
+
+
 def cells(seconds: np.ndarray, agree: dict[str, int], count: int) -> list[str]:
     """Speed, speed-ups and agreement as they stand in the table."""
-    ratios = np.sort(seconds[:, 1:] / seconds[:, :1], axis=0)
+    ratios = seconds[:, 1:] / seconds[:, :1]
     return [
         f"{count / np.median(seconds[:, 0]):,.1f}",
-        *(f"**{np.median(r):.2f}×** ({r[0]:.2f} to {r[-1]:.2f})" for r in ratios.T),
+        *map(spread, ratios.T),
         *["–"] * (len(PEERS) - len(agree)),
         f"{' / '.join(map(str, agree.values()))} of {count}",
     ]
 
 
-def lines(subject: Subject, count: int, beam: int, rounds: int) -> str:
-    """What `count` sentences cost beside the next power of two of them, all in one batch."""
+def cost_of_lines(subject: Subject, count: int, beam: int, rounds: int) -> list[str]:
+    """What `count` sentences cost beside the next power of two of them, the most in a batch."""
     power, translate = 1 << (count - 1).bit_length(), ours(subject.model)
+    if power > len(subject.sentences):
+        raise SystemExit(f"--lines={count} needs {power} sentences; {subject.name} has fewer")
     # In an order that has nothing to do with their lengths, and the same each time.
     chosen = np.random.default_rng(0).permutation(len(subject.sentences))[:power]
-    seconds = np.zeros((rounds + 2, 2))
-    for number, (place, most) in itertools.product(range(rounds + 2), enumerate((count, power))):
+    seconds = np.zeros((2 + rounds, 2))
+    for number, (place, most) in itertools.product(range(2 + rounds), enumerate((count, power))):
         start = time.perf_counter()
         translate([subject.sentences[n] for n in chosen[:most]], power, beam)
         seconds[number, place] = time.perf_counter() - start
-    ratios = np.sort(seconds[2:, 0] / seconds[2:, 1])  # the first two warm up
-    times = f"**{np.median(ratios):.2f}×** ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-    return f"| {subject.name} | {beam} | {count} | {power} | {times} |"
+    times = spread(seconds[2:, 0] / seconds[2:, 1])  # the first two warm up
+    return [subject.name, str(beam), str(count), str(power), times]
 
 
 def parse_flags() -> argparse.Namespace:
@@ -296,14 +303,15 @@ def main() -> None:
     device = "cuda" if flags.device == "gpu" else "cpu"
     jax.config.update("jax_platforms", device)
     subjects = [from_workdir(workdir, compute_dtype) for workdir in flags.workdir]
-    if flags.lines:
-        print(f"| model | beam | lines | power of two | time |\n|{'---|' * 5}", flush=True)
-        for subject, beam, count in itertools.product(subjects, flags.beams, flags.lines):
-            print(lines(subject, count, beam, flags.rounds), flush=True)
-        return
     if flags.base:
         options = SIZES[flags.base] | {"compute_dtype": compute_dtype}
         subjects.append(base(subjects[-1], options, pieces=32_000, length=28))
+    if flags.lines:
+        print(f"| model | beam | lines | power of two | time |\n|{'---|' * 5}", flush=True)
+        for subject, beam, count in itertools.product(subjects, flags.beams, flags.lines):
+            row = cost_of_lines(subject, count, beam, flags.rounds)
+            print(f"| {' | '.join(row)} |", flush=True)
+        return
     peers = (f"{p.__name__} {p.__version__}" for p in (jax, ctranslate2, transformers, torch))
     print(f"{', '.join(peers)}; {threads} threads; {flags.rounds} rounds\n", flush=True)
     print(f"| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}", flush=True)

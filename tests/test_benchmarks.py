@@ -1,5 +1,6 @@
 """The benchmarks run at a toy size: that for accelerators on a CPU, too."""
 
+import importlib
 import json
 import math
 import os
@@ -63,15 +64,23 @@ def test_decoding_at_toy_size(trained):
         assert re.match(r"([0-3] / ){3}[0-3] of 3$", row[-1])
 
 
-@pytest.mark.slow
-def test_lines_at_toy_size(trained):
+def test_the_cost_of_lines_is_that_of_so_many(monkeypatch):
     for peer in ("ctranslate2", "safetensors", "torch", "transformers"):
         pytest.importorskip(peer, reason="a peer; `make parity` installs it")
-    printed = output_of("decode.py", f"--workdir={trained[0]}", "--lines=3,4", "--rounds=1")
-    _, _, *rows = (line.split("|")[2:-1] for line in printed.split("\n\n")[-1].splitlines())
-    sizes = [(beam, lines, "4") for beam in "14" for lines in "34"]
-    assert [tuple(cell.strip() for cell in row[:3]) for row in rows] == sizes
-    assert all(re.match(r" \*\*\d+\.\d\d×\*\* \(", row[3]) for row in rows)
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    decode, asked = importlib.import_module("decode"), []
+    monkeypatch.setattr(decode, "ours", lambda model: lambda *given: asked.append(given))
+    subject = decode.Subject("toy", None, [*"abcdefgh"])
+    row = decode.cost_of_lines(subject, 5, beam=4, rounds=3)
+    assert row[:4] == ["toy", "4", "5", "8"]
+    assert re.match(r"\*\*\d+\.\d\d×\*\* \(", row[4])
+    (few, *how), (more, *_) = asked[:2]
+    assert how == [8, 4]
+    assert few == more[:5]
+    assert sorted(more) == subject.sentences != more
+    assert asked == asked[:2] * 5, "two rounds warm up"
+    with pytest.raises(SystemExit, match="needs 16 sentences"):
+        decode.cost_of_lines(subject, 9, beam=4, rounds=3)
 
 
 @pytest.mark.slow

@@ -252,7 +252,6 @@ def test_one_beam_without_penalty_is_greedy_search():
         check_row(greedy, row, [(log_prob, tuple(tokens))])
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(("vocab_size", "count"), [(13, 6), (13, 41), (1009, 6)])
 @pytest.mark.parametrize("given_gains", [False, True])
 def test_the_best_extensions_are_those_of_a_stable_sort(vocab_size, count, given_gains):
@@ -283,6 +282,7 @@ def test_the_best_extensions_are_those_of_a_stable_sort(vocab_size, count, given
     assert np.mean(best[0, 1:] == best[0, :-1]) > 0.3, "or ties would not show"
 
 
+@pytest.mark.fast
 def test_docstring_examples():
     prefix = jnp.array([[4, 3], [4, 0]])
     allowed = allowed_tokens(prefix, 1, 5, bos_id=2, pad_id=0)

@@ -92,7 +92,8 @@ class Tokenizer:
         """The text of each sequence of ids, up to its first <eos>; padding is skipped."""
         rows = [_until_eos(row) for row in ids]
         if not self.imported:
-            return self._processor.decode(rows)
+            # Row by row, which takes 2 µs: a list of rows starts threads, which takes 80.
+            return [self._processor.decode(row) for row in rows]
         texts = [self._processor.decode([self.vocabulary[i] for i in row]) for row in rows]
         # SentencePiece leaves the ▁ of pieces that only the other side's model knows in the text.
         return [text.replace("▁", " ").strip() for text in texts]

@@ -217,7 +217,6 @@ def hypotheses_of(
     """The n best of each of the first rows of a batch, best first, as text; None = all."""
     kept = [np.flatnonzero(np.isfinite(score))[:n_best] for score in found.score[:rows]]
     places = [(row, k) for row, some in enumerate(kept) for k in some]
-    # All at once: each call of the tokenizer starts threads.
     decoded = tokenizer.decode([found.tokens[place] for place in places])
     hypotheses: list[list[Hypothesis]] = [[] for _ in kept]
     for place, text in zip(places, decoded, strict=True):
