@@ -215,23 +215,26 @@ def hypotheses_of(
     tokenizer: Tokenizer, found: SearchResult, rows: int, n_best: int | None = None
 ) -> list[list[Hypothesis]]:
     """The n best of each of the first rows of a batch, best first, as text; None = all."""
-    kept = [np.flatnonzero(np.isfinite(score))[:n_best] for score in found.score[:rows]]
-    places = [(row, k) for row, some in enumerate(kept) for k in some]
-    decoded = tokenizer.decode([found.tokens[place] for place in places])
-    hypotheses: list[list[Hypothesis]] = [[] for _ in kept]
-    for place, text in zip(places, decoded, strict=True):
-        length = found.length[place]
-        hypotheses[place[0]].append(
-            Hypothesis(
-                # <0x0A> is a piece, and a line in must give a line out.
-                re.sub(r"[\r\n]", " ", text),
-                float(found.score[place]),
-                float(found.log_prob[place]),
-                tuple(found.tokens[place][:length].tolist()),
-                tuple(found.token_log_probs[place][:length].tolist()),
-            )
+    hypotheses = []
+    for row, score in enumerate(found.score[:rows]):
+        kept = np.flatnonzero(np.isfinite(score))[:n_best]
+        texts = tokenizer.decode(found.tokens[row, kept])
+        hypotheses.append(
+            [_hypothesis(found, (row, k), text) for k, text in zip(kept, texts, strict=True)]
         )
     return hypotheses
+
+
+def _hypothesis(found: SearchResult, place: tuple[int, int], text: str) -> Hypothesis:
+    length = found.length[place]
+    return Hypothesis(
+        # <0x0A> is a piece, and a line in must give a line out.
+        re.sub(r"[\r\n]", " ", text),
+        float(found.score[place]),
+        float(found.log_prob[place]),
+        tuple(found.tokens[place][:length].tolist()),
+        tuple(found.token_log_probs[place][:length].tolist()),
+    )
 
 
 def _check_ids(decode: DecodeConfig, vocab_size: int) -> None:
